@@ -1,0 +1,39 @@
+"""Errors that end a run with one line for the user and an exit code for the scheduler."""
+
+from __future__ import annotations
+
+
+class RunError(Exception):
+    """Base of every error that `train.py` reports as `error: <message>`."""
+
+    exit_code = 1
+
+
+class ConfigError(RunError):
+    """Wrong input. Message: `<key>=<value>: <what is wrong>; <what would be right>`."""
+
+    exit_code = 2
+
+
+class CheckpointError(RunError):
+    """Checkpoints are there but none of them can be used; nothing was overwritten."""
+
+    exit_code = 2
+
+
+class StorageError(RunError):
+    """Saving failed again and again (disk full, not writable)."""
+
+    exit_code = 3
+
+
+class NonFiniteError(RunError):
+    """A NaN or infinity appeared in a loss, a gradient or a parameter."""
+
+    exit_code = 4
+
+
+class Preempted(RunError):
+    """Asked to stop, and saved; the same command continues (75 is EX_TEMPFAIL)."""
+
+    exit_code = 75

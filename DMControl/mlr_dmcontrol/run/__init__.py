@@ -1,0 +1,1 @@
+"""The housekeeping of a run: configuration, seeds, folder, logs, checkpoints, guards."""
