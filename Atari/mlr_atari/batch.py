@@ -1,0 +1,43 @@
+"""What the replay hands to the agent for one update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from .frames import FrameStacks
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B sequences of K consecutive decisions; the RL loss sees position 0, objectives all K.
+
+    Once an action of the sequence ends the episode or loses a life, the later observations are
+    frozen at the one that action was taken in, while the actions run on into the next episode
+    (REFERENCE A-4).  Frames older than the episode are blank: an all-zero slot of the ring.
+    """
+
+    obs: FrameStacks  # (K, B) stacks o_t .. o_{t+K-1}
+    n_step_obs: FrameStacks  # (B,) stacks o_{t+m}, m <= n_step
+    action: Tensor  # int64 (K, B), action[k] is taken in obs[k]
+    n_step_return: Tensor  # float32 (B,), discounted sum of the clipped rewards up to an end
+    bootstrap_discount: Tensor  # float32 (B,), discount^m, or 0 where nothing is bootstrapped
+    ends: Tensor  # bool (K, B), action[k] ended the episode or lost a life
+    importance_weights: Tensor  # float32 (B,), 1 where the replay is uniform
+    indices: Tensor  # int64 (B,), replay slots of position 0, for the new priorities
+
+    @property
+    def batch_size(self) -> int:
+        """B, the number of sequences."""
+        return int(self.action.shape[1])
+
+    @property
+    def sequence_length(self) -> int:
+        """K, the number of observations in a sequence."""
+        return int(self.action.shape[0])
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device (the ring of frames is moved too)."""
+        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
