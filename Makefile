@@ -1,0 +1,64 @@
+# Two commands set everything up on a machine that has Python >= 3.11, git and make:
+#   make demo   trains MLR on a real control task and a real Atari game (minutes on two CPU cores)
+#   make test   runs every test of both trees
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test soak lint figures demo-dmcontrol demo-atari
+
+TREES := DMControl Atari
+PYTHON_VENV := ../.venv/bin/python
+READY := .venv/.ready
+DEMO_TASK := cartpole_swingup
+DEMO_GAME := pong
+DEMO := preset=laptop seed=1 runs_dir=runs/demo
+
+# Both cores are used by running two tests at once, each with one thread.
+TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+PYTEST_WORKERS := -n 2 --dist loadfile
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
+
+setup: $(READY) ## .venv with all packages, and headless OpenGL (the others call it)
+
+$(READY): .ci/setup $(wildcard $(TREES:%=%/requirements*.txt) $(TREES:%=%/constraints.txt))
+	@.ci/setup
+
+demo: demo-dmcontrol demo-atari ## train and evaluate MLR on a real task and a real game
+	@printf '\nBoth runs are done. Their curves:\n'
+	@printf '  .venv/bin/tensorboard --logdir_spec dmcontrol:DMControl/runs/demo,atari:Atari/runs/demo\n'
+	@find DMControl/runs/demo Atari/runs/demo -name eval.csv | sed 's/^/  /'
+
+demo-dmcontrol: $(READY)
+	cd DMControl && $(PYTHON_VENV) train.py task=$(DEMO_TASK) $(DEMO)
+	cd DMControl && $(PYTHON_VENV) evaluate.py runs/demo/$(DEMO_TASK)/mlr/seed_1 --episodes 10 --video
+
+demo-atari: $(READY)
+	cd Atari && $(PYTHON_VENV) train.py game=$(DEMO_GAME) $(DEMO)
+	cd Atari && $(PYTHON_VENV) evaluate.py runs/demo/$(DEMO_GAME)/mlr/seed_1 --episodes 10 --video
+
+# Everything is checked even when something before it failed; one failure fails the whole.
+test: $(READY) ## lint, then every test of both trees but the long ones
+	@status=0; $(MAKE) --no-print-directory lint || status=1; for tree in $(TREES); do \
+	  printf '\n== pytest %s\n' "$$tree"; \
+	  (cd $$tree && $(TEST_ENV) $(PYTHON_VENV) -m pytest -q $(PYTEST_WORKERS) --durations 5) \
+	    || status=1; \
+	done; exit $$status
+
+soak: $(READY) ## the long tests of both trees
+	@status=0; for tree in $(TREES); do \
+	  printf '\n== pytest -m soak %s\n' "$$tree"; code=0; \
+	  (cd $$tree && $(TEST_ENV) $(PYTHON_VENV) -m pytest -q -m soak $(PYTEST_WORKERS)) || code=$$?; \
+	  case $$code in 0) ;; 5) echo "no long tests in $$tree" ;; *) status=1 ;; esac; \
+	done; exit $$status
+
+lint: $(READY) ## ruff and mypy
+	@status=0; for tree in $(TREES); do \
+	  (cd $$tree && ../.venv/bin/ruff check -q .) || status=1; \
+	  (cd $$tree && ../.venv/bin/mypy) || status=1; \
+	done; \
+	.venv/bin/ruff check -q --config DMControl/pyproject.toml figs || status=1; exit $$status
+
+figures: $(READY) ## draw figs/*.png again
+	.venv/bin/python figs/draw.py
