@@ -1,0 +1,1 @@
+"""Mask-based latent reconstruction (MLR): reinforcement learning from few pixels."""

@@ -1,0 +1,52 @@
+"""Momentum targets: a frozen network that follows another one as a moving average."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class MomentumTarget(nn.Module):
+    """Copy of a network with `target <- (1 - tau) * target + tau * online`.
+
+    The online network is held without being registered: parameters, state and device of this
+    module are the copy's alone. Buffers are copied as they are. tau = 1 copies exactly.
+    """
+
+    def __init__(self, online: nn.Module, tau: float) -> None:
+        """Args: `tau`: weight of the online network in each update, in [0, 1]."""
+        super().__init__()
+        if not 0.0 <= tau <= 1.0:
+            raise ValueError(f"tau={tau} must lie in [0, 1]")
+        self.tau = tau
+        self.target = copy.deepcopy(online).requires_grad_(False)
+        # A tuple hides the network from nn.Module's registration.
+        self._online = (online,)
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Output of the copy; never part of a gradient graph."""
+        return self.target(*args, **kwargs)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the copy one step towards the online network, in place."""
+        (online,) = self._online
+        torch._foreach_lerp_(list(self.target.parameters()), list(online.parameters()), self.tau)
+        self._copy_buffers()
+
+    @torch.no_grad()
+    def copy_from_online(self) -> None:
+        """Make the copy equal to the online network, in place."""
+        (online,) = self._online
+        torch._foreach_copy_(list(self.target.parameters()), list(online.parameters()))
+        self._copy_buffers()
+
+    def _copy_buffers(self) -> None:
+        (online,) = self._online
+        targets = list(self.target.buffers())
+        if targets:
+            torch._foreach_copy_(targets, list(online.buffers()))

@@ -1,0 +1,120 @@
+"""The predictive latent decoder: a small transformer over states and actions (paper, 3.2)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def sinusoidal_positions(length: int, width: int) -> Tensor:
+    """Position table, float32 (length, width): sines in the even columns, cosines in the odd."""
+    position = torch.arange(length, dtype=torch.float32)[:, None]
+    even = torch.arange(0, width, 2, dtype=torch.float32)
+    angle = position * torch.exp(even * (-math.log(10000.0) / width))
+    table = torch.empty(length, width)
+    table[:, 0::2] = angle.sin()
+    table[:, 1::2] = angle[:, : width // 2].cos()
+    return table
+
+
+class Attention(nn.Module):
+    """Attention of the first `queries` tokens to all tokens; no mask, no dropout, no QKV bias.
+
+    Queries have a weight of their own, because the last block computes fewer of them.
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(f"num_heads={num_heads} does not divide the width {width}")
+        self.num_heads = num_heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, queries: int) -> Tensor:
+        """tokens (B, T, W) -> (B, queries, W)."""
+        query = self._split(self.query(tokens[:, :queries]))
+        key, value = (self._split(part) for part in self.key_value(tokens).chunk(2, dim=-1))
+        scale = query.shape[-1] ** -0.5
+        # Written out: T is at most a few dozen, and the same kernels run on every device.
+        weights = (query @ key.transpose(-2, -1) * scale).softmax(dim=-1)
+        return self.output((weights.to(value.dtype) @ value).transpose(1, 2).flatten(2))
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        """(B, T, W) -> (B, heads, T, W / heads)."""
+        return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with exact GELU."""
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        hidden = int(width * mlp_ratio)
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, num_heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(self, tokens: Tensor, queries: int) -> Tensor:
+        """tokens (B, T, W) -> the first `queries` of them, (B, queries, W)."""
+        attended = tokens[:, :queries] + self.attention(self.norm1(tokens), queries)
+        return attended + self.mlp(self.norm2(attended))
+
+
+class LatentDecoder(nn.Module):
+    """Reconstructs the latents of all steps from those of the masked ones and the actions.
+
+    State and action of a step share its position; attention has no order besides, so tokens are
+    simply all states, then all actions. There is no final normalisation.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        latent_dim: int,
+        action_dim: int,
+        depth: int,
+        num_heads: int = 1,
+        mlp_ratio: float = 2.0,
+        width: int | None = None,
+        max_length: int = 128,
+        use_actions: bool = True,
+    ) -> None:
+        """Args: `latent_dim`: Z. `action_dim`: A. `depth`: blocks. `width`: of the tokens;
+        None means Z, another value adds a linear map in and one out. `max_length`: largest K.
+        """
+        super().__init__()
+        tokens = latent_dim if width is None else width
+        self.use_actions = use_actions
+        self.action_embedding = nn.Linear(action_dim, tokens) if use_actions else None
+        self.narrow = nn.Identity() if width is None else nn.Linear(latent_dim, tokens)
+        self.widen = nn.Identity() if width is None else nn.Linear(tokens, latent_dim)
+        self.blocks = nn.ModuleList(Block(tokens, num_heads, mlp_ratio) for _ in range(depth))
+        table = sinusoidal_positions(max_length, tokens)
+        self.register_buffer("positions", table, persistent=False)
+
+    def embed(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """Tokens (B, 2K, W), the K states first; without actions (B, K, W)."""
+        length = latents.shape[1]
+        if length > len(self.positions):
+            raise ValueError(f"{length} steps exceed max_length={len(self.positions)}")
+        states = self.narrow(latents) + self.positions[:length]
+        if self.action_embedding is None:
+            return states
+        if actions.shape[:2] != latents.shape[:2]:
+            raise ValueError(f"actions {tuple(actions.shape)}, latents {tuple(latents.shape)}")
+        return torch.cat([states, self.action_embedding(actions) + self.positions[:length]], dim=1)
+
+    def forward(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """latents (B, K, Z), actions (B, K, A; floats, or one-hot) -> (B, K, Z)."""
+        length, tokens = latents.shape[1], self.embed(latents, actions)
+        last = len(self.blocks) - 1
+        for i, block in enumerate(self.blocks):
+            # Only the states' outputs are used, so the last block computes no others.
+            tokens = block(tokens, length if i == last else tokens.shape[1])
+        return self.widen(tokens[:, :length])

@@ -1,0 +1,108 @@
+"""Shared by all tests: one thread, and stored numbers of the published code (goldens)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "soak: long; not part of `make test`")
+    config.addinivalue_line("markers", "cuda: needs an NVIDIA GPU")
+    torch.set_num_threads(1)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+
+
+class Golden:
+    """One file of goldens. Parameters are stored as float16 but exact; they come as float32."""
+
+    def __init__(self, path: Path) -> None:
+        with np.load(path) as file:
+            self.arrays: dict[str, Any] = {name: file[name] for name in file.files}
+
+    def __getitem__(self, name: str) -> Any:
+        """The raw numpy array."""
+        return self.arrays[name]
+
+    def names(self, prefix: str) -> list[str]:
+        """Names below `prefix`, without it and without `|stats` and its like, in file order."""
+        found = (name for name in self.arrays if name.startswith(prefix))
+        return list(dict.fromkeys(name.removeprefix(prefix).split("|")[0] for name in found))
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Array `name` as a tensor; any floating type becomes float32."""
+        tensor = torch.from_numpy(np.array(self.arrays[name]))
+        return tensor.float() if tensor.is_floating_point() else tensor
+
+    def tensors(self, prefix: str) -> dict[str, torch.Tensor]:
+        """All complete arrays below `prefix`, by the rest of their names."""
+        return {
+            name.removeprefix(prefix): self.tensor(name)
+            for name in self.arrays
+            if name.startswith(prefix) and "|" not in name
+        }
+
+    def check(
+        self, name: str, value: torch.Tensor | None, rtol: float = 2e-4, atol: float = 0.0
+    ) -> None:
+        """Compare `value` with what is stored: all of it, or its `|stats` and `|sample`.
+
+        `rtol` is relative to the stored array's largest magnitude, as the goldens' README
+        suggests; None matches a gradient stored as `|none`.
+        """
+        if f"{name}|none" in self.arrays:
+            assert value is None, f"{name} must receive no gradient"
+            return
+        assert value is not None, f"{name} must receive a gradient"
+        mine = value.detach().double().cpu().contiguous().numpy()
+        if name in self.arrays:
+            _close(name, mine, np.asarray(self.arrays[name], dtype=np.float64), rtol, atol)
+            return
+        known = False
+        if f"{name}|stats" in self.arrays:
+            known = True
+            stored = self.arrays[f"{name}|stats"]
+            stats = [mine.sum(), np.abs(mine).sum(), np.sqrt((mine**2).sum())]
+            # The plain sum may cancel, so its error is measured against the absolute sum.
+            allowed = rtol * np.array([stored[1], stored[1], stored[2]]) + atol * mine.size
+            assert np.all(np.abs(stats - stored) <= allowed + 1e-12), (name, stats, stored)
+        if f"{name}|sample" in self.arrays:
+            known = True
+            places = np.unique(np.linspace(0, mine.size - 1, min(mine.size, 48)).astype(np.int64))
+            _close(name, mine.ravel()[places], self.arrays[f"{name}|sample"], rtol, atol)
+        assert known, f"no golden is named {name}"
+
+
+def _close(name: str, mine: Any, stored: Any, rtol: float, atol: float) -> None:
+    assert mine.shape == stored.shape, (name, mine.shape, stored.shape)
+    allowed = rtol * np.abs(stored).max(initial=0.0) + atol
+    difference = np.abs(mine - stored).max(initial=0.0)
+    assert difference <= allowed, f"{name}: off by {difference:.3g}, allowed {allowed:.3g}"
+
+
+@pytest.fixture(scope="session")
+def golden() -> Iterator[Callable[[str], Golden]]:
+    """`golden("dmc_b_latent_decoder")`; from $MLR_GOLDENS, or beside the repository."""
+    folder = Path(os.environ.get("MLR_GOLDENS", ROOT.parent / "shared" / "goldens"))
+    if not folder.is_dir():
+        pytest.skip(f"no goldens at {folder}; set MLR_GOLDENS")
+    loaded: dict[str, Golden] = {}
+
+    def load(name: str) -> Golden:
+        if name not in loaded:
+            loaded[name] = Golden(folder / f"{name}.npz")
+        return loaded[name]
+
+    yield load

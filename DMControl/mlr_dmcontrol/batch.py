@@ -1,0 +1,64 @@
+"""What the replay hands to an update, as plain tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .frames import FrameStacks
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """B' windows of K consecutive steps that never cross an episode's end.
+
+    Attributes:
+        obs: lead (K, B'). action: float32 (K, B', A), in [-1, 1]; the step after `obs`.
+        reward: float32 (K, B'). indices: int64 (B',), the replay's slot of each first step.
+    """
+
+    obs: FrameStacks
+    action: Tensor
+    reward: Tensor
+    indices: Tensor
+
+    def to(self, device: torch.device | str) -> SequenceBatch:
+        """The same windows on `device`."""
+        return SequenceBatch(
+            self.obs.to(device),
+            *(
+                each.to(device, non_blocking=True)
+                for each in (self.action, self.reward, self.indices)
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B independent transitions for the RL loss, and the objective's windows if it wants any.
+
+    Attributes:
+        obs, next_obs: lead (B,). action: float32 (B, A), in [-1, 1]. reward: float32 (B,).
+        terminated: float32 (B,), 1 where the task ended; a time limit is 0 (bootstrapped through).
+        sequence: the objective's windows, or None. indices: int64 (B,), the replay's slots.
+    """
+
+    obs: FrameStacks
+    next_obs: FrameStacks
+    action: Tensor
+    reward: Tensor
+    terminated: Tensor
+    sequence: SequenceBatch | None
+    indices: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`."""
+        action, reward, terminated, indices = (
+            each.to(device, non_blocking=True)
+            for each in (self.action, self.reward, self.terminated, self.indices)
+        )
+        sequence = None if self.sequence is None else self.sequence.to(device)
+        obs, next_obs = self.obs.to(device), self.next_obs.to(device)
+        return Batch(obs, next_obs, action, reward, terminated, sequence, indices)

@@ -1,0 +1,1 @@
+"""What shapes the representation: one objective a file."""

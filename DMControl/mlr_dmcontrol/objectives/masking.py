@@ -1,0 +1,103 @@
+"""Cube masking: which patches of a sequence of images are hidden (MLR paper, section 3.1)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+
+MODES = ("cube", "spatial", "temporal")
+PER = ("batch", "sequence")
+
+
+class CubeMasking:
+    """Masks drawn patch by patch and constant in time within a block of steps.
+
+    `cube` draws patches anew for each block of `cube_depth` steps, `spatial` once for the whole
+    sequence, `temporal` hides whole steps (the paper's two ablations). Exactly
+    floor(mask_ratio * n * n) of the n x n patches are hidden in each block (`temporal`:
+    floor(mask_ratio * K) of the K steps), drawn uniformly without replacement. True = hidden.
+    If K is no multiple of `cube_depth`, the last block is shorter.
+
+    Attributes:
+        patches: n, patches along a side. blocks: how many blocks are drawn.
+        depth: steps of a block.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        patch_size: int,
+        sequence_length: int,
+        cube_depth: int,
+        mask_ratio: float,
+        mode: str = "cube",
+        per: str = "batch",
+    ) -> None:
+        """Args: sizes in pixels and steps; `per`: one mask for the `batch` or each `sequence`.
+
+        Raises:
+            ConfigError: a value is out of range, or patches do not tile the image.
+        """
+        _require("mask_ratio", mask_ratio, 0 <= mask_ratio <= 1, "it must lie in [0, 1]")
+        _require("sequence_length", sequence_length, sequence_length >= 1, "it must be at least 1")
+        _require("cube_depth", cube_depth, cube_depth >= 1, "it must be at least 1")
+        tiles = patch_size >= 1 and image_size % patch_size == 0
+        divisors = ", ".join(str(d) for d in range(1, image_size + 1) if image_size % d == 0)
+        _require(
+            "patch_size",
+            patch_size,
+            tiles,
+            f"it does not divide the image side of {image_size} pixels; use one of {divisors}",
+        )
+        _require("mask_mode", mode, mode in MODES, f"unknown; use one of {', '.join(MODES)}")
+        _require("mask_per", per, per in PER, f"unknown; use one of {', '.join(PER)}")
+        self.patch_size = patch_size
+        self.sequence_length = sequence_length
+        self.mask_ratio = mask_ratio
+        self.mode = mode
+        self.per = per
+        self.patches = image_size // patch_size
+        self.depth = {"cube": cube_depth, "spatial": sequence_length, "temporal": 1}[mode]
+        self.blocks = math.ceil(sequence_length / self.depth)
+
+    def draw(self, generator: torch.Generator, batch_size: int) -> Tensor:
+        """One grid, bool (blocks, n, n), or one for each sequence, bool (B, blocks, n, n)."""
+        lead = (batch_size,) if self.per == "sequence" else ()
+        n = self.patches
+        if self.mode == "temporal":
+            steps = _choose(self.mask_ratio, self.blocks, lead, generator)
+            return steps[..., None, None].expand(*lead, self.blocks, n, n).contiguous()
+        return _choose(self.mask_ratio, n * n, (*lead, self.blocks), generator).unflatten(
+            -1, (n, n)
+        )
+
+    def expand(self, grid: Tensor) -> Tensor:
+        """Each step's patches: (*, blocks, n, n) to (*, K, n, n)."""
+        n = self.patches
+        if grid.shape[-3:] != (self.blocks, n, n):
+            raise ValueError(f"grid {tuple(grid.shape)} must end in {(self.blocks, n, n)}")
+        steps = grid.unsqueeze(-3).expand(*grid.shape[:-2], self.depth, n, n).flatten(-4, -3)
+        return steps[..., : self.sequence_length, :, :]
+
+    def pixels(self, grid: Tensor) -> Tensor:
+        """Each step's pixels: (*, blocks, n, n) to (*, K, H, W)."""
+        steps, side = self.expand(grid), self.patch_size
+        lead, n = steps.shape[:-2], self.patches
+        cells = steps[..., :, None, :, None].expand(*lead, n, side, n, side)
+        return cells.reshape(*lead, n * side, n * side)
+
+
+def _choose(ratio: float, items: int, lead: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """bool (*lead, items) with floor(ratio * items) True in each row, uniform over the subsets."""
+    # Ranks of double-precision draws: equal ones, which would favour early items, do not occur.
+    ranks = torch.rand(*lead, items, generator=generator, dtype=torch.float64).argsort(-1)
+    return ranks < math.floor(ratio * items)
+
+
+def _require(key: str, value: object, holds: bool, problem: str) -> None:
+    if not holds:
+        raise ConfigError(f"agent.{key}={value}: {problem}")

@@ -1,0 +1,144 @@
+"""The latent decoder against the published one (goldens) and its own invariants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from mlr_dmcontrol.objectives.decoder import LatentDecoder, sinusoidal_positions
+
+_PARTS = {"norm1": "norm1", "norm2": "norm2", "attn.proj": "attention.output"}
+_PARTS |= {"mlp.fc1": "mlp.0", "mlp.fc2": "mlp.2"}
+
+
+def _from_published(parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Our names; the fused QKV weight (3Z, Z) becomes query and key_value."""
+    ours: dict[str, torch.Tensor] = {}
+    for name, value in parameters.items():
+        part, _, rest = name.partition(".")
+        if part == "action_emb":
+            ours[f"action_embedding.{rest}"] = value
+            continue
+        block, _, tail = rest.partition(".")
+        layer, _, kind = tail.rpartition(".")
+        if layer == "attn.qkv":
+            width = value.shape[1]
+            ours[f"blocks.{block}.attention.query.weight"] = value[:width]
+            ours[f"blocks.{block}.attention.key_value.weight"] = value[width:]
+        else:
+            ours[f"blocks.{block}.{_PARTS[layer]}.{kind}"] = value
+    return ours
+
+
+def _decoder(**changes: Any) -> LatentDecoder:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {"latent_dim": 12, "action_dim": 3, "depth": 2}
+    return LatentDecoder(**(settings | changes))
+
+
+@pytest.mark.parametrize("width", [50, 98, 3136])
+def test_position_table(width: int, golden: Callable[[str], Any]) -> None:
+    file = golden("positional_tables")
+    table = sinusoidal_positions(128, width)
+    rows = table[[0, 1, 7, 15, 127]]
+    rows = rows[:, ::62] if width == 3136 else rows
+    file.check(f"pe_{width}_rows0_1_7_15_127", rows, rtol=1e-5)
+    stored = file[f"pe_{width}_stats"]
+    assert table.double().sum() == pytest.approx(stored[0], rel=1e-6)
+    assert table.double().abs().sum() == pytest.approx(stored[1], rel=1e-6)
+
+
+def test_published_forward_and_gradients(golden: Callable[[str], Any]) -> None:
+    file = golden("dmc_b_latent_decoder")
+    decoder = LatentDecoder(latent_dim=50, action_dim=4, depth=2)
+    decoder.load_state_dict(_from_published(file.tensors("param/")))
+    latents = file.tensor("state_latents").requires_grad_()  # (K, B, Z)
+    actions = file.tensor("actions").transpose(0, 1)
+    file.check("pos_table", decoder.positions[:32])
+    tokens = decoder.embed(latents.transpose(0, 1), actions)
+    published_order = torch.stack([tokens[:, :8], tokens[:, 8:]], dim=2).flatten(1, 2)
+    file.check("tokens_in", published_order.transpose(0, 1))
+    first = decoder.blocks[0](tokens, tokens.shape[1])
+    file.check("block0_out", torch.stack([first[:, :8], first[:, 8:]], dim=2).flatten(1, 2))
+    second = decoder.blocks[1](first, tokens.shape[1])
+    file.check("block1_out", torch.stack([second[:, :8], second[:, 8:]], dim=2).flatten(1, 2))
+
+    output = decoder(latents.transpose(0, 1), actions).transpose(0, 1).flatten(0, 1)
+    file.check("pred_states", output)
+    (output * file.tensor("cotangent")).sum().backward()
+    file.check("grad_state_latents", latents.grad)
+    gradients = {name: p.grad for name, p in decoder.named_parameters()}
+    for name in file.names("grad/"):
+        if name.endswith("attn.qkv.weight"):
+            stem = f"blocks.{name.split('.')[1]}.attention"
+            parts = [gradients[f"{stem}.{part}.weight"] for part in ("query", "key_value")]
+            file.check(f"grad/{name}", torch.cat(parts))
+        else:
+            (ours,) = _from_published({name: torch.empty(0)})
+            file.check(f"grad/{name}", gradients[ours])
+
+
+def test_last_block_computes_only_what_is_used() -> None:
+    decoder = _decoder(depth=3, num_heads=4)
+    latents, actions = torch.randn(2, 5, 12), torch.randn(2, 5, 3)
+    tokens = decoder.embed(latents, actions)
+    for block in decoder.blocks:
+        tokens = block(tokens, tokens.shape[1])
+    torch.testing.assert_close(decoder(latents, actions), tokens[:, :5])
+
+
+def test_attention_equals_the_textbook() -> None:
+    attention = _decoder(num_heads=3).blocks[0].attention
+    tokens = torch.randn(2, 6, 12)
+    query, (key, value) = attention.query(tokens), attention.key_value(tokens).chunk(2, -1)
+    heads = []
+    for h in range(3):
+        part = slice(4 * h, 4 * h + 4)
+        scores = torch.einsum("btd,bsd->bts", query[..., part], key[..., part]) / 4**0.5
+        heads.append(torch.einsum("bts,bsd->btd", scores.softmax(-1), value[..., part]))
+    expected = attention.output(torch.cat(heads, dim=-1))
+    torch.testing.assert_close(attention(tokens, 6), expected)
+
+
+def test_each_step_sees_its_own_position_and_action() -> None:
+    decoder = _decoder()
+    latents, actions = torch.randn(1, 4, 12), torch.randn(1, 4, 3)
+    order = torch.tensor([2, 0, 3, 1])
+    permuted = decoder(latents[:, order], actions[:, order])
+    assert not torch.allclose(permuted, decoder(latents, actions)[:, order], atol=1e-3)
+    # Without positions the set of steps has no order, but each keeps its pairing.
+    decoder.positions.zero_()
+    torch.testing.assert_close(
+        decoder(latents[:, order], actions[:, order]), decoder(latents, actions)[:, order]
+    )
+
+
+def test_width_adds_one_map_in_and_one_out() -> None:
+    names = set(dict(_decoder().named_parameters()))
+    narrow = _decoder(width=8)
+    added = set(dict(narrow.named_parameters())) - names
+    assert added == {"narrow.weight", "narrow.bias", "widen.weight", "widen.bias"}
+    assert narrow(torch.randn(2, 4, 12), torch.randn(2, 4, 3)).shape == (2, 4, 12)
+
+
+def test_without_actions_they_change_nothing() -> None:
+    decoder = _decoder(use_actions=False)
+    latents = torch.randn(2, 4, 12)
+    assert torch.equal(
+        decoder(latents, torch.randn(2, 4, 3)), decoder(latents, torch.randn(2, 4, 3))
+    )
+    assert not any("action" in name for name, _ in decoder.named_parameters())
+
+
+def test_positions_are_not_saved_and_wrong_lengths_are_refused() -> None:
+    decoder = _decoder(max_length=4)
+    assert not any("positions" in name for name in decoder.state_dict())
+    with pytest.raises(ValueError, match="max_length"):
+        decoder(torch.randn(1, 5, 12), torch.randn(1, 5, 3))
+    with pytest.raises(ValueError, match="actions"):
+        decoder(torch.randn(1, 4, 12), torch.randn(1, 3, 3))
+    with pytest.raises(ValueError, match="num_heads"):
+        _decoder(num_heads=5)

@@ -1,0 +1,86 @@
+"""Frame stacks against plain slicing, one image at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mlr_dmcontrol.frames import FrameStacks
+
+
+@pytest.fixture
+def stacks() -> FrameStacks:
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (20, 2, 10, 12), dtype=torch.uint8, generator=generator)
+    return FrameStacks(frames, torch.randint(0, 20, (4, 5, 3), generator=generator))
+
+
+def _one(stacks: FrameStacks, t: int, b: int) -> torch.Tensor:
+    return torch.cat([stacks.frames[i] for i in stacks.index[t, b].tolist()])
+
+
+def test_dense_is_oldest_frame_first(stacks: FrameStacks) -> None:
+    dense = stacks.dense()
+    assert dense.shape == (4, 5, 6, 10, 12)
+    assert all(torch.equal(dense[t, b], _one(stacks, t, b)) for t in range(4) for b in range(5))
+
+
+def test_from_dense_is_the_inverse(stacks: FrameStacks) -> None:
+    again = FrameStacks.from_dense(stacks.dense(), channels=2)
+    assert again.lead == (4, 5)
+    assert torch.equal(again.dense(), stacks.dense())
+    with pytest.raises(ValueError, match="channels"):
+        FrameStacks.from_dense(stacks.dense(), channels=4)
+
+
+def test_crop_equals_slicing_at_every_offset(stacks: FrameStacks) -> None:
+    size = 7
+    for row in range(10 - size + 1):
+        for column in range(12 - size + 1):
+            offsets = torch.tensor([row, column]).expand(4, 5, 2)
+            expected = stacks.dense()[..., row : row + size, column : column + size]
+            assert torch.equal(stacks.crop(offsets, size), expected)
+
+
+def test_crop_gives_each_stack_its_own_offset(stacks: FrameStacks) -> None:
+    offsets = torch.randint(0, 4, (4, 5, 2), generator=torch.Generator().manual_seed(1))
+    cropped = stacks.crop(offsets, 7)
+    for t in range(4):
+        for b in range(5):
+            row, column = offsets[t, b].tolist()
+            expected = _one(stacks, t, b)[:, row : row + 7, column : column + 7]
+            assert torch.equal(cropped[t, b], expected)
+
+
+def test_shift_is_replicate_pad_then_crop(stacks: FrameStacks) -> None:
+    pad = 2
+    offsets = torch.randint(0, 2 * pad + 1, (4, 5, 2), generator=torch.Generator().manual_seed(2))
+    offsets[0, 0], offsets[0, 1] = torch.tensor([0, 4]), torch.tensor([2, 2])
+    shifted = stacks.shift(offsets, pad)
+    for t in range(4):
+        for b in range(5):
+            padded = F.pad(_one(stacks, t, b)[None].float(), (pad,) * 4, mode="replicate")[0]
+            row, column = offsets[t, b].tolist()
+            expected = padded[:, row : row + 10, column : column + 12].to(torch.uint8)
+            assert torch.equal(shifted[t, b], expected)
+    assert torch.equal(shifted[0, 1], _one(stacks, 0, 1))
+
+
+def test_select_shares_the_frames(stacks: FrameStacks) -> None:
+    chosen = stacks.select((slice(None), 2))
+    assert chosen.frames.data_ptr() == stacks.frames.data_ptr()
+    assert torch.equal(chosen.dense(), stacks.dense()[:, 2])
+
+
+def test_wrong_shapes_are_refused(stacks: FrameStacks) -> None:
+    with pytest.raises(ValueError, match="offsets"):
+        stacks.crop(torch.zeros(5, 4, 2, dtype=torch.int64), 7)
+    with pytest.raises(ValueError, match="larger"):
+        stacks.crop(torch.zeros(4, 5, 2, dtype=torch.int64), 11)
+    with pytest.raises(IndexError):
+        stacks.crop(torch.full((4, 5, 2), 4), 7)
+    with pytest.raises(ValueError, match="uint8"):
+        FrameStacks(stacks.frames.float(), stacks.index)
+    with pytest.raises(ValueError, match="int64"):
+        FrameStacks(stacks.frames, stacks.index.int())
