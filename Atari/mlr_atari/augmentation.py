@@ -1,0 +1,153 @@
+"""Image augmentation with explicit noise: one draw per frame stack, the same for all its frames.
+
+The published setting is `shift` and `intensity`; `affine`, `resized_crop` and `blur` complete the
+menu of the published code (through kornia).  Whatever the order in the list, images are shifted,
+warped, blurred and then scaled in intensity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .frames import FrameStacks
+
+NAMES = ("shift", "intensity", "affine", "resized_crop", "blur")
+
+# Ranges of the published menu (its random affine transform, resized crop and Gaussian blur).
+MAX_ROTATION = MAX_SHEAR = 5.0  # degrees
+MAX_TRANSLATION = 0.14  # of the image side
+ZOOM = (0.9, 1.1)
+CROP_AREA, CROP_ASPECT = (0.8, 1.0), (3 / 4, 4 / 3)
+BLUR_SIZE, BLUR_SIGMA = 5, 1.5  # pixels
+
+
+class AugmentationNoise(NamedTuple):
+    """What one call draws; None where the augmentation is off."""
+
+    offsets: Tensor | None = None  # int64 (*lead, 2), row and column in [0, 2*pad]; pad: no shift
+    intensity: Tensor | None = None  # float32 (*lead,), factor on all pixels of a stack
+    warp: Tensor | None = None  # float32 (*lead, 3, 3), input to output coordinates in pixels
+
+    def to(self, device: torch.device | str) -> AugmentationNoise:
+        """The same draws on another device."""
+        return AugmentationNoise(
+            *(None if each is None else each.to(device, non_blocking=True) for each in self)
+        )
+
+
+class Augmentation:
+    """Turns uint8 frame stacks into augmented float images in about [0, 1]."""
+
+    def __init__(
+        self, names: Sequence[str], image_size: int, pad: int, intensity_scale: float
+    ) -> None:
+        """Args: `pad`: largest shift in pixels. `intensity_scale`: standard deviation of the
+        factor before it is clipped at two of them.
+
+        Raises:
+            ValueError: a name is not in `NAMES`.
+        """
+        unknown = sorted(set(names) - set(NAMES))
+        if unknown:
+            raise ValueError(f"unknown augmentation {unknown}; known: {', '.join(NAMES)}")
+        self.names = frozenset(names)
+        self.image_size, self.pad, self.intensity_scale = image_size, pad, intensity_scale
+
+    def draw(self, generator: torch.Generator, lead: Sequence[int]) -> AugmentationNoise:
+        """Noise for stacks of leading shape `lead`, on the generator's device."""
+        offsets = intensity = warp = None
+        if "shift" in self.names:
+            offsets = torch.randint(0, 2 * self.pad + 1, (*lead, 2), generator=generator)
+        if "intensity" in self.names:
+            normal = torch.randn(*lead, generator=generator)
+            intensity = 1 + self.intensity_scale * normal.clamp_(-2, 2)
+        if "affine" in self.names:
+            warp = random_affine(generator, lead, self.image_size)
+        if "resized_crop" in self.names:
+            crop = random_resized_crop(generator, lead, self.image_size)
+            warp = crop if warp is None else crop @ warp
+        return AugmentationNoise(offsets, intensity, warp)
+
+    def __call__(
+        self,
+        stacks: FrameStacks,
+        noise: AugmentationNoise,
+        visible: FrameStacks | None = None,
+        scale: float = 1 / 255,
+    ) -> Tensor:
+        """Images float32 (*lead, S*C, H, W).
+
+        Args:
+            stacks: leading shape `lead`.
+            visible: one frame of 0 and 1 per stack, (*lead) of single frames: pixels at 0 are
+                blackened before anything else happens to the image (the MLR mask).
+            scale: factor from bytes to network input.
+        """
+        images = self._shifted(stacks, noise)
+        if visible is not None:
+            # Blackening and then shifting is shifting both: the images are read only once.
+            images = images * self._shifted(visible, noise)
+        factor = scale if noise.intensity is None else noise.intensity[..., None, None, None] * scale
+        if noise.warp is not None or "blur" in self.names:
+            images = self._filtered(images.float(), noise.warp)
+        return images * factor
+
+    def _shifted(self, stacks: FrameStacks, noise: AugmentationNoise) -> Tensor:
+        if noise.offsets is None:
+            return stacks.dense()
+        return stacks.shift(noise.offsets, self.pad)
+
+    def _filtered(self, images: Tensor, warp: Tensor | None) -> Tensor:
+        # Imported here because kornia takes seconds and the published setting needs none of it.
+        from kornia.filters import gaussian_blur2d
+        from kornia.geometry.transform import warp_affine
+
+        flat = images.flatten(0, -4)
+        if warp is not None:
+            size = (self.image_size, self.image_size)
+            flat = warp_affine(flat, warp.reshape(-1, 3, 3)[:, :2], size)
+        if "blur" in self.names:
+            flat = gaussian_blur2d(flat, (BLUR_SIZE, BLUR_SIZE), (BLUR_SIGMA, BLUR_SIGMA))
+        return flat.view_as(images)
+
+
+def random_affine(generator: torch.Generator, lead: Sequence[int], size: int) -> Tensor:
+    """Small rotation, shear, zoom about the centre and translation; float32 (*lead, 3, 3)."""
+    angle, shear, zoom, right, down = torch.rand(5, *lead, generator=generator)
+    angle = (2 * angle - 1) * math.radians(MAX_ROTATION)
+    shear = (2 * shear - 1) * math.radians(MAX_SHEAR)
+    zoom = ZOOM[0] + (ZOOM[1] - ZOOM[0]) * zoom
+    zero, one = torch.zeros_like(zoom), torch.ones_like(zoom)
+    rotation = _matrix(zoom * angle.cos(), -zoom * angle.sin(), zero,
+                       zoom * angle.sin(), zoom * angle.cos(), zero)  # fmt: skip
+    shearing = _matrix(one, shear.tan(), zero, zero, one, zero)
+    reach, centre = MAX_TRANSLATION * size, (size - 1) / 2
+    back = _matrix(one, zero, centre + (2 * right - 1) * reach,
+                   zero, one, centre + (2 * down - 1) * reach)  # fmt: skip
+    return back @ rotation @ shearing @ _matrix(one, zero, -centre * one, zero, one, -centre * one)
+
+
+def random_resized_crop(generator: torch.Generator, lead: Sequence[int], size: int) -> Tensor:
+    """A random rectangle of the image, stretched to the whole; float32 (*lead, 3, 3)."""
+    area, aspect, left, top = torch.rand(4, *lead, generator=generator)
+    area = CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * area
+    low, high = math.log(CROP_ASPECT[0]), math.log(CROP_ASPECT[1])
+    aspect = torch.exp(low + (high - low) * aspect)
+    width = (size * (area * aspect).sqrt()).clamp(max=size)
+    height = (size * (area / aspect).sqrt()).clamp(max=size)
+    x_zoom, y_zoom = (size - 1) / (width - 1), (size - 1) / (height - 1)
+    x, y = left * (size - width), top * (size - height)
+    zero = torch.zeros_like(area)
+    return _matrix(x_zoom, zero, -x * x_zoom, zero, y_zoom, -y * y_zoom)
+
+
+def _matrix(*entries: Tensor) -> Tensor:
+    """Homogeneous (*lead, 3, 3) from the six entries of the two upper rows."""
+    upper = torch.stack(entries, dim=-1).unflatten(-1, (2, 3))
+    lowest = upper.new_tensor([0.0, 0.0, 1.0]).expand(*upper.shape[:-2], 1, 3)
+    return torch.cat([upper, lowest], dim=-2)

@@ -1,0 +1,131 @@
+"""What a Q network predicts per action, and its loss: a return distribution (C51) or a number.
+
+Both kinds have the same methods, so the agent does not ask which one it has.  Shapes: B samples,
+A actions, N atoms; `outputs` is what the dueling head returns, (..., A, N), N = 1 for a number.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# The divergence that becomes a priority stays within these (published, REFERENCE A-8).
+MIN_PRIORITY, MAX_PRIORITY = 1e-6, 1e6
+
+
+def select_action(values: Tensor, action: Tensor) -> Tensor:
+    """values (..., B, A, N) at action int64 (B,) -> (..., B, N)."""
+    index = action[:, None, None].expand(*values.shape[:-2], 1, values.shape[-1])
+    return values.gather(-2, index).squeeze(-2)
+
+
+def project_distribution(
+    probabilities: Tensor, returns: Tensor, discounts: Tensor, support: Tensor
+) -> Tensor:
+    """Distribution of `returns + discounts * Z` on the fixed support (Bellemare et al., eq. 7).
+
+    Args:
+        probabilities: (B, N) of Z. returns, discounts: (B,). support: (N,), evenly spaced.
+
+    Returns:
+        (B, N); mass beyond the ends of the support moves to them.
+    """
+    spacing = (support[-1] - support[0]) / (len(support) - 1)
+    moved = returns[:, None] + discounts[:, None] * support
+    moved = moved.maximum(support[0]).minimum(support[-1])
+    distance = (moved[:, None, :] - support[:, None]).abs() / spacing  # (B, to, from)
+    return ((1 - distance).clamp_min(0) * probabilities[:, None, :]).sum(dim=-1)
+
+
+def categorical_loss(log_probabilities: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy to a fixed target, and the priority.
+
+    Args:
+        log_probabilities, target: (..., B, N).
+
+    Returns:
+        losses (..., B); priorities (..., B) = KL(target || prediction), clamped, no gradient.
+    """
+    losses = -(target * log_probabilities).sum(dim=-1)
+    floored = target.clamp(MIN_PRIORITY, 1)
+    divergence = (floored * (floored.log() - log_probabilities.detach())).sum(dim=-1)
+    return losses, divergence.clamp(MIN_PRIORITY, MAX_PRIORITY)
+
+
+def scalar_loss(values: Tensor, target: Tensor, delta: float) -> tuple[Tensor, Tensor]:
+    """Huber loss (quadratic below `delta`) and |error| as the priority; all shapes (..., B)."""
+    losses = F.huber_loss(values, target.expand_as(values), reduction="none", delta=delta)
+    return losses, (target - values.detach()).abs().clamp(MIN_PRIORITY, MAX_PRIORITY)
+
+
+class ActionValues(nn.Module, ABC):
+    """How outputs of the head are read and learned. `num_atoms`: outputs per action."""
+
+    num_atoms: int
+
+    @abstractmethod
+    def q_values(self, outputs: Tensor) -> Tensor:
+        """Expected returns: (..., A, N) -> (..., A)."""
+
+    @abstractmethod
+    def target(self, outputs: Tensor, action: Tensor, returns: Tensor, discounts: Tensor) -> Tensor:
+        """Regression target of an n-step transition.
+
+        Args:
+            outputs: the target network's at o_{t+n}, (B, A, N). action: int64 (B,), the
+                bootstrap action. returns, discounts: (B,); a discount of 0 bootstraps nothing.
+
+        Returns:
+            (B, N), without gradient when `outputs` has none.
+        """
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses and priorities (..., B).
+
+        Args: `outputs`: (..., B, A, N); `action`: int64 (B,); `target`: (B, N).
+        """
+
+
+class CategoricalValues(ActionValues):
+    """C51: a distribution over `num_atoms` returns between `v_min` and `v_max`."""
+
+    support: Tensor
+
+    def __init__(self, num_atoms: int, v_min: float, v_max: float) -> None:
+        super().__init__()
+        self.num_atoms = num_atoms
+        self.register_buffer("support", torch.linspace(v_min, v_max, num_atoms), persistent=False)
+
+    def q_values(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(dim=-1) @ self.support
+
+    def target(self, outputs: Tensor, action: Tensor, returns: Tensor, discounts: Tensor) -> Tensor:
+        probabilities = select_action(outputs, action).softmax(dim=-1)
+        return project_distribution(probabilities, returns, discounts, self.support)
+
+    def loss(self, outputs: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return categorical_loss(select_action(outputs, action).log_softmax(dim=-1), target)
+
+
+class ScalarValues(ActionValues):
+    """DQN: one number per action, Huber loss."""
+
+    num_atoms = 1
+
+    def __init__(self, huber_delta: float) -> None:
+        super().__init__()
+        self.huber_delta = huber_delta
+
+    def q_values(self, outputs: Tensor) -> Tensor:
+        return outputs.squeeze(-1)
+
+    def target(self, outputs: Tensor, action: Tensor, returns: Tensor, discounts: Tensor) -> Tensor:
+        return (returns + discounts * select_action(outputs, action).squeeze(-1))[:, None]
+
+    def loss(self, outputs: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        values = select_action(outputs, action).squeeze(-1)
+        return scalar_loss(values, target.squeeze(-1), self.huber_delta)

@@ -1,0 +1,210 @@
+"""The Q network: convolutional encoder and dueling head with noisy layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .errors import ConfigError
+
+# Kernel and stride of each layer: the DQN Nature paper's, and data-efficient Rainbow's.
+ENCODERS = {"nature": ((8, 4), (4, 2), (3, 1)), "data_efficient": ((5, 5), (5, 5))}
+
+# A constant feature map has no range; the published code divides 0 by 0 there (REFERENCE A-5).
+RANGE_EPS = 1e-8
+
+
+def renormalize(features: Tensor) -> Tensor:
+    """Scale each sample to [0, 1] over all its other dimensions; (N, ...) -> (N, ...)."""
+    low, high = features.flatten(1).aminmax(dim=1, keepdim=True)
+    return ((features.flatten(1) - low) / (high - low + RANGE_EPS)).view_as(features)
+
+
+class ConvEncoder(nn.Module):
+    """Convolutions with ReLU, then optional min-max renormalisation (paper, appendix).
+
+    Attributes:
+        feature_shape: (C, h, w) of one image's latent.
+        latent_dim: Z = C * h * w.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        layout: str,
+        channels: Sequence[int],
+        renormalize: bool,
+    ) -> None:
+        """Args: `image_shape`: (S*C, H, W). `layout`: key of `ENCODERS`.
+
+        Raises:
+            ConfigError: the number of `channels` is not the layout's number of layers.
+        """
+        super().__init__()
+        layers = ENCODERS[layout]
+        if len(channels) != len(layers):
+            raise ConfigError(
+                f"agent.encoder_channels={list(channels)}: encoder {layout} has {len(layers)} "
+                f"layers; give {len(layers)} numbers"
+            )
+        widths = (image_shape[0], *channels)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(widths[i], widths[i + 1], kernel, stride)
+            for i, (kernel, stride) in enumerate(layers)
+        )
+        self.renormalize = renormalize
+        height, width = image_shape[1:]
+        for kernel, stride in layers:
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        if min(height, width) < 1:
+            raise ConfigError(f"game.image_size={image_shape[1]}: too small for encoder {layout}")
+        self.feature_shape = (widths[-1], height, width)
+        self.latent_dim = math.prod(self.feature_shape)
+
+    def maps(self, images: Tensor) -> Tensor:
+        """Feature maps before the renormalisation; float (N, S*C, H, W) -> (N, C, h, w)."""
+        features = images
+        for conv in self.convs:
+            features = F.relu(conv(features))
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Latents: images float (N, S*C, H, W), in [0, 1], -> float32 (N, C, h, w)."""
+        features = self.maps(images).float()
+        return renormalize(features) if self.renormalize else features
+
+
+class NoisyLinear(nn.Module):
+    """Linear layer with factorised Gaussian noise on its weights (Fortunato et al., eq. 10-11).
+
+    With `sigma` None it has no noise and is a plain linear layer, initialised alike.
+    """
+
+    weight_sigma: nn.Parameter | None
+    bias_sigma: nn.Parameter | None
+
+    def __init__(self, in_features: int, out_features: int, sigma: float | None) -> None:
+        """Args: `sigma`: sigma_0, the noise's initial scale before the division by sqrt(fan)."""
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        bound = 1 / math.sqrt(in_features)
+        self.weight_mu = nn.Parameter(torch.empty(out_features, in_features).uniform_(-bound, bound))
+        self.bias_mu = nn.Parameter(torch.empty(out_features).uniform_(-bound, bound))
+        if sigma is None:
+            self.register_parameter("weight_sigma", None)
+            self.register_parameter("bias_sigma", None)
+            return
+        weight_scale, bias_scale = sigma / math.sqrt(in_features), sigma / math.sqrt(out_features)
+        self.weight_sigma = nn.Parameter(torch.full_like(self.weight_mu, weight_scale))
+        self.bias_sigma = nn.Parameter(torch.full_like(self.bias_mu, bias_scale))
+
+    def forward(self, inputs: Tensor, noise: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """inputs (N, in) -> (N, out).
+
+        Args:
+            noise: scaled draws (in,) and (out,), or None for the mean weights. Their outer
+                product multiplies the weights' sigma; it is never formed.
+        """
+        outputs = F.linear(inputs, self.weight_mu, self.bias_mu)
+        if noise is None or self.weight_sigma is None or self.bias_sigma is None:
+            return outputs
+        noise_in, noise_out = noise
+        return outputs + noise_out * F.linear(
+            inputs * noise_in, self.weight_sigma, self.bias_sigma
+        )
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """Identity whose gradient is multiplied by `scale`."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return inputs.view_as(inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad * ctx.scale, None
+
+
+class DuelingHead(nn.Module):
+    """Value and advantage streams, each Linear, ReLU, Linear (Wang et al. 2016).
+
+    The gradient into the encoder is scaled by 1/sqrt(2), one stream's share (ibid., section 4.2).
+
+    Attributes:
+        noise: float (noise_size,), the scaled noise in use, layer after layer in the order of
+            `layers`, inputs before outputs. It belongs to the state.
+    """
+
+    noise: Tensor
+
+    def __init__(
+        self, latent_dim: int, num_actions: int, num_atoms: int, hidden: int, sigma: float | None
+    ) -> None:
+        """Args: `num_atoms`: outputs per action; `hidden`: units per stream."""
+        super().__init__()
+        self.num_actions, self.num_atoms = num_actions, num_atoms
+        self.advantage_hidden = NoisyLinear(latent_dim, hidden, sigma)
+        self.advantage_out = NoisyLinear(hidden, num_actions * num_atoms, sigma)
+        self.value_hidden = NoisyLinear(latent_dim, hidden, sigma)
+        self.value_out = NoisyLinear(hidden, num_atoms, sigma)
+        self.layers = (self.advantage_hidden, self.advantage_out, self.value_hidden, self.value_out)
+        self.noisy = sigma is not None
+        self.noise_sizes = [
+            size for layer in self.layers for size in (layer.in_features, layer.out_features)
+        ]
+        self.noise_size = sum(self.noise_sizes) if self.noisy else 0
+        self.register_buffer("noise", torch.empty(self.noise_size))
+        self.redraw(torch.randn(self.noise_size))
+
+    @torch.no_grad()
+    def redraw(self, normals: Tensor) -> None:
+        """Set the noise, in place, to f(x) = sign(x) sqrt|x| of standard normals (noise_size,)."""
+        self.noise.copy_(normals.sign() * normals.abs().sqrt())
+
+    def forward(self, latents: Tensor, noisy: bool) -> Tensor:
+        """latents (N, Z) -> unnormalised values (N, A, num_atoms); noise is used if `noisy`."""
+        noise = self._layer_noise() if noisy and self.noisy else [None] * len(self.layers)
+        inputs = _ScaledGradient.apply(latents, 1 / math.sqrt(2))
+        advantage = self.advantage_out(F.relu(self.advantage_hidden(inputs, noise[0])), noise[1])
+        value = self.value_out(F.relu(self.value_hidden(inputs, noise[2])), noise[3])
+        advantage = advantage.view(-1, self.num_actions, self.num_atoms)
+        return value[:, None, :] + advantage - advantage.mean(dim=1, keepdim=True)
+
+    def _layer_noise(self) -> list[tuple[Tensor, Tensor]]:
+        parts = self.noise.split(self.noise_sizes)
+        return list(zip(parts[0::2], parts[1::2], strict=True))
+
+
+class Projection(nn.Module):
+    """The head's two hidden layers, mean weights only, value before advantage, without ReLU.
+
+    It shares the head's layers: what is learned through it also moves the Q values (SPR).
+    """
+
+    def __init__(self, head: DuelingHead) -> None:
+        super().__init__()
+        self.value_hidden, self.advantage_hidden = head.value_hidden, head.advantage_hidden
+        self.out_features = self.value_hidden.out_features + self.advantage_hidden.out_features
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """latents (N, Z) -> (N, 2 * hidden)."""
+        return torch.cat([self.value_hidden(latents), self.advantage_hidden(latents)], dim=-1)
+
+
+class QNetwork(nn.Module):
+    """Encoder and head."""
+
+    def __init__(self, encoder: ConvEncoder, head: DuelingHead) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    def forward(self, images: Tensor, noisy: bool) -> Tensor:
+        """images float (N, S*C, H, W), in [0, 1] -> unnormalised values (N, A, num_atoms)."""
+        return self.head(self.encoder(images).flatten(1), noisy)
