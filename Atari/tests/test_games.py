@@ -1,0 +1,103 @@
+"""Names of games: every common spelling, typing errors, own games, and the files for one game."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mlr_atari import games
+from mlr_atari.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "game"
+
+
+def _camel(game: str) -> str:
+    return "".join(part.capitalize() for part in game.split("_"))
+
+
+@pytest.mark.parametrize("game", games.BENCHMARK_GAMES)
+def test_every_spelling_is_the_same_game(game: str) -> None:
+    camel = _camel(game)
+    spellings = [game, camel, game.replace("_", "-"), game.upper(), game.replace("_", " ")]
+    spellings += [f"ALE/{camel}-v5", f"{camel}NoFrameskip-v4", f"{camel}Deterministic-v0"]
+    spellings += [f"{camel}-v0", f"{camel}-ramNoFrameskip-v4", f" {game} "]
+    assert {games.canonical(spelling) for spelling in spellings} == {game}
+    assert not games.is_custom(game)
+    assert games.folder_name(game) == game
+
+
+def test_the_benchmark_has_26_games_and_all_their_roms_are_installed() -> None:
+    assert len(set(games.BENCHMARK_GAMES)) == 26
+    folder = games.rom_folder()
+    assert folder is not None
+    assert all((folder / f"{game}.bin").is_file() for game in games.BENCHMARK_GAMES)
+
+
+def test_other_roms_are_games_too() -> None:
+    assert len(games.known_games()) > 26
+    assert games.canonical("SpaceInvaders") == "space_invaders"
+    assert games.canonical("Q*bert") == "qbert"
+    assert games.canonical("Up'n Down") == "up_n_down"
+
+
+def test_no_two_games_share_a_spelling() -> None:
+    assert all(games.canonical(game) == game for game in games.known_games())
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("pogn", "pong"),
+        ("kungfu_mastr", "kung_fu_master"),
+        ("ALE/Breakuot-v5", "breakout"),
+        ("mspackman", "ms_pacman"),
+    ],
+)
+def test_a_typing_error_gets_a_suggestion(typed: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"game={typed}: no such game; did you mean {meant}"):
+        games.canonical(typed)
+
+
+def test_a_name_like_no_other_gets_the_list() -> None:
+    with pytest.raises(ConfigError, match="use one of alien, amidar"):
+        games.canonical("zzzzzzzz")
+
+
+def test_own_games_keep_their_gymnasium_id() -> None:
+    assert games.canonical("my_package.games:Catch-v0") == "my_package.games:Catch-v0"
+    assert games.is_custom("my_package.games:Catch-v0")
+    assert games.folder_name("my_package.games:Catch-v0") == "my_package.games-Catch-v0"
+    assert games.canonical("CartPole-v1") == "CartPole-v1"  # registered by Gymnasium itself
+    with pytest.raises(ConfigError, match="not a Gymnasium id"):
+        games.canonical("my package:Catch")
+    with pytest.raises(ConfigError, match="no such game"):
+        games.canonical("NeverRegistered-v3")
+
+
+def test_importing_the_names_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from mlr_atari import games; games.canonical('ALE/Pong-v5');"
+        "print([name for name in ('torch', 'ale_py', 'gymnasium', 'cv2') if name in sys.modules])"
+    )
+    tree = Path(__file__).parents[1]
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.strip() == "[]"
+
+
+def test_files_are_named_after_games_and_hold_the_papers_weights() -> None:
+    base = yaml.safe_load((CONFIGS / "base.yaml").read_text())
+    assert base["mlr_weight"] == 1.0
+    weights = {}
+    for path in CONFIGS.glob("*.yaml"):
+        if path.stem != "base":
+            values = yaml.safe_load(path.read_text())
+            assert values["name"] == path.stem == games.canonical(path.stem)
+            assert set(values) - {"defaults"} <= set(base)
+            weights[path.stem] = values["mlr_weight"]
+    assert weights == {"pong": 5.0, "up_n_down": 5.0}
