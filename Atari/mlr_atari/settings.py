@@ -89,14 +89,14 @@ def check(settings_type: type, values: Mapping[str, Any], prefix: str) -> None:
 
     Args:
         settings_type: a dataclass; every field must be present, of its type, and in its range.
-        prefix: what the user writes before the key, such as `agent`.
+        prefix: what the user writes before the key, such as `agent`; empty for none.
 
     Raises:
         ConfigError: naming the first key that is missing or wrong, its value and the remedy.
     """
     hints = typing.get_type_hints(settings_type)
     for field in dataclasses.fields(settings_type):
-        key = f"{prefix}.{field.name}"
+        key = f"{prefix}.{field.name}" if prefix else field.name
         if field.name not in values:
             raise ConfigError(f"{key}: missing; it needs a value in the YAML")
         value = values[field.name]

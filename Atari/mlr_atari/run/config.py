@@ -1,0 +1,163 @@
+"""The configuration of a run: read, checked and complete before anything expensive begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ..environment import EnvironmentSettings
+from ..errors import ConfigError
+from ..games import BENCHMARK_GAMES, canonical
+from ..settings import bounded
+from .command import Layout, as_plain, compose_overrides, finished, normalise, read_command
+from .help import help_text
+from .schema import (
+    CheckpointSettings,
+    EvaluationSettings,
+    LoggingSettings,
+    RunSettings,
+    check_agent,
+    check_execution,
+    check_section,
+)
+
+LAYOUT = Layout(Path(__file__).resolve().parents[2] / "configs", "game", canonical)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GameSettings:
+    """What depends on the game; agents take the weight through `${game.mlr_weight}`."""
+
+    name: str
+    mlr_weight: float = bounded(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """The loop."""
+
+    learning_starts: int = bounded(1)
+    updates_per_step: int = bounded(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaySettings:
+    """The replay buffer."""
+
+    capacity: int = bounded(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleSettings:
+    """Sizes that agents and the environment take through `${scale.…}`."""
+
+    image_size: int = bounded(16)
+    patch_size: int = bounded(1)
+    sequence_length: int = bounded(1)
+    batch_size: int = bounded(1)
+    num_filters: tuple[int, ...] = bounded(1)
+    hidden_dim: int = bounded(1)
+    decoder_width: int | None = bounded(1)
+
+
+SECTIONS: Mapping[str, type] = {
+    "scale": ScaleSettings,
+    "game": GameSettings,
+    "environment": EnvironmentSettings,
+    "training": TrainingSettings,
+    "replay": ReplaySettings,
+    "evaluation": EvaluationSettings,
+    "logging": LoggingSettings,
+    "checkpoint": CheckpointSettings,
+}
+
+
+def load(
+    argv: Sequence[str], objective_settings: Mapping[str, type], agent_settings: type
+) -> DictConfig:
+    """The complete configuration that a command line asks for.
+
+    Prints and ends the process with code 0 for `--help` and `--print-config`.
+
+    Args:
+        argv: the words after `train.py`.
+        objective_settings: the `Settings` of each objective, by its name.
+        agent_settings: the agent's own settings.
+
+    Raises:
+        ConfigError: the first thing that is wrong, in one line.
+    """
+    if "--help" in argv or "-h" in argv:
+        print(help_text(LAYOUT, BENCHMARK_GAMES))
+        raise SystemExit(0)
+    command = read_command(argv, LAYOUT)
+    cfg = compose_job(command.overrides, objective_settings, agent_settings)
+    if command.print_config:
+        print(OmegaConf.to_yaml(cfg), end="")
+        raise SystemExit(0)
+    return cfg
+
+
+def compose_job(
+    overrides: Sequence[str], objective_settings: Mapping[str, type], agent_settings: type
+) -> DictConfig:
+    """Compose, resolve and check one job; read-only. Command line and launchers both end here.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    cfg = compose_overrides(normalise(overrides, LAYOUT), LAYOUT)
+    values = as_plain(cfg)
+    check_section(RunSettings, values, "", also=[*SECTIONS, "agent"])
+    for name, settings_type in SECTIONS.items():
+        check_section(settings_type, values[name], name)
+    check_agent(values["agent"], agent_settings, objective_settings)
+    check_execution(values)
+    _check_steps(values)
+    _check_images(values)
+    _check_replay(values)
+    return finished(cfg, LAYOUT)
+
+
+def _check_steps(cfg: Mapping[str, Any]) -> None:
+    """Learning starts within the budget."""
+    budget, starts = cfg["budget"], cfg["training"]["learning_starts"]
+    if starts >= budget:
+        raise ConfigError(
+            f"training.learning_starts={starts}: the run ends after {budget} agent steps, before "
+            f"any update; use a larger budget or fewer random steps"
+        )
+
+
+def _check_images(cfg: Mapping[str, Any]) -> None:
+    """Patches tile the image."""
+    patch, side = cfg["agent"].get("patch_size", 1), cfg["environment"]["image_size"]
+    if side % patch:
+        divisors = ", ".join(str(n) for n in range(2, side + 1) if side % n == 0)
+        raise ConfigError(
+            f"agent.patch_size={patch}: does not divide environment.image_size={side}; "
+            f"use one of {divisors}"
+        )
+
+
+def _check_replay(cfg: Mapping[str, Any]) -> None:
+    """Sequences with their n-step returns can be drawn at every update."""
+    agent = cfg["agent"]
+    length, n_step = agent["sequence_length"], agent["n_step"]
+    # The newest steps are off limits, and so are those whose frames the ring has overwritten.
+    span = length + n_step + cfg["environment"]["frame_stack"]
+    starts = cfg["training"]["learning_starts"]
+    if starts <= span:
+        raise ConfigError(
+            f"training.learning_starts={starts}: no sequence of {length} with {n_step}-step "
+            f"returns can be drawn so early; use at least {span + 1}"
+        )
+    if cfg["replay"]["capacity"] <= span:
+        raise ConfigError(
+            f"replay.capacity={cfg['replay']['capacity']}: too small to hold a sequence of "
+            f"{length} with {n_step}-step returns; use at least {span + 1}"
+        )

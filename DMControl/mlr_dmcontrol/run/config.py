@@ -1,0 +1,187 @@
+"""The configuration of a run: read, checked and complete before anything expensive begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ..environment import EPISODE_LENGTH, EnvironmentSettings
+from ..errors import ConfigError
+from ..settings import bounded
+from ..tasks import BENCHMARK_TASKS, canonical
+from .command import Layout, as_plain, compose_overrides, finished, normalise, read_command
+from .help import help_text
+from .protocol import agent_steps
+from .schema import (
+    CheckpointSettings,
+    EvaluationSettings,
+    LoggingSettings,
+    RunSettings,
+    check_agent,
+    check_execution,
+    check_section,
+)
+
+LAYOUT = Layout(Path(__file__).resolve().parents[2] / "configs", "task", canonical)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings:
+    """What depends on the task; agents take the last three through `${task.…}`."""
+
+    name: str
+    action_repeat: int = bounded(1)
+    cube_depth: int = bounded(1)
+    learning_rate: float = bounded(above=0)
+    target_ema_tau: float = bounded(above=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """The loop."""
+
+    learning_starts: int = bounded(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaySettings:
+    """The replay buffer."""
+
+    capacity: int = bounded(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleSettings:
+    """Sizes that agents and the environment take through `${scale.…}`."""
+
+    image_size: int = bounded(16)
+    crop_size: int = bounded(16)
+    patch_size: int = bounded(1)
+    sequence_length: int = bounded(1)
+    batch_size: int = bounded(1)
+    sequence_batch_size: int = bounded(1)
+    num_filters: int = bounded(1)
+    conv_strides: tuple[int, ...] = bounded(1)
+    hidden_dim: int = bounded(1)
+    warmup_updates: int = bounded(0)
+
+
+SECTIONS: Mapping[str, type] = {
+    "scale": ScaleSettings,
+    "task": TaskSettings,
+    "environment": EnvironmentSettings,
+    "training": TrainingSettings,
+    "replay": ReplaySettings,
+    "evaluation": EvaluationSettings,
+    "logging": LoggingSettings,
+    "checkpoint": CheckpointSettings,
+}
+
+
+def load(
+    argv: Sequence[str], objective_settings: Mapping[str, type], agent_settings: type
+) -> DictConfig:
+    """The complete configuration that a command line asks for.
+
+    Prints and ends the process with code 0 for `--help` and `--print-config`.
+
+    Args:
+        argv: the words after `train.py`.
+        objective_settings: the `Settings` of each objective, by its name.
+        agent_settings: the agent's own settings.
+
+    Raises:
+        ConfigError: the first thing that is wrong, in one line.
+    """
+    if "--help" in argv or "-h" in argv:
+        print(help_text(LAYOUT, BENCHMARK_TASKS))
+        raise SystemExit(0)
+    command = read_command(argv, LAYOUT)
+    cfg = compose_job(command.overrides, objective_settings, agent_settings)
+    if command.print_config:
+        print(OmegaConf.to_yaml(cfg), end="")
+        raise SystemExit(0)
+    return cfg
+
+
+def compose_job(
+    overrides: Sequence[str], objective_settings: Mapping[str, type], agent_settings: type
+) -> DictConfig:
+    """Compose, resolve and check one job; read-only. Command line and launchers both end here.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    cfg = compose_overrides(normalise(overrides, LAYOUT), LAYOUT)
+    values = as_plain(cfg)
+    check_section(RunSettings, values, "", also=[*SECTIONS, "agent"])
+    for name, settings_type in SECTIONS.items():
+        check_section(settings_type, values[name], name)
+    check_agent(values["agent"], agent_settings, objective_settings)
+    check_execution(values)
+    _check_steps(values)
+    _check_images(values)
+    _check_replay(values)
+    return finished(cfg, LAYOUT)
+
+
+def _check_steps(cfg: Mapping[str, Any]) -> None:
+    """Budget, action repeat and the start of learning fit together."""
+    budget, repeat = cfg["budget"], cfg["environment"]["action_repeat"]
+    if budget % repeat:
+        raise ConfigError(
+            f"budget={budget}: no multiple of environment.action_repeat={repeat}; "
+            f"use {budget // repeat * repeat or repeat}"
+        )
+    starts, steps = cfg["training"]["learning_starts"], agent_steps(budget, repeat)
+    if starts >= steps:
+        raise ConfigError(
+            f"training.learning_starts={starts}: the run ends after {steps} agent steps, before "
+            f"any update; use a larger budget or fewer random steps"
+        )
+
+
+def _check_images(cfg: Mapping[str, Any]) -> None:
+    """Crops fit into the image and patches tile it."""
+    agent, side = cfg["agent"], cfg["environment"]["image_size"]
+    crop, patch = agent.get("crop_size", side), agent.get("patch_size", 1)
+    if crop > side:
+        raise ConfigError(
+            f"agent.crop_size={crop}: larger than environment.image_size={side}; use at most {side}"
+        )
+    if side % patch:
+        divisors = ", ".join(str(n) for n in range(2, side + 1) if side % n == 0)
+        raise ConfigError(
+            f"agent.patch_size={patch}: does not divide environment.image_size={side}; "
+            f"use one of {divisors}"
+        )
+
+
+def _check_replay(cfg: Mapping[str, Any]) -> None:
+    """Sequences can be drawn at every update.
+
+    A sequence holds no last transition of an episode, so an episode must be longer than one; and
+    the first update comes when there are `learning_starts` transitions.
+    """
+    length = cfg["agent"].get("sequence_length", 1)
+    environment = cfg["environment"]
+    episode = -(-EPISODE_LENGTH // environment["action_repeat"])
+    key = f"agent.sequence_length={length}"
+    if length >= episode:
+        raise ConfigError(f"{key}: an episode has {episode} agent steps; use less than that")
+    starts = cfg["training"]["learning_starts"]
+    if starts <= length:
+        raise ConfigError(
+            f"training.learning_starts={starts}: no sequence of {length} can be drawn so early; "
+            f"use at least {length + 1}"
+        )
+    least = 2 * (length + environment["frame_stack"])
+    if cfg["replay"]["capacity"] < least:
+        raise ConfigError(
+            f"replay.capacity={cfg['replay']['capacity']}: too small to hold sequences of "
+            f"{length}; use at least {least}"
+        )

@@ -1,0 +1,204 @@
+"""What may stand in a configuration: the sections that both benchmarks share, and the checks.
+
+Defaults are not here but in `configs/`; this file holds types, ranges and the wording of errors.
+A section that belongs to one benchmark is a dataclass in its `run/config.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ..errors import ConfigError
+from ..settings import bounded, check, choice
+
+# Sections that only feed other keys through ${...}; the resolved configuration leaves them out.
+SOURCES = ("scale",)
+
+# What may differ when a run is resumed: where and how it is computed and watched, not what.
+# `budget` is a case of its own: it may grow (see `differences`).
+MAY_CHANGE = (
+    "preset",
+    "device",
+    "compile",
+    "cuda_graph",
+    "threads",
+    "runs_dir",
+    "resume",
+    "evaluation.processes",
+    "logging",
+    "checkpoint",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Keys at the top of the configuration."""
+
+    preset: str
+    budget: int = bounded(1)
+    seed: int = bounded(0, 2**31 - 1)
+    device: str
+    precision: str = choice("fp32", "tf32", "bf16")
+    compile: bool
+    cuda_graph: bool
+    deterministic: bool
+    threads: int = bounded(0)
+    runs_dir: str
+    tag: str
+    resume: str = choice("auto", "never", "must")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How often and how long the policy is scored, in the benchmark's own steps and episodes."""
+
+    every: int = bounded(1)
+    episodes: int = bounded(1)
+    final_episodes: int = bounded(1)
+    processes: int = bounded(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingSettings:
+    """How often metrics are fetched from the device and written."""
+
+    every: int = bounded(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """When the run is saved, and how many saves stay."""
+
+    every_minutes: float = bounded(0)
+    every_steps: int = bounded(0)
+    keep: int = bounded(1)
+
+
+def suggestion(word: str, known: Sequence[str]) -> str:
+    """`did you mean X?`, or the choices when nothing is close."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
+
+
+def check_section(settings_type: type, values: Any, prefix: str, also: Sequence[str] = ()) -> None:
+    """Check one section: no key unknown, none missing, each of its type and in its range.
+
+    Args:
+        also: keys that are known although `settings_type` has no such field.
+
+    Raises:
+        ConfigError: for the first key that is wrong.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{prefix}={values}: is a section; set its keys, {prefix}.<key>=<value>")
+    known = [field.name for field in dataclasses.fields(settings_type)] + list(also)
+    for key in values:
+        if key not in known:
+            name = f"{prefix}.{key}" if prefix else str(key)
+            raise ConfigError(f"{name}={values[key]}: unknown key; {suggestion(str(key), known)}")
+    check(settings_type, values, prefix)
+
+
+def check_agent(
+    values: Mapping[str, Any],
+    agent_settings: type,
+    objective_settings: Mapping[str, type],
+) -> None:
+    """Check the flat `agent` section: its name, its objective's name, and the keys of both.
+
+    Raises:
+        ConfigError: as `check_section`, or for an objective that does not exist.
+    """
+    objective = values.get("objective")
+    if objective is not None and objective not in objective_settings:
+        known = sorted(objective_settings)
+        raise ConfigError(
+            f"agent.objective={objective}: no such objective; {suggestion(str(objective), known)}"
+        )
+    own = ["name", "objective"]
+    if objective is not None:
+        settings = objective_settings[objective]
+        own += [field.name for field in dataclasses.fields(settings)]
+        check(settings, values, "agent")
+    check_section(agent_settings, values, "agent", also=own)
+
+
+def check_device(device: str) -> None:
+    """Check that `device` is well spelt and, if it is a GPU, there.
+
+    PyTorch is imported only for `cuda` and `cuda:n`.
+
+    Raises:
+        ConfigError: a wrong word, no GPU, or a number beyond the last GPU.
+    """
+    if device in ("auto", "cpu"):
+        return
+    match = re.fullmatch(r"cuda(?::(\d+))?", device)
+    if match is None:
+        raise ConfigError(f"device={device}: unknown device; write auto, cpu, cuda or cuda:<n>")
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        why = "" if torch.version.cuda else " (this PyTorch is built for the CPU)"
+        raise ConfigError(f"device={device}: no GPU found{why}; use device=cpu or device=auto")
+    if int(match[1] or 0) >= count:
+        names = ", ".join(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(count))
+        raise ConfigError(f"device={device}: no such GPU; there is {names}")
+
+
+def check_execution(cfg: Mapping[str, Any]) -> None:
+    """Rules among the top-level keys that say how the run is computed.
+
+    Raises:
+        ConfigError: for the first pair that does not go together.
+    """
+    check_device(cfg["device"])
+    if cfg["compile"] and cfg["deterministic"]:
+        raise ConfigError("compile=true: does not go with deterministic=true; set one to false")
+    if cfg["cuda_graph"] and cfg["device"] == "cpu":
+        raise ConfigError("cuda_graph=true: needs a GPU; use cuda_graph=false with device=cpu")
+    if cfg["tag"] and re.fullmatch(r"[\w.+=-]+", cfg["tag"]) is None:
+        raise ConfigError(
+            f"tag={cfg['tag']}: becomes part of a folder's name; use letters, digits,"
+            " and any of . _ + = -"
+        )
+    if not cfg["runs_dir"]:
+        raise ConfigError("runs_dir=: is empty; name a folder, such as runs_dir=runs")
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every `(dotted key, value)` below `values`; a list is one value."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def differences(old: DictConfig, new: DictConfig) -> list[str]:
+    """What keeps a run with configuration `old` from being continued with `new`.
+
+    Returns:
+        One line per key, `key: <old> in the folder, <new> now`; empty if it may be continued.
+        A larger budget and the keys of `MAY_CHANGE` are no difference.
+    """
+    before = dict(flatten(OmegaConf.to_container(old, resolve=True)))  # type: ignore[arg-type]
+    after = dict(flatten(OmegaConf.to_container(new, resolve=True)))  # type: ignore[arg-type]
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        was, now = before.get(key, "absent"), after.get(key, "absent")
+        if was == now or any(key == each or key.startswith(f"{each}.") for each in MAY_CHANGE):
+            continue
+        if key == "budget" and isinstance(was, int) and isinstance(now, int) and now > was:
+            continue
+        lines.append(f"{key}: {was} in the folder, {now} now")
+    return lines
