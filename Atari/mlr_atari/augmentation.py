@@ -92,7 +92,9 @@ class Augmentation:
         if visible is not None:
             # Blackening and then shifting is shifting both: the images are read only once.
             images = images * self._shifted(visible, noise)
-        factor = scale if noise.intensity is None else noise.intensity[..., None, None, None] * scale
+        factor = (
+            scale if noise.intensity is None else noise.intensity[..., None, None, None] * scale
+        )
         if noise.warp is not None or "blur" in self.names:
             images = self._filtered(images.float(), noise.warp)
         return images * factor

@@ -16,10 +16,15 @@ from torch.nn import functional as F
 MIN_PRIORITY, MAX_PRIORITY = 1e-6, 1e6
 
 
+def one_hot(action: Tensor, num_actions: int) -> Tensor:
+    """int64 (...) -> float32 (..., num_actions)."""
+    return (action[..., None] == torch.arange(num_actions, device=action.device)).float()
+
+
 def select_action(values: Tensor, action: Tensor) -> Tensor:
     """values (..., B, A, N) at action int64 (B,) -> (..., B, N)."""
-    index = action[:, None, None].expand(*values.shape[:-2], 1, values.shape[-1])
-    return values.gather(-2, index).squeeze(-2)
+    # A sum, because the gradient of a gather is a scatter with an order of its own on GPUs.
+    return (values * one_hot(action, values.shape[-2])[..., None]).sum(dim=-2)
 
 
 def project_distribution(

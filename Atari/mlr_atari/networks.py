@@ -93,7 +93,9 @@ class NoisyLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         bound = 1 / math.sqrt(in_features)
-        self.weight_mu = nn.Parameter(torch.empty(out_features, in_features).uniform_(-bound, bound))
+        self.weight_mu = nn.Parameter(
+            torch.empty(out_features, in_features).uniform_(-bound, bound)
+        )
         self.bias_mu = nn.Parameter(torch.empty(out_features).uniform_(-bound, bound))
         if sigma is None:
             self.register_parameter("weight_sigma", None)
@@ -114,9 +116,7 @@ class NoisyLinear(nn.Module):
         if noise is None or self.weight_sigma is None or self.bias_sigma is None:
             return outputs
         noise_in, noise_out = noise
-        return outputs + noise_out * F.linear(
-            inputs * noise_in, self.weight_sigma, self.bias_sigma
-        )
+        return outputs + noise_out * F.linear(inputs * noise_in, self.weight_sigma, self.bias_sigma)
 
 
 class _ScaledGradient(torch.autograd.Function):

@@ -1,0 +1,110 @@
+"""Puts an agent together from a checked config; the only reader of `cfg` besides train.py."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+
+from .augmentation import Augmentation
+from .errors import ConfigError
+from .losses import ActionValues, CategoricalValues, ScalarValues
+from .networks import ConvEncoder, DuelingHead, QNetwork
+from .objectives import Objective, available
+from .rainbow import Rainbow, RainbowSettings
+from .run.seeding import initialisation
+
+SettingsType = TypeVar("SettingsType")
+
+
+def build_agent(
+    agent_cfg: Mapping[str, Any],
+    *,
+    obs_shape: tuple[int, int, int],
+    num_actions: int,
+    device: torch.device,
+    seed: int,
+    precision: str = "fp32",
+) -> Rainbow:
+    """The agent of a run, with its initial weights.
+
+    Args:
+        agent_cfg: the checked section `agent` of the config.
+        obs_shape: (S*C, H, W), H = W, of uint8 observations.
+        seed: the run's; weights are drawn on the CPU and do not depend on the device.
+
+    Raises:
+        ConfigError: settings that do not fit each other or the observations.
+    """
+    settings = settings_from(RainbowSettings, agent_cfg)
+    with initialisation(seed, "agent"):
+        network, values = build_network(settings, obs_shape, num_actions)
+    augmentation = Augmentation(
+        settings.augmentation, obs_shape[-1], settings.shift_pad, settings.intensity_scale
+    )
+    weight = objective_weight(agent_cfg)
+    objective = None
+    if weight > 0:
+        kind = objective_type(agent_cfg["objective"])
+        own: Any = settings_from(kind.settings_type, agent_cfg)
+        # A seed of its own, so that adding an objective leaves the agent's weights alone.
+        with initialisation(seed, "objective"):
+            objective = kind(own, network, augmentation, settings.batch_size)
+    return Rainbow(settings, network, values, augmentation, objective, weight, device, precision)
+
+
+def build_network(
+    settings: RainbowSettings, obs_shape: tuple[int, int, int], num_actions: int
+) -> tuple[QNetwork, ActionValues]:
+    """The Q network, and how its outputs are read; weights from torch's global generator."""
+    values: ActionValues = (
+        CategoricalValues(settings.num_atoms, settings.v_min, settings.v_max)
+        if settings.values == "categorical"
+        else ScalarValues(settings.huber_delta)
+    )
+    encoder = ConvEncoder(obs_shape, settings.encoder, settings.num_filters, settings.renormalize)
+    head = DuelingHead(
+        encoder.latent_dim,
+        num_actions,
+        values.num_atoms,
+        settings.hidden_dim,
+        settings.noisy_sigma,
+    )
+    return QNetwork(encoder, head), values
+
+
+def settings_types(agent_cfg: Mapping[str, Any]) -> list[type]:
+    """The settings dataclasses whose fields are, together with `objective`, the agent's keys."""
+    name = agent_cfg["objective"]
+    own = [] if name is None else [objective_type(name).settings_type]
+    return [RainbowSettings, *own]
+
+
+def objective_type(name: str) -> type[Objective]:
+    """Raises: ConfigError: no file of objectives/ defines it."""
+    found = available()
+    if name not in found:
+        raise ConfigError(f"agent.objective={name}: unknown; known are {', '.join(found)}")
+    return found[name]
+
+
+def objective_weight(agent_cfg: Mapping[str, Any]) -> float:
+    """Weight of the objective; 0 without one."""
+    name = agent_cfg["objective"]
+    return 0.0 if name is None else float(agent_cfg[f"{name}_weight"])
+
+
+def settings_from(kind: type[SettingsType], values: Mapping[str, Any]) -> SettingsType:
+    """An instance of the dataclass `kind` from the keys of the same names; lists become tuples."""
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    chosen = {name: values[name] for name in names}
+    return kind(
+        **{
+            name: tuple(value)
+            if hasattr(value, "__iter__") and not isinstance(value, str)
+            else value
+            for name, value in chosen.items()
+        }
+    )

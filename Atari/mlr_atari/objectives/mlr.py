@@ -1,0 +1,202 @@
+"""Mask-based latent reconstruction (MLR paper, section 3; ALGORITHM.md section 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..augmentation import Augmentation, AugmentationNoise
+from ..batch import Batch
+from ..frames import FrameStacks
+from ..losses import one_hot
+from ..momentum import MomentumTarget
+from ..networks import ConvEncoder, Projection, QNetwork
+from ..settings import bounded, choice
+from .decoder import LatentDecoder
+from .interface import Metrics, Objective, Streams
+from .masking import MODES, PER, CubeMasking
+
+# Vectors shorter than this are not blown up to unit length (published).
+MIN_LENGTH = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Keys of configs/agent/mlr.yaml, which says what each one is."""
+
+    mlr_weight: float = bounded(0)
+    sequence_length: int = bounded(1)
+    mask_ratio: float = bounded(0, 1)
+    patch_size: int = bounded(1)
+    cube_depth: int = bounded(1)
+    mask_mode: str = choice(*MODES)
+    mask_per: str = choice(*PER)
+    mask_polarity: str = choice("masked", "kept")
+    masked_input_scale: int = choice(1, 255)
+    decoder_depth: int = bounded(1)
+    decoder_heads: int = bounded(1)
+    decoder_width: int | None = bounded(1)
+    decoder_mlp_ratio: float = bounded(above=0)
+    decoder_actions: bool
+    target_ema_tau: float = bounded(0, 1)
+
+
+class MLRNoise(NamedTuple):
+    """Random numbers of one update; leading shapes of both augmentations are (K, B)."""
+
+    grid: Tensor  # bool (blocks, n, n), or (B, blocks, n, n): the patches that were drawn
+    masked: AugmentationNoise
+    target: AugmentationNoise
+
+    def to(self, device: torch.device | str) -> MLRNoise:
+        """The same draws on another device."""
+        grid = self.grid.to(device, non_blocking=True)
+        return MLRNoise(grid, self.masked.to(device), self.target.to(device))
+
+
+def cosine_distance(predicted: Tensor, target: Tensor) -> Tensor:
+    """|n(y) - n(t)|^2 over the last dimension, n(v) = v / max(|v|, 1e-3); 2 - 2 cos as a rule."""
+    difference = F.normalize(predicted, dim=-1, eps=MIN_LENGTH) - F.normalize(
+        target, dim=-1, eps=MIN_LENGTH
+    )
+    return difference.square().sum(dim=-1)
+
+
+class MLR(Objective):
+    """Reconstruct, from masked observations and actions, the latents of the unmasked ones.
+
+    The momentum targets follow before the optimiser's step, as published: with tau = 1 they are
+    the online weights of one update ago.
+    """
+
+    settings_type = Settings
+    targets_move = "before_step"
+
+    def __init__(
+        self, settings: Settings, network: QNetwork, augmentation: Augmentation, batch_size: int
+    ) -> None:
+        """Raises: ConfigError: patches do not tile the image, or heads do not divide the width."""
+        super().__init__(settings, network, augmentation, batch_size)
+        self.settings, self.augmentation, self.batch_size = settings, augmentation, batch_size
+        self.num_actions = network.head.num_actions
+        self.masking = CubeMasking(
+            augmentation.image_size,
+            settings.patch_size,
+            settings.sequence_length,
+            settings.cube_depth,
+            settings.mask_ratio,
+            settings.mask_mode,
+            settings.mask_per,
+        )
+        self.decoder = LatentDecoder(
+            network.encoder.latent_dim,
+            self.num_actions,
+            settings.decoder_depth,
+            settings.decoder_heads,
+            settings.decoder_mlp_ratio,
+            settings.decoder_width,
+            use_actions=settings.decoder_actions,
+        )
+        projection = Projection(network.head)
+        self.predictor = nn.Linear(projection.out_features, projection.out_features)
+        self.target_encoder = MomentumTarget(network.encoder, settings.target_ema_tau)
+        self.target_projection = MomentumTarget(projection, settings.target_ema_tau)
+        # A tuple, because the projection's layers belong to the head and not to this module.
+        self._projection = (projection,)
+
+    def draw_noise(self, streams: Streams) -> MLRNoise:
+        lead = (self.settings.sequence_length, self.batch_size)
+        return MLRNoise(
+            self.masking.draw(streams["masking"], self.batch_size),
+            self.augmentation.draw(streams["objective"], lead),
+            self.augmentation.draw(streams["objective"], lead),
+        )
+
+    def loss(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> tuple[Tensor, Metrics]:
+        """Mean over all K positions, masked or not, and over the batch by importance weight."""
+        target, _ = self.targets(batch, noise)
+        distance = cosine_distance(self.predictions(encoder, batch, noise), target)  # (K, B)
+        loss = (distance.mean(dim=0) * batch.importance_weights).mean()
+        return loss, {"loss/mlr": distance.detach().mean()}
+
+    def predictions(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> Tensor:
+        """Predicted projections of the reconstructed latents, float32 (K, B, P)."""
+        images = self._masked_images(batch.obs, noise)
+        latents = encoder(images.flatten(0, 1)).flatten(1).unflatten(0, images.shape[:2])
+        action = one_hot(batch.action, self.num_actions)
+        decoded = self.decoder(latents.transpose(0, 1), action.transpose(0, 1)).transpose(0, 1)
+        with torch.autocast(decoded.device.type, enabled=False):
+            return self.predictor(self._projection[0](decoded.float()))
+
+    @torch.no_grad()
+    def targets(self, batch: Batch, noise: MLRNoise) -> tuple[Tensor, Tensor]:
+        """Target projections (K, B, P) and latents (K, B, Z), float32, of the unmasked images."""
+        images = self.augmentation(batch.obs, noise.target)
+        latents = self.target_encoder(images.flatten(0, 1)).flatten(1)
+        latents = latents.unflatten(0, images.shape[:2])
+        with torch.autocast(latents.device.type, enabled=False):
+            return self.target_projection(latents), latents
+
+    def update_targets(self) -> None:
+        self.target_encoder.update()
+        self.target_projection.update()
+
+    def clip_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The decoder; its action embedding and the predictor stay unclipped (REFERENCE A-6)."""
+        embedding = self.decoder.action_embedding
+        unclipped = set() if embedding is None else set(embedding.parameters())
+        return {"decoder": [each for each in self.decoder.parameters() if each not in unclipped]}
+
+    def masked_steps(self, grid: Tensor) -> Tensor:
+        """Hidden pixels of each step, bool (K, H, W), or (B, K, H, W) for a mask per sequence."""
+        pixels = self.masking.pixels(grid)
+        return pixels if self.settings.mask_polarity == "masked" else ~pixels
+
+    @torch.no_grad()
+    def diagnostics(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> dict[str, float]:
+        """Similarity to the targets, and their spread and rank, which vanish in a collapse."""
+        target, latents = self.targets(batch, noise)
+        predicted = self.predictions(encoder, batch, noise)
+        spread = F.normalize(target.flatten(0, 1), dim=-1).std(dim=0).mean()
+        values = {
+            "mlr/cosine_similarity": F.cosine_similarity(predicted, target, dim=-1).mean(),
+            "mlr/masked_fraction": self.masked_steps(noise.grid).float().mean(),
+            "mlr/projection_std": spread * target.shape[-1] ** 0.5,
+            "mlr/effective_rank": effective_rank(latents.flatten(0, 1)),
+        }
+        return {name: value.item() for name, value in values.items()}
+
+    @torch.no_grad()
+    def preview(self, batch: Batch, noise: MLRNoise) -> Tensor:
+        """Newest frames of the first sequence: originals, masked inputs and targets, in rows."""
+        scale = 255 / self.settings.masked_input_scale
+        rows = [
+            batch.obs.dense()[:, 0, -1].float(),
+            self._masked_images(batch.obs, noise)[:, 0, -1] * scale,
+            self.augmentation(batch.obs, noise.target, scale=1.0)[:, 0, -1],
+        ]
+        strip = torch.cat([torch.cat(list(row), dim=1) for row in rows])
+        return strip.round().clamp(0, 255).to(torch.uint8).cpu().expand(3, -1, -1)
+
+    def _masked_images(self, stacks: FrameStacks, noise: MLRNoise) -> Tensor:
+        """Masked, then augmented images, float32 (K, B, S*C, H, W)."""
+        length, batch_size = stacks.lead
+        visible = (~self.masked_steps(noise.grid)).to(torch.uint8)
+        frames = visible.flatten(0, -3)[:, None]
+        index = torch.arange(len(frames), device=frames.device).view(-1, length).t()
+        shown = FrameStacks(frames, index.expand(length, batch_size)[..., None])
+        scale = self.settings.masked_input_scale / 255
+        return self.augmentation(stacks, noise.masked, visible=shown, scale=scale)
+
+
+def effective_rank(vectors: Tensor) -> Tensor:
+    """exp of the entropy of the normalised spectrum of the centred `vectors` (N, Z); 0-d."""
+    centred = (vectors - vectors.mean(dim=0)).double()
+    # N is far below Z, and the Gram matrix has the same non-zero spectrum.
+    spectrum = torch.linalg.eigvalsh(centred @ centred.t()).clamp_min(0).sqrt()
+    share = spectrum / spectrum.sum().clamp_min(1e-12)
+    return torch.special.entr(share).sum().exp()

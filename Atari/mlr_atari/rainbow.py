@@ -1,0 +1,321 @@
+"""Rainbow for few samples: the RL agent that objectives are added to (ALGORITHM.md section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from .augmentation import NAMES as AUGMENTATIONS
+from .augmentation import Augmentation, AugmentationNoise
+from .batch import Batch
+from .frames import FrameStacks
+from .losses import ActionValues
+from .momentum import MomentumTarget
+from .networks import ENCODERS, QNetwork
+from .objectives.interface import Metrics, Objective, Streams
+from .optimizers import fused_adam, load_optimizer
+from .settings import bounded, choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class RainbowSettings:
+    """Keys of configs/agent/rainbow.yaml, which says what each one is."""
+
+    encoder: str = choice(*ENCODERS)
+    num_filters: tuple[int, ...] = bounded(1)
+    renormalize: bool
+    hidden_dim: int = bounded(1)
+    noisy_sigma: float | None = bounded(above=0)
+    values: str = choice("categorical", "scalar")
+    num_atoms: int = bounded(2)
+    v_min: float
+    v_max: float
+    huber_delta: float = bounded(above=0)
+
+    augmentation: tuple[str, ...] = choice(*AUGMENTATIONS)
+    shift_pad: int = bounded(1)
+    intensity_scale: float = bounded(0)
+    num_q_augmentations: int = bounded(1)
+    num_target_augmentations: int = bounded(1)
+    separate_selection_draw: bool
+
+    discount: float = bounded(0, 1)
+    n_step: int = bounded(1)
+    n_step_end_flag: str = choice("n_step", "one_step")
+    double_q: bool
+    target_update_interval: int = bounded(1)
+    redraw_target_noise: bool
+
+    batch_size: int = bounded(1)
+    sequence_length: int = bounded(1)
+    learning_starts: int = bounded(0)
+    updates_per_step: int = bounded(1)
+    learning_rate: float = bounded(above=0)
+    adam_eps: float = bounded(above=0)
+    max_gradient_norm: float = bounded(above=0)
+
+    epsilon_initial: float = bounded(0, 1)
+    epsilon_final: float = bounded(0, 1)
+    epsilon_decay_steps: int = bounded(1)
+    epsilon_evaluation: float = bounded(0, 1)
+    redraw_noise_to_act: bool
+
+    replay: str = choice("prioritized", "uniform")
+    priority_exponent: float = bounded(0, 1)
+    importance_exponent_initial: float = bounded(0, 1)
+    importance_exponent_final: float = bounded(0, 1)
+    importance_exponent_steps: int = bounded(1)
+
+    def epsilon(self, agent_step: int) -> float:
+        """Share of random actions at `agent_step` (from 0): constant until learning starts."""
+        progress = (agent_step - self.learning_starts) / self.epsilon_decay_steps
+        return _between(self.epsilon_initial, self.epsilon_final, progress)
+
+    def importance_exponent(self, agent_step: int) -> float:
+        """Exponent beta of the importance weights at `agent_step`."""
+        span = max(1, self.importance_exponent_steps - self.learning_starts)
+        progress = (agent_step - self.learning_starts) / span
+        return _between(self.importance_exponent_initial, self.importance_exponent_final, progress)
+
+
+def _between(start: float, end: float, progress: float) -> float:
+    return start + (end - start) * min(1.0, max(0.0, progress))
+
+
+class ActionNoise(NamedTuple):
+    """Random numbers of one call of `act` for N observations."""
+
+    uniform: Tensor  # float32 (N,), in [0, 1): below epsilon the action is random
+    random_action: Tensor  # int64 (N,)
+    head: Tensor | None  # standard normals for the head, where it redraws to act
+
+
+@dataclass(frozen=True)
+class UpdateNoise:
+    """Random numbers of one update; M and T draws of the Q inputs and of the target inputs."""
+
+    head: Tensor  # standard normals (head.noise_size,)
+    target_head: Tensor | None  # the same for the target; None: it keeps the noise it copied
+    obs: AugmentationNoise  # (M, B), what the Q network learns from
+    n_step_obs: AugmentationNoise  # (T, B), what the target network sees
+    selection: AugmentationNoise | None  # (T, B), what picks the action; None: as n_step_obs
+    objective: Any | None
+
+    def to(self, device: torch.device | str) -> UpdateNoise:
+        """The same draws on another device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
+        return replace(self, **moved)
+
+
+class Rainbow:
+    """Double, dueling Q learning with noisy layers, n-step returns and target network.
+
+    Attributes:
+        network, target_network: the online network and the copy that bootstraps.
+        objective: what else shapes the encoder, or None for the baseline.
+        updates: updates done so far.
+    """
+
+    def __init__(
+        self,
+        settings: RainbowSettings,
+        network: QNetwork,
+        values: ActionValues,
+        augmentation: Augmentation,
+        objective: Objective | None,
+        objective_weight: float,
+        device: torch.device,
+        precision: str,
+    ) -> None:
+        """Args: `precision`: fp32, tf32 or bf16, of convolutions and transformer alone."""
+        self.settings, self.device, self.precision = settings, device, precision
+        self.network, self.values = network.to(device), values.to(device)
+        self.augmentation = augmentation
+        self.objective = None if objective is None else objective.to(device)
+        self.objective_weight = objective_weight
+        self._target = MomentumTarget(self.network, tau=1.0)
+        self.target_network = cast(QNetwork, self._target.target)
+        parameters = list(self.network.parameters())
+        self.clip_groups: dict[str, Sequence[nn.Parameter]] = {"network": list(parameters)}
+        if self.objective is not None:
+            parameters += [each for each in self.objective.parameters() if each.requires_grad]
+            self.clip_groups |= self.objective.clip_groups()
+        self.optimizer = fused_adam(
+            parameters, settings.learning_rate, device, eps=settings.adam_eps
+        )
+        self.epsilon = settings.epsilon(0)
+        self.updates = 0
+
+    # ---- acting --------------------------------------------------------------------------------
+
+    def draw_action_noise(self, streams: Streams, count: int) -> ActionNoise:
+        """CPU noise to act on `count` observations."""
+        explore, head = streams["exploration"], self.network.head
+        uniform = torch.rand(count, generator=explore)
+        random_action = torch.randint(head.num_actions, (count,), generator=explore)
+        redraw = self.settings.redraw_noise_to_act
+        normals = torch.randn(head.noise_size, generator=streams["noise"]) if redraw else None
+        return ActionNoise(uniform, random_action, normals)
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, noise: ActionNoise, *, evaluation: bool = False) -> Tensor:
+        """Actions int64 (N,) for obs uint8 (N, S*C, H, W), which is never augmented.
+
+        Training keeps the noisy layers' last draw, and epsilon of the schedule; evaluation uses
+        mean weights and `epsilon_evaluation`. Noise and actions are on the CPU.
+        """
+        if noise.head is not None and not evaluation:
+            self.network.head.redraw(noise.head.to(self.device))
+        outputs = self.network(obs.to(self.device) * (1 / 255), noisy=not evaluation)
+        greedy = self.values.q_values(outputs).argmax(dim=-1).cpu()
+        epsilon = self.settings.epsilon_evaluation if evaluation else self.epsilon
+        return torch.where(noise.uniform < epsilon, noise.random_action, greedy)
+
+    def set_schedules(self, agent_step: int) -> None:
+        """Host side: bring everything that changes over a run to `agent_step`."""
+        self.epsilon = self.settings.epsilon(agent_step)
+        if self.objective is not None:
+            self.objective.set_schedules(agent_step)
+
+    # ---- learning ------------------------------------------------------------------------------
+
+    def draw_noise(self, streams: Streams) -> UpdateNoise:
+        """CPU noise of one update."""
+        chosen, size = self.settings, self.network.head.noise_size
+        obs = (chosen.num_q_augmentations, chosen.batch_size)
+        n_step_obs = (chosen.num_target_augmentations, chosen.batch_size)
+        normal, image = streams["noise"], streams["augmentation"]
+        selects = chosen.double_q and chosen.separate_selection_draw
+        return UpdateNoise(
+            head=torch.randn(size, generator=normal),
+            target_head=(
+                torch.randn(size, generator=normal) if chosen.redraw_target_noise else None
+            ),
+            obs=self.augmentation.draw(image, obs),
+            n_step_obs=self.augmentation.draw(image, n_step_obs),
+            selection=self.augmentation.draw(image, n_step_obs) if selects else None,
+            objective=None if self.objective is None else self.objective.draw_noise(streams),
+        )
+
+    def update(self, batch: Batch, noise: UpdateNoise) -> tuple[Metrics, Tensor]:
+        """One gradient step on RL loss + weight * objective.
+
+        Args:
+            batch, noise: on the agent's device.
+
+        Returns:
+            Metrics, 0-d tensors on the device; new priorities float32 (B,), of the RL loss alone.
+        """
+        metrics, priorities = self.learn(batch, noise)
+        self.updates += 1
+        if self.updates % self.settings.target_update_interval == 0:
+            self._target.copy_from_online()
+        return metrics, priorities
+
+    def learn(self, batch: Batch, noise: UpdateNoise) -> tuple[Metrics, Tensor]:
+        """The device side of `update`: static shapes, no host state, no synchronisation."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.network.head.redraw(noise.head)
+        if noise.target_head is not None:
+            self.target_network.head.redraw(noise.target_head)
+        loss, priorities, metrics = self._rl_loss(batch, noise)
+        if self.objective is not None:
+            with self._autocast():
+                objective_loss, more = self.objective.loss(
+                    self.network.encoder, batch, noise.objective
+                )
+            loss = loss + self.objective_weight * objective_loss
+            metrics |= more
+            if self.objective.targets_move == "before_step":
+                self.objective.update_targets()
+        loss.backward()
+        metrics |= self._clip_gradients()
+        self.optimizer.step()
+        if self.objective is not None and self.objective.targets_move == "after_step":
+            self.objective.update_targets()
+        return metrics, priorities
+
+    def _rl_loss(self, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, Tensor, Metrics]:
+        """Loss weighted by importance, priorities (B,), metrics."""
+        draws = self.settings.num_q_augmentations
+        outputs = self._outputs(self.network, batch.obs.select(0), noise.obs, draws)
+        target = self._regression_target(batch, noise)
+        losses, priorities = self.values.loss(outputs, batch.action[0], target)  # (M, B)
+        loss = (batch.importance_weights * losses.mean(dim=0)).mean()
+        metrics = {
+            "loss/rl": loss.detach(),
+            "rl/q_value": self.values.q_values(outputs.detach()).amax(dim=-1).mean(),
+            "rl/priority": priorities.mean(),
+        }
+        return loss, priorities.mean(dim=0), metrics
+
+    @torch.no_grad()
+    def _regression_target(self, batch: Batch, noise: UpdateNoise) -> Tensor:
+        """Regression target (B, N), the mean over the T draws of the n-step observation."""
+        draws, stacks = self.settings.num_target_augmentations, batch.n_step_obs
+        bootstrap = self._outputs(self.target_network, stacks, noise.n_step_obs, draws)
+        chooser = bootstrap
+        if self.settings.double_q:
+            seen = noise.n_step_obs if noise.selection is None else noise.selection
+            chooser = self._outputs(self.network, stacks, seen, draws)
+        action = self.values.q_values(chooser).argmax(dim=-1)  # (T, B)
+        returns = batch.n_step_return.expand_as(action).flatten()
+        discounts = batch.bootstrap_discount.expand_as(action).flatten()
+        targets = self.values.target(bootstrap.flatten(0, 1), action.flatten(), returns, discounts)
+        return targets.unflatten(0, action.shape).mean(dim=0)
+
+    def _outputs(
+        self, network: QNetwork, stacks: FrameStacks, noise: AugmentationNoise, draws: int
+    ) -> Tensor:
+        """Head outputs (draws, B, A, N) of as many augmentations of the stacks (B,)."""
+        index = stacks.index.expand(draws, *stacks.index.shape)
+        images = self.augmentation(FrameStacks(stacks.frames, index), noise)
+        with self._autocast():
+            latents = network.encoder(images.flatten(0, 1)).flatten(1)
+        return network.head(latents, noisy=True).unflatten(0, (draws, -1))
+
+    def _clip_gradients(self) -> Metrics:
+        """Scale each group's gradient down to the limit; returns the norms before that."""
+        limit = self.settings.max_gradient_norm
+        return {
+            f"gradient_norm/{name}": nn.utils.clip_grad_norm_(group, limit, foreach=True)
+            for name, group in self.clip_groups.items()
+        }
+
+    def _autocast(self) -> torch.autocast:
+        # Weights are used once per context, so a cache of their casts would be of no use.
+        return torch.autocast(
+            self.device.type,
+            torch.bfloat16,
+            enabled=self.precision == "bf16",
+            cache_enabled=False,
+        )
+
+    # ---- state ---------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that outlives an update."""
+        return {
+            "network": self.network.state_dict(),
+            "target": self.target_network.state_dict(),
+            "objective": None if self.objective is None else self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state` was taken; tensors are overwritten in place.
+
+        Raises:
+            RuntimeError: names or shapes differ.
+        """
+        self.network.load_state_dict(state["network"])
+        self.target_network.load_state_dict(state["target"])
+        if self.objective is not None:
+            self.objective.load_state_dict(state["objective"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.updates = int(state["updates"])
