@@ -3,7 +3,7 @@
 A part's settings are a frozen dataclass without defaults (defaults live in YAML). Its fields say
 which values make sense, and `check` turns a violation into one line for the user::
 
-    @dataclass(frozen=True)
+    @dataclass(frozen=True, kw_only=True)  # kw_only: plain fields may follow in any order
     class Settings:
         mask_ratio: float = bounded(0, 1)
         precision: str = choice("fp32", "tf32", "bf16")

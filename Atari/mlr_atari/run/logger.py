@@ -1,0 +1,253 @@
+"""Records of a run: CSV tables, TensorBoard and log.txt.
+
+The tables are the scientific record: they hold no wall-clock values, their numbers read back
+exactly, and after a resume they continue at the very byte of the checkpoint, so that an
+interrupted run leaves the same files as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from ..errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+Value = int | float | str | bool | None
+
+
+class CsvTable:
+    """Rows appended to a CSV file with a fixed header.
+
+    A row that cannot be written (disk full) waits in memory for the next attempt.
+
+    Args:
+        path: the file.
+        columns: the header.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self.path = path
+        self.columns = tuple(columns)
+        self._size = 0  # bytes of the file that are good
+        self._pending = b""
+        self._descriptor = -1
+
+    def open(self) -> None:
+        """Create the file, or cut what was written after the restored position.
+
+        Raises:
+            CheckpointError: the file is shorter than the restored position or has other columns.
+        """
+        header = _line(self.columns)
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        if self._size:
+            length = os.fstat(self._descriptor).st_size
+            if length < self._size:
+                raise CheckpointError(
+                    f"{self.path} has {length} bytes, {self._size} when the checkpoint was saved"
+                )
+            if os.pread(self._descriptor, len(header), 0) != header:
+                raise CheckpointError(f"{self.path} has not the columns {','.join(self.columns)}")
+        os.ftruncate(self._descriptor, self._size)
+        if not self._size:
+            self._pending = header + self._pending
+            self._write()
+
+    def append(self, values: Mapping[str, Value]) -> None:
+        """Add a row; a missing column stays empty.
+
+        Raises:
+            ValueError: a key of `values` is no column.
+        """
+        unknown = set(values) - set(self.columns)
+        if unknown:
+            raise ValueError(f"{self.path.name} has no column {', '.join(sorted(unknown))}")
+        self._pending += _line([values.get(column) for column in self.columns])
+        try:
+            self._write()
+        except OSError as error:
+            log.warning("%s cannot be written (%s); its rows are kept in memory", self.path, error)
+
+    def sync(self) -> int:
+        """Make every row durable; returns the file's length in bytes.
+
+        Raises:
+            OSError: rows could not be written.
+        """
+        self._write()
+        os.fsync(self._descriptor)
+        return self._size
+
+    def restore(self, size: int) -> None:
+        """Continue at byte `size`; to be called before `open`."""
+        self._size = size
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _write(self) -> None:
+        # At a position, not appended: a partly written row is written over.
+        while self._pending:
+            written = os.pwrite(self._descriptor, self._pending, self._size)
+            self._size += written
+            self._pending = self._pending[written:]
+
+
+class RunLogger:
+    """Everything that a run writes down while it goes on.
+
+    Nothing is written before the logger is entered as a context manager, which is after its
+    state was restored; only messages go to `log.txt` from the start.
+
+    Args:
+        folder: the run's folder.
+        tables: columns of each table, such as `{"train": (...), "eval": (...)}`, for `train.csv`.
+        layout: TensorBoard's custom-scalars page, `{page: {chart: ["Multiline", [tags]]}}`.
+        about: Markdown shown under TensorBoard's Text tab, e.g. what the x-axis counts.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tables: Mapping[str, Sequence[str]],
+        *,
+        layout: Mapping[str, Any] | None = None,
+        about: str = "",
+    ) -> None:
+        self._folder = folder
+        self._tables = {
+            name: CsvTable(folder / f"{name}.csv", columns) for name, columns in tables.items()
+        }
+        self._layout = dict(layout or {})
+        self._about = about
+        self._last_step = -1
+        self._writer: SummaryWriter | None = None
+        self._handler = logging.FileHandler(folder / "log.txt", encoding="utf-8", delay=True)
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        package_log().addHandler(self._handler)
+
+    def __enter__(self) -> RunLogger:
+        for table in self._tables.values():
+            table.open()
+        self._open_tensorboard()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, Exception):
+            log.error("%s: %s", kind.__name__ if kind else "", error)
+        self.close()
+
+    def close(self) -> None:
+        """Close every file; rows are on disk already unless the disk is full."""
+        for table in self._tables.values():
+            table.close()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        package_log().removeHandler(self._handler)
+        self._handler.close()
+
+    def row(self, table: str, values: Mapping[str, Value]) -> None:
+        """Add a row to `<table>.csv`.
+
+        Raises:
+            ValueError: a key of `values` is no column of the table.
+        """
+        self._tables[table].append(values)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write scalars to TensorBoard at `step`, in the run's x-axis unit."""
+        for tag, value in values.items():
+            self._tensorboard("add_scalar", tag, value, step)
+
+    def image(self, step: int, tag: str, image: Tensor) -> None:
+        """Write an image, uint8 (3, H, W) or (1, H, W), to TensorBoard."""
+        self._tensorboard("add_image", tag, image.cpu(), step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lengths of the tables, in bytes, all on disk, and TensorBoard's last step.
+
+        Raises:
+            OSError: rows could not be written.
+        """
+        sizes = {name: table.sync() for name, table in self._tables.items()}
+        return {"sizes": sizes, "last_step": self._last_step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state` was taken; what was written later is cut off when entered.
+
+        Raises:
+            CheckpointError: the tables differ.
+        """
+        if set(state["sizes"]) != set(self._tables):
+            raise CheckpointError(
+                f"tables {sorted(state['sizes'])} were saved, {sorted(self._tables)} are needed"
+            )
+        for name, size in state["sizes"].items():
+            self._tables[name].restore(size)
+        self._last_step = state["last_step"]
+
+    def _tensorboard(self, method: str, tag: str, value: Any, step: int) -> None:
+        self._last_step = max(self._last_step, step)
+        try:
+            if self._writer is None:
+                self._open_tensorboard()
+            getattr(self._writer, method)(tag, value, step)
+        except OSError as error:
+            # Its writing thread does not survive a full disk. The tables are the record.
+            log.warning("TensorBoard cannot write (%s); some of its points are lost", error)
+            self._writer = None
+
+    def _open_tensorboard(self) -> None:
+        # Readers drop what an interrupted process wrote from this step on.
+        self._writer = SummaryWriter(
+            str(self._folder / "tb"), purge_step=self._last_step + 1, flush_secs=30
+        )
+        if self._last_step < 0:
+            self._writer.add_custom_scalars(self._layout)
+            self._writer.add_text("about", self._about, 0)
+
+
+def fetch(metrics: Mapping[str, Tensor]) -> dict[str, float]:
+    """Values of 0-d tensors on one device, with a single transfer to the host."""
+    if not metrics:
+        return {}
+    stacked = torch.stack([value.detach().double() for value in metrics.values()])
+    return dict(zip(metrics, stacked.tolist(), strict=True))
+
+
+def package_log() -> logging.Logger:
+    """The package's logger, parent of every module's; messages from INFO on pass."""
+    logger = logging.getLogger(__name__.partition(".")[0])
+    logger.setLevel(logging.INFO)
+    return logger
+
+
+def _line(values: Sequence[Value]) -> bytes:
+    """One CSV line; floats in the shortest form that reads back exactly."""
+    text = io.StringIO()
+    cells = [
+        "" if value is None else repr(value) if type(value) is float else value for value in values
+    ]
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode()

@@ -1,0 +1,54 @@
+"""Stopping on request: a signal sets a flag, the training loop saves and ends."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class StopRequest:
+    """While active, SIGTERM, SIGINT and SIGUSR1 only raise a flag; a second SIGINT ends at once.
+
+    To be used in the main thread, since only that may install signal handlers::
+
+        with StopRequest() as stop:
+            while not stop.requested: ...
+    """
+
+    def __init__(self) -> None:
+        self._received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether the run should save and end after the current step."""
+        return self._received is not None
+
+    @property
+    def reason(self) -> str:
+        """Name of the first signal received, such as `SIGTERM`; empty before."""
+        return self._received.name if self._received is not None else ""
+
+    def __enter__(self) -> StopRequest:
+        self._previous = {each: signal.signal(each, self._receive) for each in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for each, handler in self._previous.items():
+            # None: installed by foreign code, which Python cannot put back.
+            signal.signal(each, handler if handler is not None else signal.SIG_DFL)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received is None:
+            self._received = signal.Signals(number)
+        if number == signal.SIGINT:
+            # Not the previous handler: background jobs start with SIGINT ignored.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
