@@ -27,9 +27,11 @@ MAX_FILE, MAX_FUNCTION, MAX_COLUMNS = 350, 50, 100
 # The same file, byte for byte, in both trees. {package} is mlr_atari or mlr_dmcontrol.
 TWINS = (
     "constraints.txt",
+    "pyproject.toml",
     "requirements-dev.txt",
     "requirements-ray.txt",
     "tests/test_style.py",
+    "{package}/__init__.py",
     "{package}/errors.py",
     "{package}/frames.py",
     "{package}/momentum.py",
@@ -41,11 +43,19 @@ TWINS = (
     "{package}/report/statistics.py",
     "{package}/run/__init__.py",
     "{package}/run/checkpoint.py",
+    "{package}/run/chunks.py",
+    "{package}/run/command.py",
+    "{package}/run/console.py",
     "{package}/run/folder.py",
     "{package}/run/guard.py",
+    "{package}/run/help.py",
     "{package}/run/logger.py",
     "{package}/run/preemption.py",
+    "{package}/run/progress.py",
+    "{package}/run/schema.py",
     "{package}/run/seeding.py",
+    "{package}/run/storage.py",
+    "{package}/run/timing.py",
 )
 
 # Who must not know whom: data flows one way, so imports do too. A name stands for what is below it.
