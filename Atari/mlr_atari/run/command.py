@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
@@ -114,6 +114,8 @@ def register(name: str, layout: Layout) -> str:
 def compose_overrides(overrides: Sequence[str], layout: Layout) -> DictConfig:
     """Compose train.yaml with normalised overrides and resolve every `${...}`.
 
+    Adds what was chosen: `preset`, and `name` in the section `agent`.
+
     Raises:
         ConfigError: an unknown key or option, or anything that Hydra or OmegaConf objects to.
     """
@@ -122,7 +124,11 @@ def compose_overrides(overrides: Sequence[str], layout: Layout) -> DictConfig:
         with initialize_config_dir(str(layout.directory), version_base="1.3"):
             if values:
                 _check_keys(values, compose("train", list(groups)))
-            cfg = compose("train", [*groups, *values])
+            cfg = compose("train", [*groups, *values], return_hydra_config=True)
+        with open_dict(cfg):
+            choices = cfg.pop("hydra").runtime.choices
+            cfg.preset = choices.preset
+            cfg.agent = {"name": choices.agent, **cfg.agent}
         OmegaConf.resolve(cfg)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_one_line(error, overrides)) from error

@@ -13,7 +13,7 @@ from ..environment import EnvironmentSettings
 from ..errors import ConfigError
 from ..games import BENCHMARK_GAMES, canonical
 from ..settings import bounded
-from .command import Layout, as_plain, compose_overrides, finished, normalise, read_command
+from .command import Layout, as_plain, compose_overrides, finished, read_command
 from .help import help_text
 from .schema import (
     CheckpointSettings,
@@ -34,14 +34,6 @@ class GameSettings:
 
     name: str
     mlr_weight: float = bounded(0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """The loop."""
-
-    learning_starts: int = bounded(1)
-    updates_per_step: int = bounded(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +60,6 @@ SECTIONS: Mapping[str, type] = {
     "scale": ScaleSettings,
     "game": GameSettings,
     "environment": EnvironmentSettings,
-    "training": TrainingSettings,
     "replay": ReplaySettings,
     "evaluation": EvaluationSettings,
     "logging": LoggingSettings,
@@ -107,10 +98,13 @@ def compose_job(
 ) -> DictConfig:
     """Compose, resolve and check one job; read-only. Command line and launchers both end here.
 
+    Args:
+        overrides: as `command.normalise` leaves them.
+
     Raises:
         ConfigError: as `load`.
     """
-    cfg = compose_overrides(normalise(overrides, LAYOUT), LAYOUT)
+    cfg = compose_overrides(overrides, LAYOUT)
     values = as_plain(cfg)
     check_section(RunSettings, values, "", also=[*SECTIONS, "agent"])
     for name, settings_type in SECTIONS.items():
@@ -125,10 +119,10 @@ def compose_job(
 
 def _check_steps(cfg: Mapping[str, Any]) -> None:
     """Learning starts within the budget."""
-    budget, starts = cfg["budget"], cfg["training"]["learning_starts"]
+    budget, starts = cfg["budget"], cfg["agent"]["learning_starts"]
     if starts >= budget:
         raise ConfigError(
-            f"training.learning_starts={starts}: the run ends after {budget} agent steps, before "
+            f"agent.learning_starts={starts}: the run ends after {budget} agent steps, before "
             f"any update; use a larger budget or fewer random steps"
         )
 
@@ -150,10 +144,10 @@ def _check_replay(cfg: Mapping[str, Any]) -> None:
     length, n_step = agent["sequence_length"], agent["n_step"]
     # The newest steps are off limits, and so are those whose frames the ring has overwritten.
     span = length + n_step + cfg["environment"]["frame_stack"]
-    starts = cfg["training"]["learning_starts"]
+    starts = cfg["agent"]["learning_starts"]
     if starts <= span:
         raise ConfigError(
-            f"training.learning_starts={starts}: no sequence of {length} with {n_step}-step "
+            f"agent.learning_starts={starts}: no sequence of {length} with {n_step}-step "
             f"returns can be drawn so early; use at least {span + 1}"
         )
     if cfg["replay"]["capacity"] <= span:

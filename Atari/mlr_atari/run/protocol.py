@@ -37,10 +37,10 @@ def replay_capacity(capacity: int, steps: int) -> int:
 
 def plan(cfg: DictConfig) -> Plan:
     """The numbers of a configured run."""
-    training = cfg.training
+    agent = cfg.agent
     return Plan(
         agent_steps=cfg.budget,
-        updates=updates(cfg.budget, training.learning_starts, training.updates_per_step),
+        updates=updates(cfg.budget, agent.learning_starts, agent.updates_per_step),
         evaluations=evaluations(cfg.budget, cfg.evaluation.every),
         capacity=replay_capacity(cfg.replay.capacity, cfg.budget),
     )

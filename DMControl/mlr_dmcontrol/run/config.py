@@ -13,7 +13,7 @@ from ..environment import EPISODE_LENGTH, EnvironmentSettings
 from ..errors import ConfigError
 from ..settings import bounded
 from ..tasks import BENCHMARK_TASKS, canonical
-from .command import Layout, as_plain, compose_overrides, finished, normalise, read_command
+from .command import Layout, as_plain, compose_overrides, finished, read_command
 from .help import help_text
 from .protocol import agent_steps
 from .schema import (
@@ -113,10 +113,13 @@ def compose_job(
 ) -> DictConfig:
     """Compose, resolve and check one job; read-only. Command line and launchers both end here.
 
+    Args:
+        overrides: as `command.normalise` leaves them.
+
     Raises:
         ConfigError: as `load`.
     """
-    cfg = compose_overrides(normalise(overrides, LAYOUT), LAYOUT)
+    cfg = compose_overrides(overrides, LAYOUT)
     values = as_plain(cfg)
     check_section(RunSettings, values, "", also=[*SECTIONS, "agent"])
     for name, settings_type in SECTIONS.items():
