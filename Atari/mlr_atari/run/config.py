@@ -21,7 +21,9 @@ from .schema import (
     LoggingSettings,
     RunSettings,
     check_agent,
+    check_decoder,
     check_execution,
+    check_patches,
     check_section,
 )
 
@@ -105,16 +107,30 @@ def compose_job(
         ConfigError: as `load`.
     """
     cfg = compose_overrides(overrides, LAYOUT)
-    values = as_plain(cfg)
+    check_values(as_plain(cfg), objective_settings, agent_settings)
+    return finished(cfg, LAYOUT)
+
+
+def check_values(
+    values: Mapping[str, Any], objective_settings: Mapping[str, type], agent_settings: type
+) -> None:
+    """Every type and range, and the rules that tie several keys together.
+
+    Args:
+        values: a composed and resolved configuration, nested plain values.
+
+    Raises:
+        ConfigError: the first thing that is wrong.
+    """
     check_section(RunSettings, values, "", also=[*SECTIONS, "agent"])
     for name, settings_type in SECTIONS.items():
         check_section(settings_type, values[name], name)
     check_agent(values["agent"], agent_settings, objective_settings)
     check_execution(values)
     _check_steps(values)
-    _check_images(values)
+    check_patches(values["agent"], values["environment"]["image_size"])
+    check_decoder(values["agent"], None)
     _check_replay(values)
-    return finished(cfg, LAYOUT)
 
 
 def _check_steps(cfg: Mapping[str, Any]) -> None:
@@ -124,17 +140,6 @@ def _check_steps(cfg: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"agent.learning_starts={starts}: the run ends after {budget} agent steps, before "
             f"any update; use a larger budget or fewer random steps"
-        )
-
-
-def _check_images(cfg: Mapping[str, Any]) -> None:
-    """Patches tile the image."""
-    patch, side = cfg["agent"].get("patch_size", 1), cfg["environment"]["image_size"]
-    if side % patch:
-        divisors = ", ".join(str(n) for n in range(2, side + 1) if side % n == 0)
-        raise ConfigError(
-            f"agent.patch_size={patch}: does not divide environment.image_size={side}; "
-            f"use one of {divisors}"
         )
 
 

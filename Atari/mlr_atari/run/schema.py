@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from ..errors import ConfigError
 from ..settings import bounded, check, choice
 
@@ -22,7 +20,7 @@ from ..settings import bounded, check, choice
 SOURCES = ("scale",)
 
 # What may differ when a run is resumed: where and how it is computed and watched, not what.
-# `budget` is a case of its own: it may grow (see `differences`).
+# Everything else is part of what a run's numbers mean, `deterministic` and `precision` too.
 MAY_CHANGE = (
     "preset",
     "device",
@@ -35,6 +33,7 @@ MAY_CHANGE = (
     "logging",
     "checkpoint",
 )
+MAY_GROW = ("budget",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,21 +183,34 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield name, value
 
 
-def differences(old: DictConfig, new: DictConfig) -> list[str]:
-    """What keeps a run with configuration `old` from being continued with `new`.
+def check_decoder(agent: Mapping[str, Any], latent_dim: int | None) -> None:
+    """The decoder's width can be shared out among its heads.
 
-    Returns:
-        One line per key, `key: <old> in the folder, <new> now`; empty if it may be continued.
-        A larger budget and the keys of `MAY_CHANGE` are no difference.
+    Args:
+        latent_dim: the width that `decoder_width: null` stands for, if it is known.
+
+    Raises:
+        ConfigError: it cannot.
     """
-    before = dict(flatten(OmegaConf.to_container(old, resolve=True)))  # type: ignore[arg-type]
-    after = dict(flatten(OmegaConf.to_container(new, resolve=True)))  # type: ignore[arg-type]
-    lines = []
-    for key in sorted(before.keys() | after.keys()):
-        was, now = before.get(key, "absent"), after.get(key, "absent")
-        if was == now or any(key == each or key.startswith(f"{each}.") for each in MAY_CHANGE):
-            continue
-        if key == "budget" and isinstance(was, int) and isinstance(now, int) and now > was:
-            continue
-        lines.append(f"{key}: {was} in the folder, {now} now")
-    return lines
+    width, heads = agent.get("decoder_width") or latent_dim, agent.get("decoder_heads", 1)
+    if width is not None and width % heads:
+        divisors = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
+        raise ConfigError(
+            f"agent.decoder_heads={heads}: does not divide the decoder's width {width}; "
+            f"use one of {divisors}"
+        )
+
+
+def check_patches(agent: Mapping[str, Any], image_size: int) -> None:
+    """Patches tile the image.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    patch = agent.get("patch_size", 1)
+    if image_size % patch:
+        divisors = ", ".join(str(n) for n in range(2, image_size + 1) if image_size % n == 0)
+        raise ConfigError(
+            f"agent.patch_size={patch}: does not divide environment.image_size={image_size}; "
+            f"use one of {divisors}"
+        )

@@ -22,7 +22,9 @@ from .schema import (
     LoggingSettings,
     RunSettings,
     check_agent,
+    check_decoder,
     check_execution,
+    check_patches,
     check_section,
 )
 
@@ -120,16 +122,31 @@ def compose_job(
         ConfigError: as `load`.
     """
     cfg = compose_overrides(overrides, LAYOUT)
-    values = as_plain(cfg)
+    check_values(as_plain(cfg), objective_settings, agent_settings)
+    return finished(cfg, LAYOUT)
+
+
+def check_values(
+    values: Mapping[str, Any], objective_settings: Mapping[str, type], agent_settings: type
+) -> None:
+    """Every type and range, and the rules that tie several keys together.
+
+    Args:
+        values: a composed and resolved configuration, nested plain values.
+
+    Raises:
+        ConfigError: the first thing that is wrong.
+    """
     check_section(RunSettings, values, "", also=[*SECTIONS, "agent"])
     for name, settings_type in SECTIONS.items():
         check_section(settings_type, values[name], name)
     check_agent(values["agent"], agent_settings, objective_settings)
     check_execution(values)
     _check_steps(values)
-    _check_images(values)
+    _check_crop(values)
+    check_patches(values["agent"], values["environment"]["image_size"])
+    check_decoder(values["agent"], values["agent"].get("latent_dim"))
     _check_replay(values)
-    return finished(cfg, LAYOUT)
 
 
 def _check_steps(cfg: Mapping[str, Any]) -> None:
@@ -148,19 +165,13 @@ def _check_steps(cfg: Mapping[str, Any]) -> None:
         )
 
 
-def _check_images(cfg: Mapping[str, Any]) -> None:
-    """Crops fit into the image and patches tile it."""
+def _check_crop(cfg: Mapping[str, Any]) -> None:
+    """Crops fit into the image."""
     agent, side = cfg["agent"], cfg["environment"]["image_size"]
-    crop, patch = agent.get("crop_size", side), agent.get("patch_size", 1)
+    crop = agent.get("crop_size", side)
     if crop > side:
         raise ConfigError(
             f"agent.crop_size={crop}: larger than environment.image_size={side}; use at most {side}"
-        )
-    if side % patch:
-        divisors = ", ".join(str(n) for n in range(2, side + 1) if side % n == 0)
-        raise ConfigError(
-            f"agent.patch_size={patch}: does not divide environment.image_size={side}; "
-            f"use one of {divisors}"
         )
 
 

@@ -56,9 +56,13 @@ def _entries(text: str) -> list[tuple[str, str, str]]:
 
 
 def _method_keys(layout: Layout) -> list[tuple[str, str]]:
-    path = layout.directory / "agent" / "mlr.yaml"
-    notes = {key: note for key, _, note in _entries(path.read_text(encoding="utf-8"))}
-    return [(f"agent.{key}=", notes.get(key, "")) for key in _MLR_KEYS]
+    """The keys of the method that have fixed names, as `mlr` or what it builds on has them."""
+    entries: dict[str, str] = {}
+    for path in sorted((layout.directory / "agent").glob("*.yaml")):
+        for key, _, note in _entries(path.read_text(encoding="utf-8")):
+            if path.stem == "mlr" or not entries.get(key):
+                entries[key] = note
+    return [(f"agent.{key}=", entries.get(key, "")) for key in _MLR_KEYS]
 
 
 def _first_comment(path: Path) -> str:
