@@ -61,9 +61,9 @@ def categorical_loss(log_probabilities: Tensor, target: Tensor) -> tuple[Tensor,
 
 
 def scalar_loss(values: Tensor, target: Tensor, delta: float) -> tuple[Tensor, Tensor]:
-    """Huber loss (quadratic below `delta`) and |error| as the priority; all shapes (..., B)."""
+    """Huber loss (quadratic below `delta`), and |error| up to `delta` as the priority; (..., B)."""
     losses = F.huber_loss(values, target.expand_as(values), reduction="none", delta=delta)
-    return losses, (target - values.detach()).abs().clamp(MIN_PRIORITY, MAX_PRIORITY)
+    return losses, (target - values.detach()).abs().clamp(MIN_PRIORITY, delta)
 
 
 class ActionValues(nn.Module, ABC):

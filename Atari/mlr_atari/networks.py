@@ -49,7 +49,7 @@ class ConvEncoder(nn.Module):
         layers = ENCODERS[layout]
         if len(channels) != len(layers):
             raise ConfigError(
-                f"agent.encoder_channels={list(channels)}: encoder {layout} has {len(layers)} "
+                f"agent.num_filters={list(channels)}: encoder {layout} has {len(layers)} "
                 f"layers; give {len(layers)} numbers"
             )
         widths = (image_shape[0], *channels)

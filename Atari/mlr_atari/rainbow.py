@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from .adam import fused_adam, load_optimizer
 from .augmentation import NAMES as AUGMENTATIONS
 from .augmentation import Augmentation, AugmentationNoise
 from .batch import Batch
@@ -17,7 +18,6 @@ from .losses import ActionValues
 from .momentum import MomentumTarget
 from .networks import ENCODERS, QNetwork
 from .objectives.interface import Metrics, Objective, Streams
-from .optimizers import fused_adam, load_optimizer
 from .settings import bounded, choice
 
 
@@ -213,8 +213,12 @@ class Rainbow:
         metrics, priorities = self.learn(batch, noise)
         self.updates += 1
         if self.updates % self.settings.target_update_interval == 0:
-            self._target.copy_from_online()
+            self.copy_target()
         return metrics, priorities
+
+    def copy_target(self) -> None:
+        """Make the target network equal to the online one, its noise included."""
+        self._target.copy_from_online()
 
     def learn(self, batch: Batch, noise: UpdateNoise) -> tuple[Metrics, Tensor]:
         """The device side of `update`: static shapes, no host state, no synchronisation."""

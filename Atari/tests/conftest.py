@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "soak: long; not part of `make test`")
-    config.addinivalue_line("markers", "cuda: needs an NVIDIA GPU")
+def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
@@ -93,7 +91,7 @@ def _close(name: str, mine: Any, stored: Any, rtol: float, atol: float) -> None:
 
 
 @pytest.fixture(scope="session")
-def golden() -> Iterator[Callable[[str], Golden]]:
+def golden() -> Callable[[str], Golden]:
     """`golden("dmc_b_latent_decoder")`; from $MLR_GOLDENS, or beside the repository."""
     folder = Path(os.environ.get("MLR_GOLDENS", ROOT.parent / "shared" / "goldens"))
     if not folder.is_dir():
@@ -105,4 +103,4 @@ def golden() -> Iterator[Callable[[str], Golden]]:
             loaded[name] = Golden(folder / f"{name}.npz")
         return loaded[name]
 
-    yield load
+    return load

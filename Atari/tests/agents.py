@@ -1,0 +1,80 @@
+"""Small agents and synthetic batches for the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from mlr_atari.batch import Batch
+from mlr_atari.build import build_agent
+from mlr_atari.frames import FrameStacks
+from mlr_atari.rainbow import Rainbow, UpdateNoise
+from mlr_atari.run.seeding import Streams
+from omegaconf import OmegaConf
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+# What takes the place of the sections that an agent's file refers to.
+SMALL = {
+    "image_size": 84,
+    "patch_size": 12,
+    "sequence_length": 4,
+    "batch_size": 3,
+    "num_filters": [4, 4, 2],
+    "hidden_dim": 16,
+    "decoder_width": None,
+    "learning_starts": 2000,
+    "updates_per_step": 2,
+}
+CPU = torch.device("cpu")
+
+
+def agent_settings(name: str, **changes: Any) -> dict[str, Any]:
+    """configs/agent/<name>.yaml at small sizes, with `changes` to its keys."""
+    layers = [OmegaConf.load(CONFIGS / "agent" / f"{name}.yaml")]
+    while "defaults" in layers[0]:
+        (parent,) = (each for each in layers[0].pop("defaults") if each != "_self_")
+        layers.insert(0, OmegaConf.load(CONFIGS / "agent" / f"{parent}.yaml"))
+    sections = {"scale": SMALL, "game": {"mlr_weight": 1.0}}
+    config = OmegaConf.create({**sections, "agent": OmegaConf.merge(*layers, changes)})
+    return dict(OmegaConf.to_container(config, resolve=True)["agent"])  # type: ignore[index,call-overload]
+
+
+def small_agent(
+    name: str = "mlr", seed: int = 0, precision: str = "fp32", **changes: Any
+) -> Rainbow:
+    """An agent of 4 actions for 4 x 84 x 84 observations."""
+    settings = agent_settings(name, **changes)
+    return build_agent(
+        settings, obs_shape=(4, 84, 84), num_actions=4, device=CPU, seed=seed, precision=precision
+    )
+
+
+def synthetic_batch(seed: int, batch_size: int = 3, length: int = 4, actions: int = 4) -> Batch:
+    """Random frames, actions, returns and weights."""
+    generator = torch.Generator().manual_seed(seed)
+    frames = torch.randint(256, (40, 1, 84, 84), generator=generator, dtype=torch.uint8)
+    stack = torch.arange(4)
+    first = torch.randint(20, (batch_size,), generator=generator)
+    index = first[None, :, None] + torch.arange(length)[:, None, None] + stack
+    return Batch(
+        obs=FrameStacks(frames, index),
+        n_step_obs=FrameStacks(frames, first[:, None] + 10 + stack),
+        action=torch.randint(actions, (length, batch_size), generator=generator),
+        n_step_return=torch.randn(batch_size, generator=generator),
+        bootstrap_discount=torch.tensor([0.9, 0.0, 0.9])[torch.arange(batch_size) % 3],
+        ends=torch.zeros(length, batch_size, dtype=torch.bool),
+        importance_weights=torch.rand(batch_size, generator=generator),
+        indices=first,
+    )
+
+
+def run_updates(agent: Rainbow, count: int, seed: int = 5) -> list[dict[str, torch.Tensor]]:
+    """`count` updates on synthetic batches; the metrics and priorities of each."""
+    streams, results = Streams(seed), []
+    for step in range(count):
+        noise: UpdateNoise = agent.draw_noise(streams)
+        metrics, priorities = agent.update(synthetic_batch(step), noise)
+        results.append({**metrics, "priorities": priorities})
+    return results

@@ -1,0 +1,297 @@
+"""The MLR objective against the published one (goldens), and what it must not touch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from agents import small_agent, synthetic_batch
+from mlr_atari.augmentation import AugmentationNoise
+from mlr_atari.batch import Batch
+from mlr_atari.errors import ConfigError
+from mlr_atari.frames import FrameStacks
+from mlr_atari.objectives.mlr import MLR, MLRNoise, cosine_distance, effective_rank
+from mlr_atari.official import export_official, head_normals, load_official
+from mlr_atari.rainbow import Rainbow
+from mlr_atari.run.seeding import Streams
+from torch import Tensor
+
+AUGMENTATIONS = ["identity", "given"]
+
+
+def _published_agent(file: Any) -> Rainbow:
+    agent = small_agent("mlr_official", sequence_length=16, batch_size=2)
+    weights = file("atari_j_small_weights")
+    tensors = weights.tensors("param/") | weights.tensors("buffer/")
+    load_official(agent, tensors)
+    return agent
+
+
+def _published_batch(inputs: Any) -> Batch:
+    frames, action = inputs.tensor("frames"), inputs.tensor("all_action")  # (29, 2, 84, 84)
+    time, sample = torch.arange(16)[:, None, None], torch.arange(2)[:, None]
+    index = (time + torch.arange(4)) * 2 + sample  # frames are flattened to (29 * 2, ...)
+    stacks = FrameStacks(frames.reshape(-1, 1, 84, 84), index)
+    zeros = torch.zeros(2)
+    return Batch(
+        obs=stacks,
+        n_step_obs=stacks.select(10),
+        action=action[1:17],
+        n_step_return=zeros,
+        bootstrap_discount=zeros,
+        ends=torch.zeros(16, 2, dtype=torch.bool),
+        importance_weights=torch.ones(2),
+        indices=torch.zeros(2, dtype=torch.int64),
+    )
+
+
+def _augmentation(inputs: Any, call: str, kind: str) -> AugmentationNoise:
+    """Published draws are flattened batch first; ours are (K, B)."""
+    offsets, intensity = inputs.tensor(f"aug/off_{call}"), inputs.tensor(f"aug/intensity_{call}")
+    if kind == "identity":
+        offsets, intensity = torch.full_like(offsets, 4), torch.ones_like(intensity)
+    if len(offsets) == 2:
+        return AugmentationNoise(offsets[None], intensity[None])
+    return AugmentationNoise(
+        offsets.view(2, 16, 2).transpose(0, 1), intensity.view(2, 16).transpose(0, 1)
+    )
+
+
+def _noise(inputs: Any, kind: str) -> MLRNoise:
+    return MLRNoise(
+        inputs.tensor("mask_grid").bool(),
+        _augmentation(inputs, "masked", kind),
+        _augmentation(inputs, "target", kind),
+    )
+
+
+def _batch_first(tensor: Tensor) -> Tensor:
+    """(K, B, ...) to rows in published order."""
+    return tensor.transpose(0, 1).flatten(0, 1)
+
+
+@pytest.mark.parametrize("kind", AUGMENTATIONS)
+def test_loss_and_gradients_match_published(kind: str, golden: Callable[[str], Any]) -> None:
+    inputs, file = golden("atari_j_inputs"), golden(f"atari_j_small_{kind}_aug")
+    agent = _published_agent(golden)
+    batch, noise, objective = _published_batch(inputs), _noise(inputs, kind), agent.objective
+    assert isinstance(objective, MLR)
+    loss, _ = objective.loss(agent.network.encoder, batch, noise)
+    file.check("mlr_loss_mean", loss)
+    target, _ = objective.targets(batch, noise)
+    predicted = objective.predictions(agent.network.encoder, batch, noise)
+    file.check("mlr_loss_T_B", cosine_distance(predicted, target))
+    file.check("mid/pred", _batch_first(predicted))
+    file.check("mid/tproj", _batch_first(target))
+    loss.backward()
+    ours = {name: each.grad for name, each in _named_parameters(agent)}
+    for name in file.names("grad/"):
+        if name != "head.advantage_bias":  # not carried over: it has no effect
+            file.check(f"grad/{name}", ours[name])
+
+
+def _named_parameters(agent: Rainbow) -> list[tuple[str, Any]]:
+    """Published names with a stand-in that has the gradient (QKV joined from two of ours)."""
+    from mlr_atari.official import _slots
+
+    class Joined:
+        def __init__(self, parts: tuple[Tensor, ...]) -> None:
+            grads = [part.grad for part in parts]
+            self.grad = None if grads[0] is None else torch.cat(grads)  # type: ignore[arg-type]
+
+    return [(slot.name, Joined(slot.parts)) for slot in _slots(agent)]
+
+
+@pytest.mark.parametrize("kind", AUGMENTATIONS)
+def test_steps_on_the_way_match_published(kind: str, golden: Callable[[str], Any]) -> None:
+    inputs, file = golden("atari_j_inputs"), golden(f"atari_j_small_{kind}_aug")
+    agent = _published_agent(golden)
+    batch, noise, objective = _published_batch(inputs), _noise(inputs, kind), agent.objective
+    assert isinstance(objective, MLR)
+    rl = agent.augmentation(batch.obs.select(0).select(None), _augmentation(inputs, "rl", kind))
+    file.check("mid/rl_input", rl)
+    outputs = agent.network(rl.flatten(0, 1), noisy=True)
+    file.check("log_pred_ps", outputs.log_softmax(-1))
+    masked = objective._masked_images(batch.obs, noise)
+    file.check("mid/masked_input", masked)
+    file.check("mid/target_input", agent.augmentation(batch.obs, noise.target))
+    maps = agent.network.encoder.maps(_batch_first(masked))
+    file.check("mid/masked_conv_out_before_renorm", maps)
+    latents = agent.network.encoder(_batch_first(masked)).flatten(1).view(2, 16, -1)
+    action = torch.nn.functional.one_hot(batch.action.t(), 4).float()
+    file.check("mid/tokens_in", objective.decoder.embed(latents, action))
+    decoded = objective.decoder(latents, action)
+    stored = torch.from_numpy(file["mid/tokens_out"])[:, :16]  # the states, which come first
+    assert torch.allclose(decoded, stored, atol=2e-4 * float(stored.abs().max()))
+    file.check("mid/proj", objective._projection[0](decoded.flatten(0, 1)))
+
+
+def test_momentum_update_matches_published(golden: Callable[[str], Any]) -> None:
+    agent, file = _published_agent(golden), golden("atari_j_small_identity_aug")
+    objective = agent.objective
+    assert isinstance(objective, MLR)
+    before = export_official(agent)
+    assert not torch.equal(before["target_encoder.conv.0.weight"], before["conv.conv.0.weight"])
+    objective.update_targets()
+    after = export_official(agent)
+    assert file["momentum_update/target_encoder_equals_conv"]
+    for name, tensor in after.items():
+        if name.startswith("target_encoder."):
+            assert torch.equal(tensor, after["conv." + name.removeprefix("target_encoder.")])
+    assert file["momentum_update/target_projection_equals_head"]
+    for index, layer in enumerate(("value.1", "advantage_hidden.1")):
+        for kind in ("weight_mu", "bias_mu"):
+            target = after[f"global_target_classifier.encoders.{index}.{kind}"]
+            assert torch.equal(target, after[f"head.{layer}.{kind}"])
+
+
+def test_published_noise_comes_back(golden: Callable[[str], Any]) -> None:
+    weights = golden("atari_j_small_weights")
+    agent = _published_agent(golden)
+    exported = export_official(agent)
+    for name, tensor in weights.tensors("buffer/").items():
+        assert torch.allclose(exported[name], tensor, atol=1e-5), name
+    assert agent.network.head.noise_size == len(head_normals(weights.tensors("buffer/")))
+
+
+def test_only_these_receive_gradient() -> None:
+    """Encoder, mean weights of the head's hidden layers, decoder, predictor; nothing else."""
+    agent = small_agent()
+    objective = agent.objective
+    assert isinstance(objective, MLR)
+    batch = synthetic_batch(0)
+    loss, _ = objective.loss(agent.network.encoder, batch, objective.draw_noise(Streams(1)))
+    loss.backward()
+    received = {name for name, each in agent.network.named_parameters() if each.grad is not None}
+    encoder = {f"encoder.{name}" for name, _ in agent.network.encoder.named_parameters()}
+    mean = {
+        f"head.{stream}_hidden.{kind}_mu"
+        for stream in ("value", "advantage")
+        for kind in ("weight", "bias")
+    }
+    assert received == encoder | mean
+    own = {name for name, each in objective.named_parameters() if each.grad is not None}
+    trained = ("decoder.", "predictor.")
+    assert own == {name for name, _ in objective.named_parameters() if name.startswith(trained)}
+    assert all(each.grad is None for each in agent.target_network.parameters())
+
+
+def test_decoder_is_clipped_without_its_action_embedding() -> None:
+    agent = small_agent()
+    objective = agent.objective
+    assert isinstance(objective, MLR)
+    clipped = {id(each) for group in agent.clip_groups.values() for each in group}
+    free = {
+        name
+        for name, each in objective.named_parameters()
+        if each.requires_grad and id(each) not in clipped
+    }
+    assert free == {
+        "decoder.action_embedding.weight",
+        "decoder.action_embedding.bias",
+        "predictor.weight",
+        "predictor.bias",
+    }
+
+
+def test_importance_weights_the_sequences() -> None:
+    from dataclasses import replace
+
+    agent = small_agent()
+    objective = agent.objective
+    assert isinstance(objective, MLR)
+    batch, noise = synthetic_batch(0), objective.draw_noise(Streams(1))
+    encoder = agent.network.encoder
+    distance = cosine_distance(
+        objective.predictions(encoder, batch, noise), objective.targets(batch, noise)[0]
+    )
+    loss, metrics = objective.loss(encoder, batch, noise)
+    expected = (distance.mean(0) * batch.importance_weights).sum() / 3
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert metrics["loss/mlr"].item() == pytest.approx(distance.mean().item(), rel=1e-6)
+    silent = replace(batch, importance_weights=torch.zeros(3))
+    assert objective.loss(encoder, silent, noise)[0] == 0
+
+
+@pytest.mark.parametrize("per", ["batch", "sequence"])
+@pytest.mark.parametrize("polarity", ["masked", "kept"])
+def test_masked_pixels_are_black_and_others_are_not(per: str, polarity: str) -> None:
+    agent = small_agent(mask_per=per, mask_polarity=polarity, augmentation=[], cube_depth=3)
+    objective = agent.objective
+    assert isinstance(objective, MLR)
+    batch, noise = synthetic_batch(0), objective.draw_noise(Streams(2))
+    images = objective._masked_images(batch.obs, noise)
+    original = agent.augmentation(batch.obs, AugmentationNoise())
+    hidden = objective.masked_steps(noise.grid)  # (K, H, W) or (B, K, H, W)
+    assert hidden.shape == ((3, 4, 84, 84) if per == "sequence" else (4, 84, 84))
+    share = 24 / 49 if polarity == "masked" else 25 / 49
+    assert hidden.float().mean().item() == pytest.approx(share, abs=1e-6)
+    for sample in range(3):
+        mask = hidden[sample] if per == "sequence" else hidden
+        for step in range(4):
+            expected = original[step, sample] * ~mask[step]
+            assert torch.equal(images[step, sample], expected)
+
+
+def test_official_scale_of_masked_images() -> None:
+    batch, maxima = synthetic_batch(0), []
+    for name in ("mlr", "mlr_official"):
+        objective = small_agent(name, augmentation=[]).objective
+        assert isinstance(objective, MLR)
+        images = objective._masked_images(batch.obs, objective.draw_noise(Streams(2)))
+        maxima.append(images.max().item())
+    assert maxima == pytest.approx([1.0, 255.0])
+
+
+def test_draws_are_as_many_as_needed_and_repeatable() -> None:
+    objective = small_agent().objective
+    assert isinstance(objective, MLR)
+    noise, again = (objective.draw_noise(Streams(3)) for _ in range(2))
+    assert noise.grid.shape == (1, 7, 7)
+    assert torch.equal(noise.grid, again.grid)
+    for ours, theirs in ((noise.masked, again.masked), (noise.target, again.target)):
+        assert ours.offsets is not None
+        assert theirs.offsets is not None
+        assert ours.offsets.shape == (4, 3, 2)
+        assert torch.equal(ours.offsets, theirs.offsets)
+    assert not torch.equal(noise.masked.offsets, noise.target.offsets)  # type: ignore[arg-type]
+
+
+def test_settings_that_cannot_work() -> None:
+    with pytest.raises(ConfigError, match="patch_size=13"):
+        small_agent(patch_size=13)
+
+
+def test_diagnostics_and_preview() -> None:
+    agent = small_agent()
+    objective = agent.objective
+    assert isinstance(objective, MLR)
+    batch, noise = synthetic_batch(0), objective.draw_noise(Streams(1))
+    values = objective.diagnostics(agent.network.encoder, batch, noise)
+    assert values["mlr/masked_fraction"] == pytest.approx(24 / 49)
+    assert -1 <= values["mlr/cosine_similarity"] <= 1
+    assert 1 <= values["mlr/effective_rank"] <= 12
+    assert values["mlr/projection_std"] > 0
+    picture = objective.preview(batch, noise)
+    assert picture.shape == (3, 3 * 84, 4 * 84)
+    assert picture.dtype == torch.uint8
+    first = batch.obs.dense()[0, 0, -1]
+    assert torch.equal(picture[0, :84, :84], first)
+
+
+def test_effective_rank_by_hand() -> None:
+    vectors = torch.zeros(6, 5)
+    vectors[0, 0], vectors[1, 0] = 1.0, -1.0
+    vectors[2, 1], vectors[3, 1] = 1.0, -1.0
+    assert effective_rank(vectors).item() == pytest.approx(2.0, abs=1e-4)
+    assert effective_rank(torch.ones(4, 3)).item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_distance_of_short_vectors() -> None:
+    short, zero = torch.tensor([5e-4, 0.0]), torch.zeros(2)
+    assert cosine_distance(short, zero).item() == pytest.approx(0.25)
+    assert cosine_distance(torch.tensor([3.0, 0]), torch.tensor([0, 2.0])).item() == pytest.approx(
+        2
+    )

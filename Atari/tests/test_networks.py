@@ -1,0 +1,160 @@
+"""Encoder and head against the published ones (goldens), and their own invariants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from mlr_atari.errors import ConfigError
+from mlr_atari.networks import ConvEncoder, DuelingHead, NoisyLinear, Projection
+from mlr_atari.official import HEAD_LAYERS, head_normals
+from torch import Tensor
+
+_OURS = dict(
+    zip(
+        HEAD_LAYERS,
+        ("advantage_hidden", "advantage_out", "value_hidden", "value_out"),
+        strict=True,
+    )
+)
+
+
+def _our_name(name: str) -> str:
+    """Golden head parameter to ours; a plain layer's weight is the mean of a noisy one's."""
+    layer, _, kind = name.rpartition(".")
+    kind = kind if "_" in kind else f"{kind}_mu"
+    return f"{_OURS[layer]}.{kind}"
+
+
+def _head(parameters: dict[str, Tensor], sigma: float | None) -> DuelingHead:
+    head = DuelingHead(72, num_actions=4, num_atoms=51, hidden=12, sigma=sigma)
+    del parameters["advantage_bias"]
+    state = {_our_name(name): value for name, value in parameters.items()}
+    head.load_state_dict(state | {"noise": head.noise})
+    return head
+
+
+def test_encoder_matches_published(golden: Callable[[str], Any]) -> None:
+    file = golden("atari_h_conv_renorm")
+    encoder = ConvEncoder((4, 84, 84), "nature", (32, 64, 64), renormalize=True)
+    parameters = file.tensors("param/")
+    encoder.load_state_dict(
+        {f"convs.{int(name[5]) // 2}.{name[7:]}": value for name, value in parameters.items()}
+    )
+    images = (file.tensor("obs") / 255).requires_grad_()
+    latents = encoder(images)
+    file.check("conv_out", encoder.maps(images))
+    file.check("renorm_out", latents)
+    (latents * file.tensor("cotangent")).sum().backward()
+    file.check("grad_obs", images.grad)
+    for index, conv in enumerate(encoder.convs):
+        file.check(f"grad/conv.{2 * index}.weight", conv.weight.grad)
+        file.check(f"grad/conv.{2 * index}.bias", conv.bias.grad)
+    file.check("renorm_out_no_div255", encoder(file.tensor("obs").float()))
+
+
+def test_constant_features_are_finite() -> None:
+    """The published code divides 0 by 0 here."""
+    encoder = ConvEncoder((4, 84, 84), "nature", (4, 4, 2), renormalize=True)
+    with torch.no_grad():
+        for conv in encoder.convs:
+            conv.weight.zero_()
+            conv.bias.zero_()
+    latents = encoder(torch.rand(3, 4, 84, 84))
+    latents.sum().backward()
+    assert torch.equal(latents, torch.zeros_like(latents))
+    assert all(
+        each.grad is not None and each.grad.isfinite().all() for each in encoder.parameters()
+    )
+
+
+def test_encoder_layouts() -> None:
+    nature = ConvEncoder((4, 84, 84), "nature", (32, 64, 64), renormalize=True)
+    small = ConvEncoder((4, 84, 84), "data_efficient", (32, 64), renormalize=False)
+    assert (nature.feature_shape, nature.latent_dim) == ((64, 7, 7), 3136)
+    assert (small.feature_shape, small.latent_dim) == ((64, 3, 3), 576)
+    assert small(torch.rand(2, 4, 84, 84)).shape == (2, 64, 3, 3)
+    with pytest.raises(ConfigError, match="num_filters=.*2 layers"):
+        ConvEncoder((4, 84, 84), "data_efficient", (32, 64, 64), renormalize=False)
+    with pytest.raises(ConfigError, match="image_size=24"):
+        ConvEncoder((4, 24, 24), "nature", (4, 4, 4), renormalize=False)
+
+
+def test_noisy_head_matches_published(golden: Callable[[str], Any]) -> None:
+    file = golden("atari_i_noisy_dueling_head")
+    head = _head(file.tensors("param/"), sigma=0.1)
+    draws = [file.tensor(f"noise/lin{i}_raw_{side}") for i in range(4) for side in ("in", "out")]
+    head.redraw(torch.cat(draws))
+    latents = file.tensor("input").flatten(1).requires_grad_()
+    outputs = head(latents, noisy=True)
+    file.check("out_noise_on", outputs)
+    file.check("out_noise_off", head(latents, noisy=False))
+    file.check("ql1/value+advantage", Projection(head)(latents))
+    support = torch.linspace(-10, 10, 51)
+    file.check("softmax_q_values_limit10", outputs.softmax(-1) @ support)
+    (outputs * file.tensor("cotangent")).sum().backward()
+    assert latents.grad is not None
+    file.check("grad_input", latents.grad.view(5, 8, 3, 3))
+    for name in file.names("grad/"):
+        if name != "advantage_bias":
+            file.check(f"grad/{name}", head.get_parameter(_our_name(name)).grad)
+
+
+def test_plain_head_matches_published(golden: Callable[[str], Any]) -> None:
+    file = golden("atari_i_noisy_dueling_head")
+    head = _head(file.tensors("plain_param/"), sigma=None)
+    assert head.noise_size == 0
+    file.check("plain_out", head(file.tensor("input").flatten(1), noisy=True))
+
+
+def test_normals_behind_published_noise(golden: Callable[[str], Any]) -> None:
+    file = golden("atari_i_noisy_dueling_head")
+    draws = [file.tensor(f"noise/lin{i}_raw_{side}") for i in range(4) for side in ("in", "out")]
+    buffers = {
+        f"head.{name}.{kind}": file.tensor(f"noise/lin{i}_{kind}")
+        for i, name in enumerate(HEAD_LAYERS)
+        for kind in ("weight_epsilon", "bias_epsilon")
+    }
+    assert torch.allclose(head_normals(buffers), torch.cat(draws), rtol=1e-4, atol=1e-6)
+
+
+def test_initialisation(golden: Callable[[str], Any]) -> None:
+    file = golden("atari_i_noisy_dueling_head")
+    head = DuelingHead(72, num_actions=4, num_atoms=51, hidden=12, sigma=0.1)
+    for index, layer in enumerate(head.layers):
+        bound = float(file[f"init/lin{index}_mu_range"][2])
+        for mean in (layer.weight_mu, layer.bias_mu):
+            assert mean.abs().max() <= bound
+            assert mean.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.4)
+        assert layer.weight_sigma is not None
+        assert layer.bias_sigma is not None
+        weight_sigma, bias_sigma = file[f"init/lin{index}_sigma_w_b"][:2]
+        assert torch.allclose(layer.weight_sigma, torch.tensor(weight_sigma).float())
+        assert torch.allclose(layer.bias_sigma, torch.tensor(bias_sigma).float())
+
+
+def test_noise_is_factorised() -> None:
+    layer = NoisyLinear(5, 3, sigma=0.4)
+    noise_in, noise_out = torch.randn(5), torch.randn(3)
+    inputs = torch.randn(7, 5)
+    assert layer.weight_sigma is not None
+    assert layer.bias_sigma is not None
+    weight = layer.weight_mu + layer.weight_sigma * torch.outer(noise_out, noise_in)
+    bias = layer.bias_mu + layer.bias_sigma * noise_out
+    expected = inputs @ weight.t() + bias
+    assert torch.allclose(layer(inputs, (noise_in, noise_out)), expected, atol=1e-6)
+    assert torch.allclose(layer(inputs), inputs @ layer.weight_mu.t() + layer.bias_mu, atol=1e-6)
+
+
+def test_noise_survives_a_state_dict() -> None:
+    head, other = (DuelingHead(6, 3, 5, hidden=4, sigma=0.5) for _ in range(2))
+    head.redraw(torch.randn(head.noise_size))
+    latents = torch.randn(2, 6)
+    assert not torch.equal(head(latents, noisy=True), head(latents, noisy=False))
+    address = other.noise.data_ptr()
+    other.load_state_dict(head.state_dict())
+    assert other.noise.data_ptr() == address
+    assert torch.equal(other(latents, noisy=True), head(latents, noisy=True))
