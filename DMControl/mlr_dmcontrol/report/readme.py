@@ -1,0 +1,50 @@
+"""The table of results in README.md, made from `results/` and never written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import ConfigError
+from . import benchmark, rows, tables
+from .runs import Run
+from .study import shipped
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+HOW = "*Made from `results/` by `python report.py --readme`.*"
+
+
+def block(runs: Sequence[Run]) -> str:
+    """Markdown between the markers: aggregates and tasks for every setting that we have runs of."""
+    parts = [HOW]
+    for study in shipped(runs, benchmark.PUBLISHED_BENCHMARKS[:1]):
+        aggregates = rows.aggregate_rows(study, benchmark.REFERENCES)
+        tasks = rows.task_rows(study, benchmark.REFERENCES)
+        parts.append(f"**{study.title}**")
+        for table in (
+            tables.aggregate_table(aggregates) if aggregates else None,
+            tables.task_table(tasks) if tasks else None,
+        ):
+            if table is not None:
+                parts += [table.markdown().strip(), table.caption]
+        parts += [f"- {note}" for note in study.notes()]
+    return "\n\n".join(parts).replace("\n\n- ", "\n- ")
+
+
+def updated(text: str, runs: Sequence[Run]) -> str:
+    """The README with a fresh block.
+
+    Raises:
+        ConfigError: the markers are not there, once each and in order.
+    """
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end or BEGIN in tail or END in tail:
+        raise ConfigError(f"README.md: needs one {BEGIN} and, below it, one {END}")
+    return f"{head}{BEGIN}\n{block(runs)}\n{END}{tail}"
+
+
+def is_stale(path: Path, runs: Sequence[Run]) -> bool:
+    """Whether README.md shows something else than `results/` say."""
+    text = path.read_text()
+    return updated(text, runs) != text
