@@ -1,0 +1,190 @@
+"""Atari games as the 100k benchmark plays them. Imports no torch: worker processes use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+
+from .custom_environment import CustomEnv
+from .emulator import EMULATORS, NO_OP
+from .game_env import MAX_STEPS, EnvironmentSettings, GameEnv, Info, Played
+from .games import canonical, is_custom
+
+__all__ = ["MAX_STEPS", "AtariEnv", "EnvironmentSettings", "GameEnv", "Info", "make_environment"]
+
+MAX_NO_OPS = 30  # frames without an action before a game, drawn from 1 to this
+STICKINESS = 0.25  # chance per frame that a sticky game repeats the frame before's action
+
+
+def make_environment(
+    game: str,
+    settings: EnvironmentSettings,
+    *,
+    training: bool,
+    seed: int,
+    episode_seed: Callable[[int], int] | None = None,
+) -> GameEnv:
+    """The environment of any game: an Atari game in any spelling, or a Gymnasium id.
+
+    Args:
+        training: rewards clipped and episodes ended by a lost life; else raw and whole games.
+        seed: the run's seed, for the emulator itself.
+        episode_seed: seed of the k-th game, for `reset()` without a seed.
+
+    Raises:
+        ConfigError: unknown game, missing ROM or emulator, observations that are no pixels.
+    """
+    game = canonical(game)
+    if is_custom(game):
+        return CustomEnv(game, settings, training=training, episode_seed=episode_seed)
+    return AtariEnv(game, settings, training=training, seed=seed, episode_seed=episode_seed)
+
+
+class AtariEnv(GameEnv):
+    """A console behind the interface of `GameEnv`.
+
+    A game begins with a frame without an action, then one to 30 more. A step holds its action for
+    `frame_skip` frames; its frame is the brighter of the last two (of a single one: itself), pixel
+    by pixel, shrunk bilinearly. Losing a life costs one more frame without an action, in
+    evaluation too (REFERENCE A-3).
+
+    Sticky actions are made here, from the game's own seed, and not by the emulator: the action
+    that it would repeat is missing from its saved state.
+    """
+
+    def __init__(
+        self,
+        game: str,
+        settings: EnvironmentSettings,
+        *,
+        training: bool,
+        seed: int,
+        episode_seed: Callable[[int], int] | None = None,
+        max_steps: int = MAX_STEPS,
+    ) -> None:
+        """Args: as `make_environment`.
+
+        Raises:
+            ConfigError: missing ROM or emulator.
+        """
+        self._emulator = EMULATORS[settings.emulator](game, seed)
+        super().__init__(
+            game,
+            settings,
+            training=training,
+            num_actions=len(self._emulator.actions),
+            episode_seed=episode_seed,
+            max_steps=max_steps,
+        )
+        self._stickiness = STICKINESS if settings.protocol == "atari100k_sticky" else 0.0
+        self._random = np.random.default_rng(0)  # a new one in every game
+        self._held = NO_OP  # what the frame before was played with
+        self._screens = np.zeros((2, *self._emulator.screen_shape), np.uint8)  # last but one, last
+
+    @property
+    def frame_rate(self) -> float:
+        """Agent steps in a second of the game."""
+        return 60 / self.settings.frame_skip
+
+    def identity(self) -> dict[str, str]:
+        """What the game runs on, by name, for the run's records."""
+        own = {"emulator": self._emulator.package, "rom_md5": self._emulator.rom_md5}
+        return super().identity() | own
+
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        """The console's screen, uint8 (rows, columns, 3)."""
+        return self._emulator.rgb()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The console's own state, and ours; `probe` shows whether it was restored."""
+        return {
+            "console": self._emulator.save(),
+            "probe": self._emulator.probe(),
+            "random": self._random.bit_generator.state,
+            "held": self._held,
+            "stack": self._stack.tobytes(),
+            "lives": self._lives,
+            "games": self._games,
+            "game_steps": self._game_steps,
+            "score": self._score,
+            "ended": self._ended,
+            "game_over": self._game_over,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Go on where `state` was taken, as `GameEnv.load_state_dict`."""
+        self._games = state["games"]
+        try:
+            self._emulator.load(state["console"])
+        except ValueError:
+            self._abandon()
+            return False
+        self._random.bit_generator.state = state["random"]
+        self._held = state["held"]
+        self._stack[:] = np.frombuffer(state["stack"], np.uint8).reshape(self._stack.shape)
+        self._lives, self._game_steps = state["lives"], state["game_steps"]
+        self._score = state["score"]
+        self._ended, self._game_over = state["ended"], state["game_over"]
+        if self._emulator.probe() != state["probe"]:
+            self._abandon()
+            return False
+        return True
+
+    def _begin(self, seed: int) -> np.ndarray:
+        self._random = np.random.default_rng(seed)
+        while not self._started():
+            pass  # a life was lost before the game began: again, with another number of no-ops
+        self._screens[0] = 0
+        self._emulator.read_grey(self._screens[1])
+        return self._frame()
+
+    def _started(self) -> bool:
+        """Begin a game and let some frames pass; whether no life was lost on the way."""
+        self._emulator.restart()
+        self._held = NO_OP
+        self._act(NO_OP)
+        self._lives = self._emulator.lives()
+        for _ in range(self._random.integers(1, MAX_NO_OPS, endpoint=True)):
+            self._act(NO_OP)
+            if self._life_lost():
+                return False
+        return not self._emulator.game_over()
+
+    def _play(self, action: int) -> Played:
+        number = self._emulator.actions[action]
+        reward = sum(self._act(number) for _ in range(self.settings.frame_skip - 1))
+        if self.settings.frame_skip > 1:
+            self._emulator.read_grey(self._screens[0])
+        else:
+            self._screens[0] = 0
+        reward += self._act(number)
+        life_lost = self._life_lost()
+        if life_lost and self.ends_at_life_loss:
+            self._screens[0] = 0  # the next life begins with what is seen after the no-op
+        self._emulator.read_grey(self._screens[1])
+        return Played(reward, self._frame(), life_lost, self._emulator.game_over(), False)
+
+    def _life_lost(self) -> bool:
+        """Whether a life is gone and others are left; then plays the no-op that it costs."""
+        lives = self._emulator.lives()
+        if not 0 < lives < self._lives:
+            return False
+        self._act(NO_OP)
+        self._lives = self._emulator.lives()
+        return True
+
+    def _act(self, action: int) -> float:
+        """Play one frame, perhaps with the action of the frame before."""
+        if self._stickiness and self._random.random() < self._stickiness:
+            action = self._held
+        self._held = action
+        return self._emulator.act(action)
+
+    def _frame(self) -> np.ndarray:
+        """Brighter of the two screens, shrunk; uint8 (H, W)."""
+        np.maximum(self._screens[0], self._screens[1], out=self._screens[0])
+        side = self.settings.image_size
+        return cv2.resize(self._screens[0], (side, side), interpolation=cv2.INTER_LINEAR)

@@ -1,0 +1,193 @@
+"""What Atari games and own games have in common: stacks, episodes, rewards, the cap on steps."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from .settings import bounded, choice
+
+MAX_STEPS = 27_000  # agent steps of a game: 30 minutes at 60 frames a second, frame skip 4
+
+Info = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentSettings:
+    """Keys of the section `environment`."""
+
+    protocol: str = choice("atari100k", "atari100k_sticky")
+    emulator: str = choice("ale_py", "atari_py")
+    image_size: int = bounded(8)  # pixels, height = width
+    frame_stack: int = bounded(1)  # frames in an observation
+    frame_skip: int = bounded(1)  # emulator frames per agent step
+
+
+class Played(NamedTuple):
+    """What one agent step did to the game."""
+
+    reward: float  # raw
+    frame: np.ndarray  # uint8 (H, W), the newest one
+    life_lost: bool  # and the game goes on
+    game_over: bool
+    truncated: bool  # the game was stopped before its end
+
+
+class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
+    """A game whose observations are stacks of grey frames.
+
+    Observations are uint8 (S, H, W), oldest first; at an episode's start S - 1 frames are blank.
+    Actions are numbers in [0, A).
+
+    In training (`training=True`) the reward is the sign of the raw one, and losing a life ends the
+    episode: `step` then returns terminated, info["life_lost"], and the first observation of the
+    next life, with which `reset` goes on in the same game. In evaluation the reward is raw and an
+    episode is a whole game.
+
+    Every step's info holds `raw_reward`; `score` and `game_steps`, the raw score and agent steps of
+    the game so far; `lives`; `life_lost`; and `game_over`, whether `reset` will begin a new game.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (an attribute of gymnasium's)
+    render_mode = "rgb_array"
+
+    def __init__(
+        self,
+        game: str,
+        settings: EnvironmentSettings,
+        *,
+        training: bool,
+        num_actions: int,
+        episode_seed: Callable[[int], int] | None,
+        max_steps: int = MAX_STEPS,
+    ) -> None:
+        self.game, self.settings, self.training = game, settings, training
+        self.num_actions = num_actions
+        self._max_steps = max_steps
+        self._episode_seed = episode_seed
+        self._games = 0  # begun by a reset without a seed
+        self._lives = 0
+        self._game_steps = 0
+        self._score = 0.0
+        self._ended = True  # the episode has, so that a step needs a reset first
+        self._game_over = True
+        side = settings.image_size
+        self._stack = np.zeros((settings.frame_stack, side, side), np.uint8)
+        self.observation_space = gymnasium.spaces.Box(0, 255, self._stack.shape, np.uint8)
+        self.action_space = gymnasium.spaces.Discrete(num_actions)
+
+    @property
+    def ends_at_life_loss(self) -> bool:
+        """Whether losing a life ends an episode here."""
+        return self.training and self.settings.protocol == "atari100k"
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, Info]:
+        """Go on after a lost life, or begin a game: the one of `seed`, or of `episode_seed`.
+
+        A seed always begins a new game.
+
+        Raises:
+            ValueError: a new game needs a seed and neither it nor `episode_seed` is there.
+        """
+        if seed is None and self._ended and not self._game_over:
+            self._ended = False
+            return self._stack.copy(), self._info(0.0, life_lost=False)
+        if seed is None:
+            if self._episode_seed is None:
+                raise ValueError("reset needs a seed, or the environment an `episode_seed`")
+            seed = self._episode_seed(self._games)
+            self._games += 1
+        self._game_steps, self._score = 0, 0.0
+        self._ended = self._game_over = False
+        self._restart_stack(self._begin(seed))
+        return self._stack.copy(), self._info(0.0, life_lost=False)
+
+    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, Info]:
+        """Play one agent step; see the class.
+
+        Returns:
+            Observation, reward, terminated (game over, or a life lost where that ends an
+            episode), truncated (stopped at the cap), info.
+
+        Raises:
+            gymnasium.error.ResetNeeded: the episode is over. ValueError: no such action.
+        """
+        if self._ended:
+            raise gymnasium.error.ResetNeeded("the episode is over; call reset first")
+        if not 0 <= action < self.num_actions:
+            raise ValueError(f"action {action} is not in [0, {self.num_actions})")
+        played = self._play(int(action))
+        self._game_steps += 1
+        self._score += played.reward
+        if played.life_lost and self.ends_at_life_loss:
+            self._restart_stack(played.frame)
+            terminated = True
+        else:
+            self._push(played.frame)
+            terminated = played.game_over
+        capped = self._game_steps >= self._max_steps or played.truncated
+        truncated = capped and not played.game_over
+        self._game_over = played.game_over or capped
+        self._ended = terminated or truncated
+        reward = float(np.sign(played.reward)) if self.training else played.reward
+        info = self._info(played.reward, played.life_lost)
+        return self._stack.copy(), reward, terminated, truncated, info
+
+    def identity(self) -> dict[str, str]:
+        """What the game runs on, by name, for the run's records."""
+        return {"game": self.game, "protocol": self.settings.protocol}
+
+    @abstractmethod
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        """The screen in colour, uint8 (rows, columns, 3)."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next steps depend on."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Go on where `state` was taken.
+
+        Returns:
+            Whether the game is the saved one, bit for bit. If not (another version of the
+            emulator, a game that is not reproducible), the next `reset` begins a new game, and
+            the caller should mark the last transition that it stored as truncated.
+        """
+
+    @abstractmethod
+    def _begin(self, seed: int) -> np.ndarray:
+        """Begin a new game and set `_lives`; the first frame, uint8 (H, W)."""
+
+    @abstractmethod
+    def _play(self, action: int) -> Played:
+        """Play one agent step and keep `_lives` up to date."""
+
+    def _restart_stack(self, frame: np.ndarray) -> None:
+        self._stack[:] = 0
+        self._stack[-1] = frame
+
+    def _push(self, frame: np.ndarray) -> None:
+        self._stack[:-1] = self._stack[1:]
+        self._stack[-1] = frame
+
+    def _info(self, raw_reward: float, life_lost: bool) -> Info:
+        return {
+            "raw_reward": raw_reward,
+            "score": self._score,
+            "game_steps": self._game_steps,
+            "lives": self._lives,
+            "life_lost": life_lost,
+            "game_over": self._game_over,
+        }
+
+    def _abandon(self) -> None:
+        """Make the next `reset` begin a new game."""
+        self._ended = self._game_over = True

@@ -1,0 +1,308 @@
+"""Replay of a run: every frame stored once, on the device; batches are built when drawn.
+
+Letters: B sequences of K observations of S frames; t is the slot of a sequence's first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .batch import Batch
+from .errors import CheckpointError
+from .frames import FrameStacks
+from .priorities import ProportionalPriorities
+from .settings import bounded, choice
+
+_SMALL = ("_action", "_reward", "_end", "_cap", "_history")  # arrays with one number a step
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaySettings:
+    """Keys of the section `agent` that the replay reads."""
+
+    replay: str = choice("prioritized", "uniform")  # which steps are drawn more often
+    sequence_length: int = bounded(1)  # observations in a sequence, K
+    n_step: int = bounded(1)  # rewards in a return, n
+    discount: float = bounded(0, 1)  # gamma
+    n_step_end_flag: str = choice("n_step", "one_step")  # which ends stop the bootstrap
+    time_limit: str = choice("bootstrap", "terminal")  # what a game stopped at its cap means
+    priority_exponent: float = bounded(0, 1)  # PER's alpha
+    new_priority: str = choice("one", "largest")  # of a step that was never drawn
+
+
+class SequenceReplay:
+    """Steps in a ring; slot i holds o_i's newest frame, a_i, r_i and whether a_i ended it.
+
+    An end is a lost life, the end of a game, or its cap. Off limits as first step are the newest
+    1 + n + K slots, whose returns and sequences are not complete, and the S - 1 that will be
+    overwritten next, whose stacks are not complete any more (REFERENCE A-4; published, also
+    before the ring is full, so that a run's first S - 1 steps are never drawn).
+
+    With `time_limit: bootstrap`, the return of a step before a cap stops in front of the capped
+    step t+m and bootstraps from o_{t+m} with gamma^m; the capped step itself is never drawn.
+    """
+
+    frame_chunk_size = 1024  # frames a checkpoint stores together
+
+    def __init__(
+        self,
+        capacity: int,
+        settings: ReplaySettings,
+        *,
+        frame_stack: int,
+        frame_shape: tuple[int, int, int],
+        device: torch.device | str,
+    ) -> None:
+        """Allocate the ring.
+
+        Args:
+            capacity: steps kept.
+            frame_stack: frames of an observation, S.
+            frame_shape: channels, rows and columns of a frame.
+
+        Raises:
+            ValueError: so small that no step could ever be drawn.
+        """
+        self._settings, self._capacity, self._depth = settings, capacity, frame_stack
+        self._behind = 1 + settings.n_step + settings.sequence_length
+        self._ahead = frame_stack - 1
+        if capacity <= self._behind + self._ahead:
+            raise ValueError(f"capacity={capacity}: at least {self._behind + self._ahead + 1}")
+        self.device = device = torch.device(device)
+        # Not zeroed: what was never written is never read, and takes no memory on a CPU.
+        self._frames = torch.empty((capacity + 1, *frame_shape), dtype=torch.uint8, device=device)
+        self._frames[capacity] = 0  # the blank frame of the stacks at an episode's start
+        self._action = torch.zeros(capacity, dtype=torch.int64, device=device)
+        self._reward = torch.zeros(capacity, dtype=torch.float32, device=device)
+        self._end = torch.zeros(capacity, dtype=torch.bool, device=device)
+        self._cap = torch.zeros(capacity, dtype=torch.bool, device=device)
+        self._history = torch.zeros(capacity, dtype=torch.uint8, device=device)  # older frames, < S
+        self._prioritized = settings.replay == "prioritized"
+        exponent = settings.priority_exponent if self._prioritized else 0.0
+        self._priorities = ProportionalPriorities(capacity, exponent, device)
+        length = max(settings.n_step, settings.sequence_length)
+        self._steps = torch.arange(length, device=device)
+        self._backwards = torch.arange(frame_stack - 1, -1, -1, device=device)
+        powers = torch.arange(settings.n_step + 1, dtype=torch.float64, device=device)
+        self._discounts = (settings.discount**powers).float()
+        self._written = 0  # steps added in all
+        self._age = 0  # of the episode that the next step belongs to
+        self._capped = [False] * self._behind  # of the newest steps, a ring by step number
+
+    @property
+    def frames_written(self) -> int:
+        """Steps added in all; step number k lies in slot k % capacity."""
+        return self._written
+
+    @property
+    def first_live_frame(self) -> int:
+        """Number of the oldest step that is not overwritten."""
+        return max(0, self._written - self._capacity)
+
+    @property
+    def can_draw(self) -> bool:
+        """Whether there is a step to draw."""
+        return bool(self._written - 1 - self._behind >= self._ahead)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept on the device."""
+        small = sum(getattr(self, name).nbytes for name in _SMALL)
+        return self._frames.nbytes + small + self._priorities.nbytes
+
+    def add(
+        self,
+        frame: np.ndarray,
+        action: int,
+        clipped_reward: float,
+        *,
+        terminated: bool,
+        truncated: bool,
+    ) -> None:
+        """Store one step.
+
+        Args:
+            frame: uint8 (rows, columns) or (channels, rows, columns), the newest frame of the
+                observation in which the action was taken.
+            terminated: the action ended the game or lost a life.
+            truncated: the game was stopped at its cap.
+        """
+        step, slot = self._written, self._written % self._capacity
+        self._frames[slot].copy_(torch.from_numpy(frame), non_blocking=True)
+        self._action[slot] = action
+        self._reward[slot] = clipped_reward
+        self._end[slot] = terminated or truncated
+        self._cap[slot] = truncated and not terminated
+        self._history[slot] = min(self._age, self._ahead)
+        self._age = 0 if terminated or truncated else self._age + 1
+        self._written += 1
+        self._move_limits(step)
+        self._capped[step % self._behind] = truncated and not terminated
+
+    def truncate_newest(self) -> None:
+        """Mark the newest step as stopped at a cap: its episode cannot be gone on with."""
+        if self._written == 0 or self._age == 0:
+            return
+        newest = self._written - 1
+        self._end[newest % self._capacity] = True
+        self._cap[newest % self._capacity] = True
+        self._capped[newest % self._behind] = True
+        self._age = 0
+
+    def draw(self, uniforms: Tensor) -> Tensor:
+        """First steps of sequences.
+
+        Args:
+            uniforms: float64 (B,) in [0, 1), on the replay's device.
+
+        Returns:
+            int64 (B,), slots; they mean nothing unless `can_draw`.
+        """
+        return self._priorities.draw(uniforms)
+
+    def gather(self, indices: Tensor, importance_exponent: Tensor) -> Batch:
+        """The sequences that begin at `indices`; see `Batch`.
+
+        Args:
+            indices: int64 (B,), slots as drawn.
+            importance_exponent: float (), PER's beta.
+        """
+        length, n_step = self._settings.sequence_length, self._settings.n_step
+        offset = self._steps[:, None]
+        slots = (indices + offset) % self._capacity  # (max(K, n), B)
+        ends = self._end[slots]
+        # Steps until the first end; as many as there are if none comes.
+        first_end = torch.where(ends, offset, len(offset)).amin(0)
+        frozen = indices + torch.minimum(offset[:length], first_end)
+        bootstrap_at, n_step_return, bootstrap = self._returns(slots[:n_step], first_end)
+        if self._prioritized:
+            weights = self._priorities.importance_weights(indices, importance_exponent)
+        else:
+            weights = torch.ones_like(n_step_return)
+        return Batch(
+            obs=self._stacks(frozen),
+            n_step_obs=self._stacks(indices + bootstrap_at),
+            action=self._action[slots[:length]],
+            n_step_return=n_step_return,
+            bootstrap_discount=bootstrap,
+            ends=ends[:length],
+            importance_weights=weights,
+            indices=indices,
+        )
+
+    def update_priorities(self, indices: Tensor, priorities: Tensor) -> None:
+        """Write the priorities that an update found; see `ProportionalPriorities.update`.
+
+        Args:
+            indices: int64 (B,).
+            priorities: float (B,), the KL of the RL loss.
+        """
+        if self._prioritized:
+            self._priorities.update(indices, priorities)
+
+    def read_frames(self, start: int, stop: int) -> Tensor:
+        """Frames of steps number `start` to `stop` (excluded), uint8 (stop - start, C, H, W).
+
+        Raises:
+            IndexError: one of them is overwritten or not there yet.
+        """
+        if not self.first_live_frame <= start <= stop <= self._written:
+            there = f"{self.first_live_frame}..{self._written}"
+            raise IndexError(f"frames {start}..{stop} of {there}")
+        return self._frames[torch.arange(start, stop, device=self.device) % self._capacity]
+
+    def write_frames(self, start: int, frames: Tensor) -> None:
+        """Put the frames of steps from number `start` on back, after `load_state_dict`.
+
+        Frames that were overwritten or not there yet when the state was saved are left out.
+        """
+        begin = max(start, self.first_live_frame)
+        stop = min(start + len(frames), self._written)
+        if begin < stop:
+            slots = torch.arange(begin, stop, device=self.device) % self._capacity
+            self._frames[slots] = frames[begin - start : stop - start].to(self.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the frames, which `read_frames` gives."""
+        return {
+            "settings": asdict(self._settings),
+            "shape": [self._capacity, self._depth, *self._frames.shape[1:]],
+            "written": self._written,
+            "age": self._age,
+            "capped": list(self._capped),
+            "priorities": self._priorities.state_dict(),
+            **{name: getattr(self, name) for name in _SMALL},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy `state` into place; the frames follow by `write_frames`.
+
+        Raises:
+            CheckpointError: it is the state of a replay of another kind or size.
+        """
+        mine = self.state_dict()
+        for key in ("settings", "shape"):
+            if state[key] != mine[key]:
+                raise CheckpointError(f"replay: saved with {key} {state[key]}, now {mine[key]}")
+        for name in _SMALL:
+            getattr(self, name).copy_(state[name])
+        self._priorities.load_state_dict(state["priorities"])
+        self._written, self._age = state["written"], state["age"]
+        self._capped = list(state["capped"])
+
+    def _move_limits(self, step: int) -> None:
+        """Open the slot whose sequence `step` completes, close the one whose stack it breaks."""
+        self._priorities.set((step + self._ahead) % self._capacity, 0.0)
+        complete = step - self._behind
+        if complete < self._ahead:
+            return
+        slot = complete % self._capacity
+        if self._settings.time_limit == "bootstrap" and self._capped[complete % self._behind]:
+            return  # nothing follows from which its return could be bootstrapped
+        if self._settings.new_priority == "largest":
+            self._priorities.set_to_largest(slot)
+        else:
+            self._priorities.set(slot, 1.0)
+
+    def _returns(self, slots: Tensor, first_end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where to bootstrap, and what the steps up to there are worth.
+
+        Args:
+            slots: int64 (n, B). first_end: int64 (B,), steps until the first end.
+
+        Returns:
+            Steps until the bootstrap m, int64 (B,); discounted sum of their rewards, float32 (B,);
+            gamma^m, or 0 where nothing is bootstrapped, float32 (B,).
+        """
+        n_step = self._settings.n_step
+        offset = self._steps[:n_step, None]
+        until = first_end.clamp(max=n_step)
+        last = slots.gather(0, until.clamp(max=n_step - 1)[None])[0]
+        capped = self._cap[last] & (first_end < n_step)
+        if self._settings.time_limit == "terminal":
+            capped = torch.zeros_like(capped)
+        # A reward that ends the episode counts; that of a capped step does not, its value does.
+        counts = (offset < until) | ((offset == until) & ~capped)
+        rewards = torch.where(counts, self._reward[slots], 0.0)
+        n_step_return = (rewards * self._discounts[:n_step, None]).sum(0)
+        if self._settings.n_step_end_flag == "one_step":
+            stops = first_end == 0  # published: a later end is bootstrapped through
+        else:
+            stops = first_end < n_step
+        power = torch.where(capped, until, n_step)
+        bootstrap = torch.where(stops & ~capped, 0.0, self._discounts[power])
+        return until, n_step_return, bootstrap
+
+    def _stacks(self, newest: Tensor) -> FrameStacks:
+        """Stacks whose newest frames lie in slots `newest` (*lead), before the modulo."""
+        newest = newest % self._capacity
+        index = (newest[..., None] - self._backwards) % self._capacity
+        older = self._history[newest].long()[..., None]
+        index = torch.where(self._backwards <= older, index, self._capacity)
+        return FrameStacks(self._frames, index)

@@ -1,0 +1,162 @@
+"""Prioritised sampling: exact beside a plain version, right frequencies, safe from bad input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from mlr_atari.errors import CheckpointError
+from mlr_atari.priorities import ProportionalPriorities
+
+
+def _with(values: np.ndarray, exponent: float = 0.5) -> ProportionalPriorities:
+    priorities = ProportionalPriorities(len(values), exponent, "cpu")
+    for entry, value in enumerate(values.tolist()):
+        priorities.set(entry, value)
+    return priorities
+
+
+def _uniforms(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000, 100_000])
+def test_frequencies_follow_the_priorities(size: int) -> None:
+    values = np.random.default_rng(size).uniform(0.01, 9.0, size)
+    values[:: max(3, size // 7)] = 0 if size > 2 else 1.0
+    priorities = _with(values)
+    drawn = priorities.draw(_uniforms(1_000_000, seed=size)).numpy()
+    counts = np.bincount(drawn, minlength=size)
+    mass = values**0.5
+    assert counts[mass == 0].sum() == 0, "an entry of priority 0 was drawn"
+    if size == 1:
+        return
+    # Neighbours are added up until 20 are expected of each, so that the statistic is chi-squared.
+    counts, expected = counts[mass > 0], 1_000_000 * mass[mass > 0] / mass.sum()
+    _, group = np.unique(np.cumsum(expected) // 20, return_inverse=True)
+    observed, wanted = np.bincount(group, counts), np.bincount(group, expected)
+    assert stats.chisquare(observed, wanted).pvalue > 0.001
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_agrees_with_a_plain_version_through_many_operations(exponent: float) -> None:
+    rng = np.random.default_rng(7)
+    size, plain = 50, np.zeros(50)
+    priorities = ProportionalPriorities(size, exponent, "cpu")
+    for operation in range(10_000):
+        if operation % 3 == 0:
+            entry, value = int(rng.integers(size)), float(rng.choice([0.0, 1.0, 2.5]))
+            priorities.set(entry, value)
+            plain[entry] = value**exponent if value else 0.0
+        elif operation % 3 == 1:
+            indices, values = rng.integers(size, size=8), rng.uniform(1e-6, 50, 8)
+            values[rng.random(8) < 0.1] = np.nan
+            values[rng.random(8) < 0.1] = -1.0
+            priorities.update(torch.from_numpy(indices), torch.from_numpy(values))
+            for place, entry in enumerate(indices):
+                first = place == list(indices).index(entry)
+                if first and values[place] >= 0 and plain[entry] > 0:
+                    plain[entry] = values[place] ** exponent
+        elif plain.sum() > 0:
+            uniforms = rng.random(8)
+            drawn = priorities.draw(torch.from_numpy(uniforms)).numpy()
+            wanted = np.searchsorted(np.cumsum(plain), uniforms * plain.sum(), side="right")
+            np.testing.assert_array_equal(drawn, wanted)
+    np.testing.assert_allclose(priorities.masses().numpy(), plain, rtol=1e-6, atol=1e-12)
+
+
+def test_the_first_of_equal_indices_counts() -> None:
+    priorities = _with(np.ones(4))
+    priorities.update(torch.tensor([2, 1, 2, 2, 1]), torch.tensor([9.0, 4.0, 1.0, 16.0, 25.0]))
+    torch.testing.assert_close(priorities.masses().float(), torch.tensor([1.0, 2.0, 3.0, 1.0]))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -1.0, float("-inf")])
+def test_a_bad_priority_changes_nothing(bad: float) -> None:
+    priorities = _with(np.array([4.0, 9.0]))
+    priorities.update(torch.tensor([0, 1]), torch.tensor([bad, 16.0]))
+    torch.testing.assert_close(priorities.masses().float(), torch.tensor([2.0, 4.0]))
+
+
+def test_an_infinite_priority_counts_as_the_largest() -> None:
+    priorities = _with(np.ones(2))
+    priorities.update(torch.tensor([0]), torch.tensor([float("inf")]))
+    assert priorities.masses()[0] == 1000.0
+
+
+def test_an_entry_that_is_off_stays_off() -> None:
+    priorities = _with(np.array([1.0, 0.0]))
+    priorities.update(torch.tensor([1]), torch.tensor([5.0]))
+    assert priorities.masses()[1] == 0
+    assert priorities.draw(_uniforms(1000)).max() == 0
+
+
+def test_the_smallest_priority_beside_the_largest_is_kept_apart_from_zero() -> None:
+    values = np.full(100_000, 1e6)
+    values[5] = 1e-6
+    masses = _with(values).masses()
+    assert masses[5].item() == pytest.approx(1e-3, rel=1e-6)
+    assert masses[6].item() == 1e3
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0 - 2.0**-53])
+def test_the_ends_of_the_range_draw_the_first_and_last_entry_that_is_on(uniform: float) -> None:
+    values = np.random.default_rng(0).uniform(1, 2, 100_000)
+    values[[0, -1]] = 0
+    drawn = _with(values).draw(torch.tensor([uniform], dtype=torch.float64)).item()
+    assert drawn == (1 if uniform == 0 else len(values) - 2)
+
+
+def test_weights_are_the_published_formula() -> None:
+    values = np.array([0.25, 1.0, 9.0, 0.01])
+    indices = torch.tensor([2, 0, 0, 3])
+    mass = values[indices.numpy()] ** 0.5
+    wanted = (1 / (mass + 1e-5)) ** 0.7
+    weights = _with(values).importance_weights(indices, torch.tensor(0.7, dtype=torch.float64))
+    np.testing.assert_allclose(weights.numpy(), wanted / wanted.max(), rtol=1e-6)
+    assert weights.dtype == torch.float32
+
+
+def test_the_largest_priority_seen_is_given_to_new_entries() -> None:
+    priorities = _with(np.array([1.0, 1.0, 0.0]))
+    priorities.update(torch.tensor([0]), torch.tensor([49.0]))
+    priorities.update(torch.tensor([0]), torch.tensor([4.0]))
+    priorities.set_to_largest(2)
+    torch.testing.assert_close(priorities.masses().float(), torch.tensor([2.0, 1.0, 7.0]))
+
+
+def test_state_round_trip() -> None:
+    values = np.random.default_rng(1).uniform(0.1, 5, 300)
+    saved = _with(values)
+    restored = ProportionalPriorities(300, 0.5, "cpu")
+    restored.load_state_dict(saved.state_dict())
+    for seed in range(20):
+        uniforms = _uniforms(32, seed)
+        assert torch.equal(saved.draw(uniforms), restored.draw(uniforms))
+        for each in (saved, restored):
+            each.update(each.draw(uniforms), uniforms * 3)
+    with pytest.raises(CheckpointError, match="capacity or exponent"):
+        ProportionalPriorities(300, 1.0, "cpu").load_state_dict(saved.state_dict())
+
+
+@pytest.mark.cuda
+def test_the_gpu_draws_the_same_without_a_synchronisation() -> None:
+    values = np.random.default_rng(2).uniform(0.01, 9, 100_000)
+    cpu = _with(values)
+    gpu = ProportionalPriorities(100_000, 0.5, "cuda")
+    gpu.load_state_dict(cpu.state_dict())
+    uniforms = _uniforms(512)
+    wanted = cpu.draw(uniforms)
+    on_gpu, beta = uniforms.cuda(), torch.tensor(0.5, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        drawn = gpu.draw(on_gpu)
+        gpu.importance_weights(drawn, beta)
+        gpu.update(drawn, on_gpu)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(drawn.cpu(), wanted)
+    cpu.update(wanted, uniforms)
+    torch.testing.assert_close(gpu.masses().cpu(), cpu.masses(), rtol=1e-6, atol=0)
