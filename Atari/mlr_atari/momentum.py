@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
+ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
-class MomentumTarget(nn.Module):
+
+class MomentumTarget(nn.Module, Generic[ModuleType]):
     """Copy of a network with `target <- (1 - tau) * target + tau * online`.
 
     The online network is held without being registered: parameters, state and device of this
     module are the copy's alone. Buffers are copied as they are. tau = 1 copies exactly.
     """
 
-    def __init__(self, online: nn.Module, tau: float) -> None:
+    def __init__(self, online: ModuleType, tau: float) -> None:
         """Args: `tau`: weight of the online network in each update, in [0, 1]."""
         super().__init__()
         if not 0.0 <= tau <= 1.0:
             raise ValueError(f"tau={tau} must lie in [0, 1]")
         self.tau = tau
-        self.target = copy.deepcopy(online).requires_grad_(False)
+        self.target: ModuleType = copy.deepcopy(online).requires_grad_(False)
         # A tuple hides the network from nn.Module's registration.
         self._online = (online,)
 

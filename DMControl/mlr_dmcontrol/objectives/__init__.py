@@ -1,1 +1,26 @@
-"""What shapes the representation: one objective a file."""
+"""What shapes the representation: one objective a file.
+
+Every module of this folder that defines a subclass of `Objective` is found by its file name, which
+is what `agent.objective` in a config says.  A new idea is one file here and one YAML.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+
+from .interface import Objective
+
+__all__ = ["Objective", "available"]
+
+
+def available() -> dict[str, type[Objective]]:
+    """The objectives by name: `{"mlr": MLR, ...}`, sorted."""
+    found: dict[str, type[Objective]] = {}
+    for name in sorted(info.name for info in pkgutil.iter_modules(__path__)):
+        module = import_module(f"{__name__}.{name}")
+        for value in vars(module).values():
+            is_own = isinstance(value, type) and value.__module__ == module.__name__
+            if is_own and issubclass(value, Objective) and value is not Objective:
+                found[name] = value
+    return found

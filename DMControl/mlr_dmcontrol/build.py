@@ -1,0 +1,140 @@
+"""Puts an agent together from a checked config; the only reader of `cfg` besides train.py."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+
+from .augmentation import Augmentation
+from .errors import ConfigError
+from .networks import Encoder, Networks
+from .objectives import Objective, available
+from .run.seeding import initialisation
+from .sac import SAC, SACSettings
+
+SettingsType = TypeVar("SettingsType")
+
+
+def build_agent(
+    agent_cfg: Mapping[str, Any],
+    *,
+    obs_shape: tuple[int, int, int],
+    action_dim: int,
+    device: torch.device | str,
+    seed: int,
+    precision: str = "fp32",
+) -> SAC:
+    """The agent of a run, with its initial weights.
+
+    Args:
+        agent_cfg: the checked section `agent` of the config.
+        obs_shape: (S*C, H, W), H = W, of uint8 observations as rendered.
+        seed: the run's; weights are drawn on the CPU and do not depend on the device.
+        precision: `fp32`, `tf32` (matrix products of CUDA; elsewhere fp32) or `bf16`.
+
+    Raises:
+        ConfigError: settings that do not fit each other or the observations.
+    """
+    settings = settings_from(SACSettings, agent_cfg)
+    _allow_tf32(precision != "fp32")
+    with initialisation(seed, "agent"):
+        networks = _networks(settings, obs_shape[0], action_dim, precision)
+    image_size = obs_shape[-1]
+    weight = objective_weight(agent_cfg)
+    objective = None
+    if weight > 0:
+        kind = objective_type(agent_cfg["objective"])
+        own: Any = settings_from(kind.settings_type, agent_cfg)
+        augmentation = _augmentation(
+            settings, own.objective_augmentation, image_size, "agent.objective_augmentation"
+        )
+        # A seed of its own, so that adding an objective leaves the agent's weights alone.
+        with initialisation(seed, "objective"):
+            objective = kind(own, networks, augmentation)
+    augmentation = _augmentation(
+        settings,
+        settings.augmentation,
+        image_size,
+        "agent.augmentation",
+        skip_last_offset=settings.skip_last_crop_offset,
+    )
+    return SAC(settings, networks, augmentation, objective, weight, device)
+
+
+def objective_type(name: str) -> type[Objective]:
+    """Raises: ConfigError: no file of objectives/ defines it."""
+    found = available()
+    if name not in found:
+        raise ConfigError(f"agent.objective={name}: unknown; choose from {', '.join(found)}")
+    return found[name]
+
+
+def objective_settings() -> dict[str, type]:
+    """The settings dataclass of each objective, by its name."""
+    return {name: kind.settings_type for name, kind in available().items()}
+
+
+def objective_weight(agent_cfg: Mapping[str, Any]) -> float:
+    """Weight of the objective; 0 without one."""
+    name = agent_cfg["objective"]
+    return 0.0 if name is None else float(agent_cfg[f"{name}_weight"])
+
+
+def settings_from(kind: type[SettingsType], values: Mapping[str, Any]) -> SettingsType:
+    """An instance of the dataclass `kind` from the keys of the same names; lists become tuples."""
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    chosen = {name: values[name] for name in names}
+    is_list = {
+        name: not isinstance(value, (str, int, float, bool, type(None)))
+        for name, value in chosen.items()
+    }
+    return kind(
+        **{name: tuple(value) if is_list[name] else value for name, value in chosen.items()}
+    )
+
+
+def _networks(settings: SACSettings, channels: int, action_dim: int, precision: str) -> Networks:
+    encoder = Encoder(
+        channels,
+        settings.crop_size,
+        settings.num_filters,
+        settings.conv_strides,
+        settings.latent_dim,
+        precision,
+    )
+    return Networks(
+        encoder,
+        action_dim,
+        hidden_dim=settings.hidden_dim,
+        log_std=(settings.log_std_min, settings.log_std_max),
+        initial_temperature=settings.initial_temperature,
+        critic_tau=settings.critic_tau,
+        encoder_tau=settings.encoder_tau,
+    )
+
+
+def _augmentation(
+    settings: SACSettings,
+    menu: tuple[str, ...],
+    image_size: int,
+    key: str,
+    skip_last_offset: bool = False,
+) -> Augmentation:
+    return Augmentation(
+        menu,
+        image_size,
+        settings.crop_size,
+        shift_pad=settings.shift_pad,
+        intensity_scale=settings.intensity_scale,
+        skip_last_offset=skip_last_offset,
+        key=key,
+    )
+
+
+def _allow_tf32(allowed: bool) -> None:
+    """Set for the whole process, because PyTorch has no narrower switch."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed

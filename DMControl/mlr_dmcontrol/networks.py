@@ -1,0 +1,179 @@
+"""Networks of the SAC agent: pixel encoder, actor, twin critics, and their momentum targets.
+
+Shapes: N images, Z latent dimensions, A action dimensions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .errors import ConfigError
+from .momentum import MomentumTarget
+
+_KERNEL = 3
+
+
+class LatentHead(nn.Module):
+    """Convolution features to the latent: a linear map and a layer norm, no activation."""
+
+    def __init__(self, num_features: int, latent_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(num_features, latent_dim)
+        self.norm = nn.LayerNorm(latent_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, features) -> (N, Z)."""
+        return self.norm(self.linear(features))
+
+
+class Encoder(nn.Module):
+    """3x3 convolutions with ReLU, then a latent head; the critic's, and the shared one."""
+
+    def __init__(
+        self,
+        channels: int,
+        image_size: int,
+        num_filters: int,
+        strides: Sequence[int],
+        latent_dim: int,
+        precision: str = "fp32",
+    ) -> None:
+        """Args: `image_size`: side of the input in pixels. `precision`: `bf16` computes
+        convolutions and linear maps in bfloat16; weights and latents stay float32.
+
+        Raises:
+            ConfigError: the image is too small for the strides.
+        """
+        super().__init__()
+        layers: list[nn.Module] = []
+        size, incoming = image_size, channels
+        for stride in strides:
+            size = (size - _KERNEL) // stride + 1
+            layers += [nn.Conv2d(incoming, num_filters, _KERNEL, stride), nn.ReLU(inplace=True)]
+            incoming = num_filters
+        if size < 1:
+            raise ConfigError(
+                f"agent.conv_strides={list(strides)}: nothing is left of {image_size} pixels;"
+                f" use fewer or smaller strides"
+            )
+        self.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
+        self.latent_dim = latent_dim
+        self.map_shape = (num_filters, size, size)
+        self.convolutions = nn.Sequential(*layers)
+        self.convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.head = LatentHead(math.prod(self.map_shape), latent_dim)
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Where reduced precision may be used: convolutions and transformers, never losses."""
+        device = self.head.linear.weight.device.type
+        dtype = self.autocast_dtype
+        return torch.autocast(device, dtype=dtype) if dtype else contextlib.nullcontext()
+
+    def features(self, images: Tensor) -> Tensor:
+        """float (N, C, H, W) in 0..1 -> (N, rows * columns * filters), the filter fastest.
+
+        That order is how channels-last memory lies, so flattening copies nothing.
+        """
+        with self.autocast():
+            return self.convolutions(images).permute(0, 2, 3, 1).flatten(1)
+
+    def latent(self, features: Tensor) -> Tensor:
+        """Features (N, F) -> float32 (N, Z)."""
+        with self.autocast():
+            return self.head(features).float()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """float (N, C, H, W) in 0..1 -> float32 (N, Z)."""
+        return self.latent(self.features(images))
+
+
+class Actor(nn.Module):
+    """Policy on the shared convolutions: its own latent head and a two-layer network."""
+
+    def __init__(
+        self, encoder: Encoder, action_dim: int, hidden_dim: int, log_std: tuple[float, float]
+    ) -> None:
+        """Args: `encoder`: decides the sizes; not kept. `log_std`: lowest and highest value."""
+        super().__init__()
+        self.log_std_min, self.log_std_max = log_std
+        self.head = LatentHead(encoder.head.linear.in_features, encoder.latent_dim)
+        self.trunk = _mlp(encoder.latent_dim, hidden_dim, 2 * action_dim)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, F), any float -> mean before tanh (N, A), log standard deviation (N, A)."""
+        mean, raw = self.trunk(self.head(features.float())).chunk(2, dim=-1)
+        spread = self.log_std_max - self.log_std_min
+        return mean, self.log_std_min + 0.5 * spread * (raw.tanh() + 1)
+
+
+class TwinCritic(nn.Module):
+    """Two action values on the same latent."""
+
+    def __init__(self, latent_dim: int, action_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.first = _mlp(latent_dim + action_dim, hidden_dim, 1)
+        self.second = _mlp(latent_dim + action_dim, hidden_dim, 1)
+
+    def forward(self, latent: Tensor, action: Tensor) -> Tensor:
+        """(N, Z), (N, A) -> (2, N)."""
+        inputs = torch.cat([latent, action], dim=-1)
+        return torch.stack([self.first(inputs), self.second(inputs)]).squeeze(-1)
+
+
+class Networks(nn.Module):
+    """Everything that SAC trains or averages; the temperature is kept as its logarithm, 0-d."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        action_dim: int,
+        *,
+        hidden_dim: int,
+        log_std: tuple[float, float],
+        initial_temperature: float,
+        critic_tau: float,
+        encoder_tau: float,
+    ) -> None:
+        """Args: `critic_tau`, `encoder_tau`: weights of the online networks in their targets."""
+        super().__init__()
+        self.action_dim = action_dim
+        self.encoder = encoder
+        self.actor = Actor(encoder, action_dim, hidden_dim, log_std)
+        self.critic = TwinCritic(encoder.latent_dim, action_dim, hidden_dim)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(initial_temperature)))
+        initialise_orthogonal(self)
+        self.encoder_target = MomentumTarget(encoder, encoder_tau)
+        self.critic_target = MomentumTarget(self.critic, critic_tau)
+
+
+def initialise_orthogonal(module: nn.Module) -> None:
+    """Linear maps orthogonal; convolutions delta-orthogonal with gain √2; biases 0.
+
+    Delta-orthogonal (Xiao et al. 2018): only the centre tap is not 0. With ReLU after each layer
+    it keeps the scale of the signal.
+    """
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+        if isinstance(layer, nn.Linear):
+            nn.init.orthogonal_(layer.weight)
+        elif isinstance(layer, nn.Conv2d):
+            tap = nn.init.orthogonal_(torch.empty(layer.weight.shape[:2]), math.sqrt(2))
+            nn.init.zeros_(layer.weight)
+            with torch.no_grad():
+                layer.weight[:, :, _KERNEL // 2, _KERNEL // 2] = tap
+
+
+def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, outputs),
+    )

@@ -1,0 +1,82 @@
+"""What the agent asks of an objective, and nothing else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..augmentation import Augmentation
+from ..batch import Batch
+from ..networks import Encoder, Networks
+from ..optimization import ClipGroup, ParameterGroup
+
+Metrics = dict[str, Tensor]
+
+
+class Streams(Protocol):
+    """CPU generators by name: exploration, replay, augmentation, masking, objective, noise."""
+
+    def __getitem__(self, name: str, /) -> torch.Generator: ...
+
+
+class Objective(nn.Module, ABC):
+    """A loss on the critic's encoder, stepped by an optimiser of its own after the critic's.
+
+    An objective registers only what it owns: its trained parameters and its momentum targets. The
+    encoder is handed to it at each use. Everything that a resume needs must be in `state_dict`.
+
+    Attributes:
+        settings_type: dataclass of its settings, the keys of its YAML. Among them must be
+            `<file name>_weight`, the weight of its loss (at 0 it is never built), and
+            `objective_augmentation`, the menu of its augmentation.
+        sequence_length, sequence_batch_size: windows that it wants of the replay, K and B'.
+    """
+
+    settings_type: ClassVar[type]
+    sequence_length: int
+    sequence_batch_size: int
+
+    @abstractmethod
+    def __init__(self, settings: Any, networks: Networks, augmentation: Augmentation) -> None:
+        """Args: `settings`: a `settings_type`. `networks`: the agent's, not registered."""
+        super().__init__()
+
+    @abstractmethod
+    def draw_noise(self, streams: Streams) -> Any:
+        """All random numbers of one update: CPU tensors in an object with `.to(device)`."""
+
+    @abstractmethod
+    def loss(self, encoder: Encoder, batch: Batch, noise: Any) -> tuple[Tensor, Metrics]:
+        """The loss, a scalar, and detached 0-d metrics.
+
+        A deterministic function of tensors, without host synchronisation.
+        """
+
+    @abstractmethod
+    def update_targets(self) -> None:
+        """Move the momentum targets once, in place; called as often as the critic's targets."""
+
+    def parameter_groups(self, encoder: Encoder) -> Sequence[ParameterGroup]:
+        """What its optimiser steps, with rates relative to the critic's learning rate."""
+        own = [each for each in self.parameters() if each.requires_grad]
+        return [ParameterGroup([*encoder.parameters(), *own])]
+
+    def clip_groups(self, encoder: Encoder) -> Sequence[ClipGroup]:
+        """Joint gradient norms that are cut before each step, in this order."""
+        return []
+
+    def learning_rate_factor(self, update_step: int) -> float:
+        """Schedule of the learning rate; `update_step` counts from 0."""
+        return 1.0
+
+    @abstractmethod
+    def diagnostics(self, encoder: Encoder, batch: Batch, noise: Any) -> dict[str, float]:
+        """Signs of health, such as a collapse; without gradient, may synchronise."""
+
+    @abstractmethod
+    def preview(self, batch: Batch, noise: Any) -> Tensor:
+        """What the objective sees of one sequence, as a picture: uint8 RGB (3, H, W)."""

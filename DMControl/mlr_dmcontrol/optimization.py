@@ -1,0 +1,104 @@
+"""Adam as every loss here uses it: fused, rates that can change inside a graph, exact state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters with the learning rate `scale` times that of their optimiser."""
+
+    parameters: Sequence[nn.Parameter]
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class ClipGroup:
+    """Parameters whose joint gradient norm is cut to `max_norm`."""
+
+    parameters: Sequence[nn.Parameter]
+    max_norm: float
+
+
+class Optimizer:
+    """Steps its own parameters, and only those, down the gradient of a loss.
+
+    Learning rates are 0-d tensors on the parameters' device, moments exist from the start, and
+    loading copies in place: a captured graph keeps seeing the same memory.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[ParameterGroup],
+        learning_rate: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        clip: Sequence[ClipGroup] = (),
+    ) -> None:
+        """Args: `clip`: applied in this order before each step."""
+        self.learning_rate = learning_rate
+        self.clip = clip
+        self.scales = [group.scale for group in groups]
+        self.parameters = [p for group in groups for p in group.parameters]
+        device = self.parameters[0].device
+        self._adam = torch.optim.Adam(
+            [
+                {
+                    "params": list(group.parameters),
+                    "lr": torch.tensor(learning_rate * group.scale, device=device),
+                }
+                for group in groups
+            ],
+            betas=betas,
+            fused=True,
+        )
+        for parameter in self.parameters:
+            self._adam.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+
+    def set_schedule(self, factor: float) -> None:
+        """Learning rates become `factor` times their base; on the host, before a step."""
+        for group, scale in zip(self._adam.param_groups, self.scales, strict=True):
+            group["lr"].fill_(self.learning_rate * scale * factor)
+
+    def step(self, loss: Tensor) -> Tensor:
+        """One step; returns the joint gradient norm before clipping, 0-d."""
+        gradients = torch.autograd.grad(loss, self.parameters)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        norm = nn.utils.get_total_norm(gradients)
+        for group in self.clip:
+            nn.utils.clip_grad_norm_(group.parameters, group.max_norm, foreach=True)
+        self._adam.step()
+        self._adam.zero_grad(set_to_none=True)
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Learning rates and moments, in the order of the parameters."""
+        return {
+            "learning_rates": [group["lr"] for group in self._adam.param_groups],
+            "moments": [dict(self._adam.state[parameter]) for parameter in self.parameters],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state` was taken.
+
+        Raises:
+            ValueError: it belongs to other parameters.
+        """
+        own = self.state_dict()
+        for mine, saved in zip(own["learning_rates"], state["learning_rates"], strict=True):
+            mine.copy_(saved)
+        for mine, saved in zip(own["moments"], state["moments"], strict=True):
+            for name, tensor in mine.items():
+                if saved[name].shape != tensor.shape:
+                    raise ValueError(f"{name} {tuple(saved[name].shape)} of another network")
+                tensor.copy_(saved[name])

@@ -1,0 +1,316 @@
+"""Soft actor-critic from pixels, and the order of one update.
+
+The convolutions are shared: the critic's loss and the objective's train them, the actor's does
+not. Two Adams with moments of their own step the encoder in turn (REFERENCE D-4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .augmentation import Augmentation, AugmentationNoise, center_crop, to_float
+from .batch import Batch
+from .frames import FrameStacks
+from .losses import (
+    actor_loss,
+    critic_loss,
+    soft_target,
+    squashed_gaussian,
+    temperature_loss,
+)
+from .networks import Networks
+from .objectives.interface import Metrics, Objective, Streams
+from .optimization import Optimizer, ParameterGroup
+from .settings import bounded
+
+
+@dataclass(frozen=True, kw_only=True)
+class SACSettings:
+    """Keys of configs/agent/sac.yaml, which says what each one is."""
+
+    crop_size: int = bounded(1)
+    augmentation: tuple[str, ...]
+    shift_pad: int = bounded(0)
+    intensity_scale: float = bounded(0)
+    skip_last_crop_offset: bool
+    num_target_augmentations: int = bounded(1)
+    num_q_augmentations: int = bounded(1)
+    num_filters: int = bounded(1)
+    conv_strides: tuple[int, ...] = bounded(1)
+    latent_dim: int = bounded(1)
+    hidden_dim: int = bounded(1)
+    log_std_min: float
+    log_std_max: float
+    batch_size: int = bounded(1)
+    discount: float = bounded(0, 1)
+    critic_learning_rate: float = bounded(above=0)
+    actor_learning_rate: float = bounded(above=0)
+    temperature_learning_rate: float = bounded(above=0)
+    temperature_beta1: float = bounded(0, below=1)
+    initial_temperature: float = bounded(above=0)
+    critic_tau: float = bounded(0, 1)
+    encoder_tau: float = bounded(0, 1)
+    actor_update_every: int = bounded(1)
+    target_update_every: int = bounded(1)
+
+
+@dataclass(frozen=True)
+class SACNoise:
+    """Random numbers of one update.
+
+    Attributes:
+        obs, next_obs: augmentation of (M, B) and (V, B) views: M = `num_q_augmentations`,
+            V = `num_target_augmentations`.
+        next_action: standard normal (V, B, A), of the critic's target.
+        action: standard normal (B, A), of the actor's loss.
+        objective: what the objective drew, or None.
+    """
+
+    obs: AugmentationNoise
+    next_obs: AugmentationNoise
+    next_action: Tensor
+    action: Tensor
+    objective: Any
+
+    def to(self, device: torch.device | str) -> SACNoise:
+        """The same numbers on `device`."""
+        return SACNoise(
+            self.obs.to(device),
+            self.next_obs.to(device),
+            self.next_action.to(device, non_blocking=True),
+            self.action.to(device, non_blocking=True),
+            None if self.objective is None else self.objective.to(device),
+        )
+
+
+class SAC:
+    """The agent: acts, and improves itself from a batch and given noise.
+
+    Attributes:
+        networks: all trained and averaged networks, on `device`.
+        objective: what else shapes the encoder, or None: then it is plain SAC.
+        update_step: updates done.
+    """
+
+    def __init__(
+        self,
+        settings: SACSettings,
+        networks: Networks,
+        augmentation: Augmentation,
+        objective: Objective | None = None,
+        objective_weight: float = 0.0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Args: `augmentation`: of the SAC batch. `objective`: built on `networks`' encoder."""
+        self.settings = settings
+        self.device = torch.device(device)
+        self.networks = networks.to(self.device)
+        self.augmentation = augmentation
+        self.objective = None if objective is None else objective.to(self.device)
+        self.objective_weight = objective_weight
+        self.target_entropy = -float(networks.action_dim)
+        self.update_step = 0
+        self._make_optimizers()
+
+    def _make_optimizers(self) -> None:
+        settings, networks = self.settings, self.networks
+        self.critic_optimizer = Optimizer(
+            [ParameterGroup([*networks.encoder.parameters(), *networks.critic.parameters()])],
+            settings.critic_learning_rate,
+        )
+        self.actor_optimizer = Optimizer(
+            [ParameterGroup(list(networks.actor.parameters()))], settings.actor_learning_rate
+        )
+        self.temperature_optimizer = Optimizer(
+            [ParameterGroup([networks.log_temperature])],
+            settings.temperature_learning_rate,
+            betas=(settings.temperature_beta1, 0.999),
+        )
+        self.objective_optimizer = None
+        if self.objective is not None:
+            self.objective_optimizer = Optimizer(
+                self.objective.parameter_groups(networks.encoder),
+                settings.critic_learning_rate,
+                clip=self.objective.clip_groups(networks.encoder),
+            )
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Actions for N observations: the mean action, or a sample if `noise` is given.
+
+        Args: `obs`: uint8 (N, S*C, H, W) as rendered; its centre is used. `noise`: standard
+        normal (N, A).
+
+        Returns:
+            float32 (N, A) in [-1, 1], on the agent's device.
+        """
+        obs = center_crop(obs, self.settings.crop_size).to(self.device)
+        mean, log_std = self.networks.actor(self.networks.encoder.features(to_float(obs)))
+        if noise is None:
+            return mean.tanh()
+        return squashed_gaussian(mean, log_std, noise.to(self.device))[0]
+
+    def draw_noise(self, streams: Streams) -> SACNoise:
+        """Everything random in one update, drawn on the CPU."""
+        settings, size = self.settings, self.settings.batch_size
+        actions = (size, self.networks.action_dim)
+        views, q_views = settings.num_target_augmentations, settings.num_q_augmentations
+        return SACNoise(
+            self.augmentation.draw(streams["augmentation"], (q_views, size)),
+            self.augmentation.draw(streams["augmentation"], (views, size)),
+            torch.randn(views, *actions, generator=streams["noise"]),
+            torch.randn(actions, generator=streams["noise"]),
+            None if self.objective is None else self.objective.draw_noise(streams),
+        )
+
+    def due(self, agent_step: int) -> dict[str, bool]:
+        """Which parts an update at `agent_step` has, as keywords for `update`."""
+        return {
+            "actor_step": agent_step % self.settings.actor_update_every == 0,
+            "target_step": agent_step % self.settings.target_update_every == 0,
+        }
+
+    def update(
+        self, batch: Batch, noise: SACNoise, *, actor_step: bool, target_step: bool
+    ) -> Metrics:
+        """One update: critic, objective, actor and temperature, momentum targets (D-3).
+
+        Args: `batch`, `noise`: on the agent's device. `actor_step`, `target_step`: see `due`.
+
+        Returns:
+            Detached 0-d tensors on the device; fetching them waits for it.
+        """
+        self.set_schedules()
+        metrics = self.compute_update(batch, noise, actor_step=actor_step, target_step=target_step)
+        self.update_step += 1
+        return metrics
+
+    def set_schedules(self) -> None:
+        """Host side of an update: what changes over the run, written into device tensors."""
+        if self.objective is not None and self.objective_optimizer is not None:
+            factor = self.objective.learning_rate_factor(self.update_step)
+            self.objective_optimizer.set_schedule(factor)
+
+    def compute_update(
+        self, batch: Batch, noise: SACNoise, *, actor_step: bool, target_step: bool
+    ) -> Metrics:
+        """Device side of an update: tensors only, static shapes, no synchronisation."""
+        metrics = self.update_critic(batch, noise)
+        metrics |= self.update_objective(batch, noise)
+        if actor_step:
+            metrics |= self.update_actor(batch, noise)
+        if target_step:
+            self.update_targets()
+        return metrics
+
+    def update_critic(self, batch: Batch, noise: SACNoise) -> Metrics:
+        """Step the critic and its encoder."""
+        networks = self.networks
+        target = self.critic_target(batch, noise)
+        views = self._views(batch.obs, noise.obs, self.settings.num_q_augmentations)
+        count = len(views) // len(batch.action)
+        values = networks.critic(networks.encoder(views), batch.action.repeat(count, 1))
+        loss = critic_loss(values.unflatten(1, (count, -1)), target)
+        norm = self.critic_optimizer.step(loss)
+        return {
+            "loss/critic": loss.detach(),
+            "rl/q": values.detach().mean(),
+            "gradient_norm/critic": norm,
+        }
+
+    @torch.no_grad()
+    def critic_target(self, batch: Batch, noise: SACNoise) -> Tensor:
+        """y (B,): the actor's view of the next observations, the target networks' values."""
+        networks, count = self.networks, self.settings.num_target_augmentations
+        views = self._views(batch.next_obs, noise.next_obs, count)
+        mean, log_std = networks.actor(networks.encoder.features(views))
+        action, log_prob = squashed_gaussian(mean, log_std, noise.next_action.flatten(0, 1))
+        values = networks.critic_target(networks.encoder_target(views), action)
+        return soft_target(
+            values.unflatten(1, (count, -1)),
+            log_prob.unflatten(0, (count, -1)),
+            networks.log_temperature.exp(),
+            batch.reward,
+            batch.terminated,
+            self.settings.discount,
+        )
+
+    def update_objective(self, batch: Batch, noise: SACNoise) -> Metrics:
+        """Step the encoder and the objective's own parameters; nothing without an objective."""
+        if self.objective is None or self.objective_optimizer is None:
+            return {}
+        loss, metrics = self.objective.loss(self.networks.encoder, batch, noise.objective)
+        norm = self.objective_optimizer.step(self.objective_weight * loss)
+        return metrics | {"gradient_norm/objective": norm}
+
+    def update_actor(self, batch: Batch, noise: SACNoise) -> Metrics:
+        """Step the actor, then the temperature, on the first view of the observations."""
+        networks = self.networks
+        with torch.no_grad():
+            views = self._views(batch.obs, noise.obs.select(slice(0, 1)), 1)
+            features = networks.encoder.features(views)
+            latent = networks.encoder.latent(features)
+        mean, log_std = networks.actor(features)
+        action, log_prob = squashed_gaussian(mean, log_std, noise.action)
+        temperature = networks.log_temperature.exp().detach()
+        loss = actor_loss(networks.critic(latent, action), log_prob, temperature)
+        norm = self.actor_optimizer.step(loss)
+        temperature_term = temperature_loss(networks.log_temperature, log_prob, self.target_entropy)
+        self.temperature_optimizer.step(temperature_term)
+        return {
+            "loss/actor": loss.detach(),
+            "loss/temperature": temperature_term.detach(),
+            "rl/temperature": temperature,
+            "rl/entropy": -log_prob.detach().mean(),
+            "gradient_norm/actor": norm,
+        }
+
+    def update_targets(self) -> None:
+        """Move all momentum targets one step."""
+        self.networks.critic_target.update()
+        self.networks.encoder_target.update()
+        if self.objective is not None:
+            self.objective.update_targets()
+
+    def diagnostics(self, batch: Batch, noise: SACNoise) -> dict[str, float]:
+        """The objective's signs of health on this batch; synchronises."""
+        if self.objective is None:
+            return {}
+        return self.objective.diagnostics(self.networks.encoder, batch, noise.objective)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All weights, moments and counters; nothing else outlives an update."""
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        return parts | {"update_step": self.update_step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state` was taken, writing into the existing tensors.
+
+        Raises:
+            RuntimeError, ValueError, KeyError: it belongs to another agent.
+        """
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.update_step = state["update_step"]
+
+    def _parts(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {
+            "networks": self.networks,
+            "critic_optimizer": self.critic_optimizer,
+            "actor_optimizer": self.actor_optimizer,
+            "temperature_optimizer": self.temperature_optimizer,
+        }
+        if self.objective is not None:
+            parts["objective"] = self.objective
+            parts["objective_optimizer"] = self.objective_optimizer
+        return parts
+
+    def _views(self, obs: FrameStacks, noise: AugmentationNoise, count: int) -> Tensor:
+        """`count` augmented views of each observation, (count * B, C, H, W)."""
+        index = obs.index.expand(count, *obs.index.shape)
+        return self.augmentation(FrameStacks(obs.frames, index), noise)

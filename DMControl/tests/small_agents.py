@@ -1,0 +1,60 @@
+"""Small agents from the real YAML files, and synthetic batches for them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+
+from mlr_dmcontrol.batch import Batch, SequenceBatch
+from mlr_dmcontrol.build import build_agent, objective_settings
+from mlr_dmcontrol.frames import FrameStacks
+from mlr_dmcontrol.run.config import compose_job
+from mlr_dmcontrol.sac import SAC, SACSettings
+
+# The sizes of the agent in the goldens.
+GOLDEN = {"num_filters": 4, "hidden_dim": 32}
+SMALL = {"num_filters": 4, "hidden_dim": 16, "batch_size": 6, "conv_strides": (2, 2, 1, 1)}
+SMALL_SEQUENCES = {"sequence_length": 4, "sequence_batch_size": 3, "cube_depth": 2}
+
+
+@cache
+def _agent_cfg(name: str) -> dict[str, Any]:
+    cfg = compose_job([f"agent={name}"], objective_settings(), SACSettings)
+    return {str(key): cfg.agent[key] for key in cfg.agent}
+
+
+def agent_cfg(name: str, **changes: Any) -> dict[str, Any]:
+    """Section `agent` of the configuration; `changes` that this agent has no key for are left out."""
+    cfg = _agent_cfg(name)
+    return cfg | {key: value for key, value in changes.items() if key in cfg}
+
+
+def make_agent(name: str, *, size: int = 100, seed: int = 0, **changes: Any) -> SAC:
+    """A small agent with 3 actions for `size` x `size` images; `changes` are agent settings."""
+    cfg = agent_cfg(name, **(SMALL | SMALL_SEQUENCES | changes))
+    return build_agent(cfg, obs_shape=(9, size, size), action_dim=3, device="cpu", seed=seed)
+
+
+def make_batch(agent: SAC, seed: int = 0, size: int = 100) -> Batch:
+    """Random frames, actions and rewards in the shapes that `agent` wants."""
+    generator = torch.Generator().manual_seed(seed)
+    frames = torch.randint(0, 256, (40, 3, size, size), dtype=torch.uint8, generator=generator)
+
+    def stacks(*lead: int) -> FrameStacks:
+        return FrameStacks(frames, torch.randint(0, 40, (*lead, 3), generator=generator))
+
+    def actions(*lead: int) -> torch.Tensor:
+        return torch.rand(*lead, 3, generator=generator) * 2 - 1
+
+    count = agent.settings.batch_size
+    obs, next_obs, action = stacks(count), stacks(count), actions(count)
+    reward = torch.rand(count, generator=generator)
+    terminated = (torch.arange(count) % 4 == 0).float()
+    sequence = None
+    if agent.objective is not None:
+        lead = (agent.objective.sequence_length, agent.objective.sequence_batch_size)
+        windows = stacks(*lead)
+        sequence = SequenceBatch(windows, actions(*lead), torch.zeros(lead), torch.arange(lead[1]))
+    return Batch(obs, next_obs, action, reward, terminated, sequence, torch.arange(count))
