@@ -87,15 +87,23 @@ class FrameStacks:
             uint8 (*lead, S*C, H, W).
         """
         self._check(offsets)
-        stacks = self.dense()
-        for dim, length in zip((-2, -1), self.frames.shape[-2:], strict=True):
-            position = torch.arange(-pad, length + pad, device=stacks.device)
-            stacks = stacks.index_select(dim, position.clamp_(0, length - 1))
         height, width = self.frames.shape[-2:]
-        windows = stacks.flatten(0, -4).unfold(-2, height, 1).unfold(-2, width, 1)
-        image = torch.arange(len(windows), device=stacks.device)
-        row, column = offsets.reshape(-1, 2).unbind(-1)
-        return windows[image, :, row, column].view(*self.lead, -1, height, width)
+        row, column = offsets.unbind(-1)
+        # Whole rows are copied first, then columns within them: a window at a time is far slower.
+        shifted_rows = self._clamped(row, pad, height)[..., None, None, :]
+        channels = torch.arange(self.frames.shape[1], device=self.frames.device)[:, None]
+        planes = self.index[..., None, None] * len(channels) + channels
+        rows = (planes * height + shifted_rows).flatten()  # (*lead, S, C, H) of all rows
+        images = self.frames.reshape(-1, width).index_select(0, rows)
+        images = images.view(len(row.flatten()), -1, width)
+        columns = self._clamped(column, pad, width).reshape(-1, 1, width)
+        shifted = images.gather(-1, columns.expand(-1, images.shape[1], -1))
+        return shifted.view(*self.lead, -1, height, width)
+
+    def _clamped(self, offset: Tensor, pad: int, length: int) -> Tensor:
+        """Source positions int64 (*lead, length) of a side shifted by `offset` - `pad`."""
+        position = torch.arange(-pad, length - pad, device=offset.device)
+        return (offset[..., None] + position).clamp_(0, length - 1)
 
     def _check(self, offsets: Tensor) -> None:
         if offsets.shape != (*self.lead, 2):
