@@ -1,0 +1,93 @@
+"""What the README says is true: its links lead somewhere, its keys exist, its examples run.
+
+The same file in both trees.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TREE = Path(__file__).resolve().parents[1]
+README = (TREE / "README.md").read_text()
+IN_REPOSITORY = (TREE.parent / "Makefile").exists()
+PAGES = [TREE / "README.md", *(sorted(TREE.parent.glob("*.md")) if IN_REPOSITORY else [])]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+
+
+def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """`python <arguments>` in `folder`, whose modules come first."""
+    environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def examples() -> dict[str, tuple[dict[str, str], list[str]]]:
+    """By section: files to write, each named in its block's first line, and commands to run."""
+    found = {}
+    for section in re.split(r"^## ", README, flags=re.M)[1:]:
+        blocks = [(block[1], block[2]) for block in FENCE.finditer(section)]
+        files = {
+            name[1]: text for _, text in blocks if (name := re.match(r"# (\S+\.(?:py|yaml))", text))
+        }
+        commands = [text for kind, text in blocks if kind == "bash"]
+        if files:
+            found[section.splitlines()[0]] = (files, "".join(commands).splitlines())
+    return found
+
+
+def test_links_lead_somewhere() -> None:
+    broken = [
+        f"{page.name}: {target}"
+        for page in PAGES
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())
+        if not (page.parent / target).exists() and (IN_REPOSITORY or not target.startswith(".."))
+    ]
+    assert not broken
+
+
+def test_files_that_are_named_exist() -> None:
+    written = {name for files, _ in examples().values() for name in files}
+    named = set(re.findall(r"`((?:mlr_\w+|configs)/[\w/]+\.\w+)`", FENCE.sub("", README)))
+    assert not [name for name in named - written if not (TREE / name).exists()]
+
+
+def test_keys_that_are_named_exist() -> None:
+    shown = run(["train.py", "--print-config"], TREE)
+    assert shown.returncode == 0, shown.stderr
+    sections, known = [], set()
+    for line in shown.stdout.splitlines():
+        match = re.match(r"( *)(\w+):", line)
+        if match:
+            sections = [*sections[: len(match[1]) // 2], match[2]]
+            known.add(".".join(sections))
+    text = FENCE.sub("", README)
+    named = set(re.findall(r"`((?:agent|environment|evaluation|replay|checkpoint)\.\w+)\b", text))
+    assert not named - known
+
+
+@pytest.mark.parametrize("section", examples())
+def test_examples_run(section: str, tmp_path: Path) -> None:
+    files, commands = examples()[section]
+    assert commands, "an example without a command shows nothing"
+    folder = tmp_path / "tree"
+    shutil.copytree(
+        TREE, folder, ignore=shutil.ignore_patterns("runs", "tests", "results", "__pycache__")
+    )
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    for command in commands:
+        python, *words = shlex.split(command)
+        assert python == "python"
+        result = run([*words, "preset=smoke"], folder)
+        assert result.returncode == 0, result.stdout + result.stderr
+    assert list(folder.glob("runs/**/final.json"))
