@@ -29,6 +29,18 @@ from .optimization import Optimizer, ParameterGroup
 from .settings import bounded
 
 
+_METRICS = (
+    "loss/critic",
+    "loss/actor",
+    "loss/temperature",
+    "rl/q",
+    "rl/temperature",
+    "rl/entropy",
+    "gradient_norm/critic",
+    "gradient_norm/actor",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SACSettings:
     """Keys of configs/agent/sac.yaml, which says what each one is."""
@@ -116,6 +128,18 @@ class SAC:
         self.target_entropy = -float(networks.action_dim)
         self.update_step = 0
         self._make_optimizers()
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of all that updates ever report: losses, gradient norms, and other values."""
+        own = () if self.objective is None else self.objective.metric_names
+        norms = () if self.objective is None else ("gradient_norm/objective",)
+        return (*_METRICS, *own, *norms)
+
+    @property
+    def diagnostic_names(self) -> tuple[str, ...]:
+        """Names of what `diagnostics` reports."""
+        return () if self.objective is None else self.objective.diagnostic_names
 
     def _make_optimizers(self) -> None:
         settings, networks = self.settings, self.networks

@@ -33,10 +33,13 @@ class Objective(nn.Module, ABC):
         settings_type: dataclass of its settings, the keys of its YAML. Among them must be
             `<file name>_weight`, the weight of its loss (at 0 it is never built), and
             `objective_augmentation`, the menu of its augmentation.
+        metric_names, diagnostic_names: keys of what `loss` and `diagnostics` report.
         sequence_length, sequence_batch_size: windows that it wants of the replay, K and B'.
     """
 
     settings_type: ClassVar[type]
+    metric_names: ClassVar[tuple[str, ...]]
+    diagnostic_names: ClassVar[tuple[str, ...]]
     sequence_length: int
     sequence_batch_size: int
 

@@ -98,6 +98,14 @@ class MLR(Objective):
     """Predict the momentum latents of whole images from masked ones and the actions."""
 
     settings_type = Settings
+    metric_names = ("loss/mlr",)
+    diagnostic_names = (
+        "mlr/cosine_similarity",
+        "mlr/masked_fraction",
+        "mlr/prediction_norm",
+        "mlr/projection_std",
+        "mlr/effective_rank",
+    )
 
     def __init__(self, settings: Settings, networks: Networks, augmentation: Augmentation) -> None:
         """Raises: ConfigError: mask settings do not fit the image.
