@@ -253,7 +253,9 @@ def _quoted(text: str) -> str:
     """`text` as a quoted string of Hydra's grammar."""
     if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
         text = text[1:-1]
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # A backslash is itself, unless it stands before a quote: then there must be two.
+    escaped = re.sub(r"(\\*)('|\Z)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
+    return f"'{escaped}'"
 
 
 def _one_line(error: Exception, overrides: Sequence[str]) -> str:

@@ -1,0 +1,85 @@
+"""What test_config.py (the same file in both trees) needs to know of this benchmark."""
+
+from __future__ import annotations
+
+from mlr_dmcontrol.errors import ConfigError
+from mlr_dmcontrol.objectives import available
+from mlr_dmcontrol.run import command, config, help, schema
+from mlr_dmcontrol.sac import SACSettings as AgentSettings
+
+__all__ = ["AgentSettings", "ConfigError", "command", "config", "help", "schema"]
+
+OBJECTIVES = {name: kind.settings_type for name, kind in available().items()}
+
+SUBJECT = "task"
+PLAIN_AGENT = "sac"  # has no objective
+
+# Any spelling -> the one name. The last has no YAML file, as most tasks have none.
+SPELLINGS = {
+    "cartpole/swingup": "cartpole_swingup",
+    "cartpole-swingup": "cartpole_swingup",
+    "BallInCupCatch": "ball_in_cup_catch",
+    "Hopper/Hop": "hopper_hop",
+}
+WITHOUT_FILE = "hopper_hop"
+TYPO = ("cartpol_swingup", "cartpole_swingup")
+
+# What the published setting is (ALGORITHM.md, section 2).
+PUBLISHED = {
+    "budget": 100_000,
+    "environment.image_size": 100,
+    "environment.frame_stack": 3,
+    "environment.camera_id": 0,
+    "environment.fast_render": False,
+    "training.learning_starts": 1000,
+    "agent.crop_size": 84,
+    "agent.batch_size": 512,
+    "agent.sequence_batch_size": 128,
+    "agent.num_filters": 64,
+    "agent.conv_strides": [2, 1, 1, 1],
+    "agent.latent_dim": 50,
+    "agent.hidden_dim": 1024,
+    "agent.critic_tau": 0.01,
+    "agent.sequence_length": 16,
+    "agent.patch_size": 10,
+    "agent.mask_ratio": 0.5,
+    "agent.mlr_weight": 1.0,
+    "agent.decoder_depth": 2,
+    "agent.warmup_updates": 6000,
+    "evaluation.final_episodes": 10,
+}
+
+
+def _task(repeat: int, depth: int, rate: float, tau: float) -> dict[str, float]:
+    return {
+        "environment.action_repeat": repeat,
+        "agent.cube_depth": depth,
+        "agent.critic_learning_rate": rate,
+        "agent.actor_learning_rate": rate,
+        "agent.target_ema_tau": tau,
+    }
+
+
+# What differs for one task.
+FOR_ONE = {
+    "cartpole_swingup": _task(8, 4, 1e-3, 0.05),
+    "reacher_easy": _task(4, 4, 1e-3, 0.05),
+    "ball_in_cup_catch": _task(4, 8, 1e-3, 0.05),
+    "cheetah_run": _task(4, 8, 2e-4, 0.05),
+    "finger_spin": _task(2, 8, 1e-3, 0.05),
+    "walker_walk": _task(2, 8, 1e-3, 0.1),
+    "hopper_hop": _task(4, 8, 1e-3, 0.05),
+}
+
+# Rules that tie keys together: overrides, and the key that the error begins with.
+TOGETHER = [
+    (["agent.patch_size=7"], "agent.patch_size=7"),
+    (["agent.crop_size=101"], "agent.crop_size=101"),
+    (["agent.decoder_heads=3"], "agent.decoder_heads=3"),
+    (["agent.decoder_width=10", "agent.decoder_heads=4"], "agent.decoder_heads=4"),
+    (["budget=100001"], "budget=100001"),
+    (["budget=8000"], "training.learning_starts=1000"),
+    (["training.learning_starts=16"], "training.learning_starts=16"),
+    (["agent.sequence_length=125"], "agent.sequence_length=125"),
+    (["replay.capacity=20"], "replay.capacity=20"),
+]
