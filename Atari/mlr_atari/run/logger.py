@@ -95,10 +95,15 @@ class CsvTable:
         self._size = size
 
     def close(self) -> None:
-        """Close the file."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Write what still waits, if the disk allows it, and close the file."""
+        if self._descriptor < 0:
+            return
+        try:
+            self._write()
+        except OSError as error:
+            log.warning("%s has lost its last rows (%s)", self.path, error)
+        os.close(self._descriptor)
+        self._descriptor = -1
 
     def _write(self) -> None:
         # At a position, not appended: a partly written row is written over.

@@ -33,6 +33,7 @@ class HashedFile:
         self._path = path
         self._digest = hashlib.sha256()
         self._size = 0
+        self.error: BaseException | None = None  # what interrupted the last write
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         self._hasher = ThreadPoolExecutor(1)
 
@@ -60,6 +61,9 @@ class HashedFile:
         try:
             while view:
                 view = view[os.write(self._descriptor, view) :]
+        except BaseException as error:
+            self.error = error
+            raise
         finally:
             hashing.result()  # the caller may free `data` once this returns or raises
         self._size += length
@@ -224,5 +228,10 @@ def _signed(manifest: Mapping[str, Any]) -> bytes:
 
 def _write(path: Path, write: Callable[[HashedFile], None]) -> Entry:
     with HashedFile(path) as file:
-        write(file)
+        try:
+            write(file)
+        except RuntimeError as error:
+            if file.error is None:
+                raise
+            raise file.error from error  # torch.save hides it behind a complaint of its own
         return file.entry()
