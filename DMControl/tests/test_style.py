@@ -30,6 +30,7 @@ TWINS = (
     "pyproject.toml",
     "requirements-dev.txt",
     "requirements-ray.txt",
+    "tests/test_config.py",
     "tests/test_readme.py",
     "tests/test_style.py",
     "{package}/__init__.py",
