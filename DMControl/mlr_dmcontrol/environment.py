@@ -65,7 +65,8 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._control = _load(self.task)
         self._low, self._high = _action_range(self._control.action_spec())
         if settings.fast_render:
-            self._control.physics.model.vis.quality.offsamples = 0
+            quality = self._control.physics.model.vis.quality
+            quality.offsamples = quality.shadowsize = 0
         self._cameras: dict[int, Any] = {}
         self._episode = 0  # episodes begun by a reset without a seed
         self._seed: int | None = None  # of the open episode
@@ -76,6 +77,11 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         side, channels = settings.image_size, settings.frame_stack * COLOURS
         self.observation_space = gymnasium.spaces.Box(0, 255, (channels, side, side), np.uint8)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, self._low.shape, np.float32)
+
+    @property
+    def episode_over(self) -> bool:
+        """Whether only `reset` is possible now."""
+        return self._over
 
     @property
     def frame_rate(self) -> float:
@@ -90,6 +96,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         Raises:
             ValueError: neither a seed nor `episode_seed` is there.
         """
+        super().reset(seed=seed)
         if seed is None:
             if self._episode_seed is None:
                 raise ValueError("reset needs a seed, or the environment an `episode_seed`")
@@ -128,8 +135,8 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return {
             "episode": self._episode,
             "seed": self._seed,
-            "actions": np.array(self._actions, np.float32).tobytes(),
-            "observation": self._observation().tobytes() if self._stack else b"",
+            "actions": [action.tolist() for action in self._actions],
+            "observation": self._observation().tobytes() if self._stack else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
@@ -142,9 +149,8 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._episode = state["episode"]
         if state["seed"] is None:
             return True
-        actions = np.frombuffer(state["actions"], np.float32).reshape(-1, len(self._low))
         self._begin(state["seed"])
-        depth = self.settings.frame_stack
+        actions, depth = state["actions"], self.settings.frame_stack
         if len(actions) < depth:
             self._stack.extend([self._frame()] * depth)
         for number, action in enumerate(actions):
@@ -190,8 +196,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """The scene, uint8 (size, size, 3); valid until the next call."""
         if size not in self._cameras:
             self._cameras[size] = _camera(self._control.physics, size, self.settings.camera_id)
-        flags = {"shadow": False} if self.settings.fast_render else {}
-        picture: np.ndarray = self._cameras[size].render(render_flag_overrides=flags)
+        picture: np.ndarray = self._cameras[size].render()
         return picture
 
 

@@ -63,18 +63,19 @@ def choose_renderer(gpu: int | None = None) -> Renderer:
         raise ConfigError(
             f"MUJOCO_GL={wanted}: does not draw pixels; use egl, osmesa or glfw, or leave it unset"
         )
-    problem = ""
+    problems = {}
     for backend in ("egl", "osmesa") if wanted is None else (wanted.lower(),):
         for settings in _environments(backend, gpu):
-            name, problem = _probe(settings)
+            name, problems[backend] = _probe(settings)
             if name is not None:
                 os.environ.update(settings)
                 return Renderer(backend, name)
+    reasons = "; ".join(f"{backend}: {problem}" for backend, problem in problems.items())
     if wanted is not None:
         raise ConfigError(
-            f"MUJOCO_GL={wanted}: does not work here ({problem}); unset it, or {_PACKAGES}"
+            f"MUJOCO_GL={wanted}: does not work here ({reasons}); unset it, or {_PACKAGES}"
         )
-    raise ConfigError(f"renderer: neither EGL nor OSMesa works here ({problem}); {_PACKAGES}")
+    raise ConfigError(f"renderer: neither EGL nor OSMesa works here ({reasons}); {_PACKAGES}")
 
 
 def _environments(backend: str, gpu: int | None) -> list[dict[str, str]]:
@@ -107,8 +108,7 @@ def _probe(settings: dict[str, str]) -> tuple[str | None, str]:
             timeout=60,
         )
     except subprocess.TimeoutExpired:
-        return None, f"{settings['MUJOCO_GL']}: no answer within a minute"
+        return None, "no answer within a minute"
     if probe.returncode == 0:
         return probe.stdout.strip(), ""
-    last_line = (probe.stderr.strip().splitlines() or ["no message"])[-1]
-    return None, f"{settings['MUJOCO_GL']}: {last_line}"
+    return None, (probe.stderr.strip().splitlines() or ["no message"])[-1]

@@ -1,0 +1,96 @@
+"""The renderer is seen to work before it is chosen; each case in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TREE = Path(__file__).resolve().parents[1]
+RENDERING = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "MUJOCO_EGL_DEVICE_ID", "CUDA_VISIBLE_DEVICES")
+
+
+def run(code: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if name not in RENDERING}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=clean | settings, cwd=TREE, capture_output=True, text=True
+    )
+
+
+CHOOSE = """
+import os
+from mlr_dmcontrol.renderer import choose_renderer
+renderer = choose_renderer()
+print(renderer.backend, os.environ["MUJOCO_GL"], os.environ["PYOPENGL_PLATFORM"], renderer.software)
+"""
+
+
+def test_egl_is_taken_if_nothing_is_said() -> None:
+    result = run(CHOOSE)
+    assert result.returncode == 0, result.stderr
+    backend, gl, platform, software = result.stdout.split()
+    assert backend == gl == platform
+    assert backend in ("egl", "osmesa")
+    if backend == "osmesa":
+        assert software == "True"
+
+
+def test_the_users_choice_is_respected() -> None:
+    result = run(CHOOSE, MUJOCO_GL="osmesa")
+    if result.returncode != 0:
+        pytest.skip("no libosmesa6")
+    assert result.stdout.split() == ["osmesa", "osmesa", "osmesa", "True"]
+
+
+NO_EGL = {"__EGL_VENDOR_LIBRARY_FILENAMES": "/nowhere.json"}  # libEGL then finds no driver
+
+
+def test_osmesa_is_second_choice() -> None:
+    if run(CHOOSE, MUJOCO_GL="osmesa").returncode != 0:
+        pytest.skip("no libosmesa6")
+    assert run(CHOOSE, **NO_EGL).stdout.split() == ["osmesa", "osmesa", "osmesa", "True"]
+
+
+def test_no_renderer_is_one_error_that_says_what_to_install(tmp_path: Path) -> None:
+    for number in (6, 8):  # found before the real library, and not one
+        (tmp_path / f"libOSMesa.so.{number}").touch()
+    result = run(CHOOSE, LD_LIBRARY_PATH=str(tmp_path), **NO_EGL)
+    assert result.returncode != 0
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("mlr_dmcontrol.errors.ConfigError: renderer: neither EGL nor OSMesa")
+    assert "libegl1 libgl1" in last
+    assert "libosmesa6" in last
+
+
+@pytest.mark.parametrize("value", ["direct3d", "off"])
+def test_a_renderer_that_does_not_exist(value: str) -> None:
+    result = run(CHOOSE, MUJOCO_GL=value)
+    assert f"ConfigError: MUJOCO_GL={value}: does not draw pixels" in result.stderr
+
+
+def test_a_users_choice_that_does_not_work() -> None:
+    result = run(CHOOSE, MUJOCO_GL="glfw", DISPLAY="")
+    assert "ConfigError: MUJOCO_GL=glfw: does not work here" in result.stderr
+
+
+DEVICES = """
+from mlr_dmcontrol import renderer
+print([each.get("MUJOCO_EGL_DEVICE_ID") for each in renderer._environments("egl", {gpu})])
+"""
+
+
+@pytest.mark.parametrize(
+    "gpu, settings, tried",
+    [
+        (None, {}, "[None]"),
+        (1, {}, "['1', None]"),
+        (1, {"CUDA_VISIBLE_DEVICES": "2,5"}, "['5', None]"),
+        (0, {"CUDA_VISIBLE_DEVICES": "GPU-8932f937"}, "['0', None]"),
+        (1, {"MUJOCO_EGL_DEVICE_ID": "3"}, "[None]"),  # stays as the user set it
+    ],
+)
+def test_egl_draws_on_the_gpu_that_trains(gpu: int, settings: dict[str, str], tried: str) -> None:
+    assert run(DEVICES.replace("{gpu}", str(gpu)), **settings).stdout.strip() == tried
