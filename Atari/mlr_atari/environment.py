@@ -82,6 +82,7 @@ class AtariEnv(GameEnv):
         self._stickiness = STICKINESS if settings.protocol == "atari100k_sticky" else 0.0
         self._random = np.random.default_rng(0)  # a new one in every game
         self._held = NO_OP  # what the frame before was played with
+        self._lives_counted = 0  # when the game began or a life was lost last
         self._screens = np.zeros((2, *self._emulator.screen_shape), np.uint8)  # last but one, last
 
     @property
@@ -107,6 +108,7 @@ class AtariEnv(GameEnv):
             "held": self._held,
             "stack": self._stack.tobytes(),
             "lives": self._lives,
+            "lives_counted": self._lives_counted,
             "games": self._games,
             "game_steps": self._game_steps,
             "score": self._score,
@@ -125,8 +127,8 @@ class AtariEnv(GameEnv):
         self._random.bit_generator.state = state["random"]
         self._held = state["held"]
         self._stack[:] = np.frombuffer(state["stack"], np.uint8).reshape(self._stack.shape)
-        self._lives, self._game_steps = state["lives"], state["game_steps"]
-        self._score = state["score"]
+        self._lives, self._lives_counted = state["lives"], state["lives_counted"]
+        self._game_steps, self._score = state["game_steps"], state["score"]
         self._ended, self._game_over = state["ended"], state["game_over"]
         if self._emulator.probe() != state["probe"]:
             self._abandon()
@@ -137,6 +139,7 @@ class AtariEnv(GameEnv):
         self._random = np.random.default_rng(seed)
         while not self._started():
             pass  # a life was lost before the game began: again, with another number of no-ops
+        self._lives = self._emulator.lives()
         self._screens[0] = 0
         self._emulator.read_grey(self._screens[1])
         return self._frame()
@@ -146,7 +149,7 @@ class AtariEnv(GameEnv):
         self._emulator.restart()
         self._held = NO_OP
         self._act(NO_OP)
-        self._lives = self._emulator.lives()
+        self._lives_counted = self._emulator.lives()
         for _ in range(self._random.integers(1, MAX_NO_OPS, endpoint=True)):
             self._act(NO_OP)
             if self._life_lost():
@@ -164,16 +167,19 @@ class AtariEnv(GameEnv):
         life_lost = self._life_lost()
         if life_lost and self.ends_at_life_loss:
             self._screens[0] = 0  # the next life begins with what is seen after the no-op
+        self._lives = self._emulator.lives()
         self._emulator.read_grey(self._screens[1])
         return Played(reward, self._frame(), life_lost, self._emulator.game_over(), False)
 
     def _life_lost(self) -> bool:
-        """Whether a life is gone and others are left; then plays the no-op that it costs."""
-        lives = self._emulator.lives()
-        if not 0 < lives < self._lives:
+        """Whether a life is gone and others are left; then plays the no-op that it costs.
+
+        Published: a life that was won is not counted, so the next loss goes unnoticed.
+        """
+        if not 0 < self._emulator.lives() < self._lives_counted:
             return False
         self._act(NO_OP)
-        self._lives = self._emulator.lives()
+        self._lives_counted = self._emulator.lives()
         return True
 
     def _act(self, action: int) -> float:

@@ -1,0 +1,523 @@
+"""Environments: the published code's frames, the benchmark's rules, exact states, own games."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import gymnasium
+import numpy as np
+import pixel_game
+import pytest
+import torch
+from record_trajectories import (
+    FILE,
+    SETTINGS,
+    STEPS,
+    drawn_actions,
+    fingerprint,
+    game_env,
+    play,
+)
+
+from mlr_atari.environment import AtariEnv, CustomEnv, make_environment
+from mlr_atari.errors import ConfigError
+from mlr_atari.games import BENCHMARK_GAMES
+
+TREE = Path(__file__).parents[1]
+FEW = ("breakout", "seaquest")
+CATCH = "pixel_game:Catch-v0"
+
+
+def _crc(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).tobytes())
+
+
+def _seed_with_no_ops(count: int) -> int:
+    """A seed whose game begins with `count` no-ops."""
+    draws = (np.random.default_rng(seed).integers(1, 30, endpoint=True) for seed in range(1000))
+    return next(seed for seed, drawn in enumerate(draws) if drawn == count)
+
+
+# --- the published code's frames ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("run", "game", "training", "max_steps"),
+    [
+        ("pong", "pong", True, 27_000),
+        ("breakout_episodic", "breakout", True, 27_000),
+        ("breakout_full", "breakout", False, 27_000),
+        ("ms_pacman_episodic", "ms_pacman", True, 27_000),
+        ("pong_horizon50", "pong", True, 51),  # published: a horizon of 50 ends at the 51st step
+    ],
+)
+def test_published_games(
+    golden: Callable[[str], Any], run: str, game: str, training: bool, max_steps: int
+) -> None:
+    stored = golden("atari_m_env")
+    env = AtariEnv(game, SETTINGS, training=training, seed=0, max_steps=max_steps)
+    assert list(env._emulator.actions) == stored[f"{run}/action_set"].tolist()
+    obs, _ = env.reset(seed=_seed_with_no_ops(stored[f"{run}/noops"]))
+    assert _crc(obs) == stored[f"{run}/crc_reset_obs"]
+    np.testing.assert_array_equal(obs[-1], stored[f"{run}/reset_newest"])
+    for step, action in enumerate(stored[f"{run}/actions"]):
+        obs, reward, terminated, truncated, info = env.step(action)
+        seen = {
+            "crc_obs": _crc(obs),
+            "reward": reward,
+            "game_score": info["raw_reward"],
+            "done": terminated or truncated,
+            "traj_done": info["game_over"],
+            "lives": info["lives"],
+        }
+        assert seen == {name: stored[f"{run}/{name}"][step] for name in seen}, f"step {step}"
+        if (terminated or truncated) and not info["game_over"]:
+            np.testing.assert_array_equal(env.reset()[0], obs)
+    assert truncated == (max_steps == 51)
+
+
+def _compare(game: str, steps: int) -> None:
+    recorded = json.loads(FILE.read_text())
+    stored, found = recorded["games"][game], fingerprint(game, steps)
+    stored["digest"] = {count: stored["digest"][count] for count in found["digest"]}
+    assert found == stored, (
+        f"{game} is not played as it was recorded (opencv {recorded['opencv']}, now "
+        f"{cv2.__version__}). If emulator, ROM or opencv were changed on purpose, record it "
+        "anew with tests/record_trajectories.py and say why in the commit."
+    )
+
+
+@pytest.mark.parametrize("game", BENCHMARK_GAMES)
+def test_games_are_played_as_recorded(game: str) -> None:
+    _compare(game, STEPS[0])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("game", BENCHMARK_GAMES)
+def test_games_are_played_as_recorded_for_long(game: str) -> None:
+    _compare(game, STEPS[-1])
+
+
+# --- the benchmark's rules ------------------------------------------------------------------------
+
+
+def test_observations_begin_with_blank_frames_and_are_copies() -> None:
+    env = game_env("breakout")
+    first, info = env.reset()
+    assert first.shape == (4, 84, 84)
+    assert first.dtype == np.uint8
+    assert not first[:3].any()
+    assert first[3].any()
+    assert info == {
+        "raw_reward": 0.0,
+        "score": 0.0,
+        "game_steps": 0,
+        "lives": 5,
+        "life_lost": False,
+        "game_over": False,
+    }
+    kept = first.copy()
+    second = env.step(0)[0]
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(second[2], first[3])
+    assert not second[:2].any()
+
+
+def test_a_lost_life_ends_a_training_episode_and_not_the_game() -> None:
+    env = game_env("breakout")
+    env.reset()
+    episodes, steps, info = 0, 0, {"game_over": False}
+    while not info["game_over"]:
+        obs, _, terminated, truncated, info = env.step(drawn_actions(4, 9000)[steps])
+        steps += 1
+        assert info["game_steps"] == steps
+        if not terminated:
+            continue
+        episodes += 1
+        assert not truncated
+        assert info["life_lost"] != info["game_over"]
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            env.step(0)
+        if info["life_lost"]:
+            assert not obs[:3].any(), "the next life's stack begins with blanks"
+            again, info = env.reset()
+            np.testing.assert_array_equal(again, obs)
+            assert info["lives"] == 5 - episodes
+    assert episodes == 5
+    assert env.reset()[1]["lives"] == 5
+
+
+@pytest.mark.parametrize("protocol", ["atari100k", "atari100k_sticky"])
+def test_evaluation_and_the_sticky_protocol_play_whole_games(protocol: str) -> None:
+    env = game_env("breakout", training=protocol == "atari100k_sticky", protocol=protocol)
+    env.reset()
+    lost = 0
+    for action in drawn_actions(4, 9000):
+        _, _, terminated, _, info = env.step(action)
+        lost += info["life_lost"]
+        assert terminated == info["game_over"]
+        if terminated:
+            break
+    assert lost == 4
+    assert info["lives"] == 0
+
+
+def test_rewards_are_clipped_in_training_only() -> None:
+    training, evaluation = (
+        game_env("ms_pacman", training=each, protocol="atari100k_sticky") for each in (True, False)
+    )
+    training.reset(seed=3)
+    evaluation.reset(seed=3)
+    score = 0.0
+    for action in drawn_actions(9, 150):
+        clipped, raw = training.step(action), evaluation.step(action)
+        assert raw[4] == clipped[4]
+        score += raw[1]
+        assert raw[1] == raw[4]["raw_reward"]
+        assert clipped[1] == np.sign(raw[1])
+        assert raw[4]["score"] == score
+    assert score > 10, "something was eaten"
+
+
+def test_the_cap_truncates_and_the_next_reset_begins_a_game() -> None:
+    env = AtariEnv("pong", SETTINGS, training=True, seed=0, max_steps=5)
+    env.reset(seed=0)
+    for step in range(5):
+        _, _, terminated, truncated, info = env.step(0)
+        assert (terminated, truncated, info["game_over"]) == (False, step == 4, step == 4)
+    assert env.reset(seed=0)[1]["game_steps"] == 0
+
+
+def test_a_life_lost_at_the_cap_ends_the_game_too() -> None:
+    long = game_env("breakout")
+    long.reset(seed=0)
+    for action in drawn_actions(4, 300):
+        info = long.step(action)[4]
+        if info["life_lost"]:
+            break
+    env = AtariEnv("breakout", SETTINGS, training=True, seed=1, max_steps=info["game_steps"])
+    env.reset(seed=0)
+    for action in drawn_actions(4, 300)[: info["game_steps"]]:
+        _, _, terminated, truncated, info = env.step(action)
+    assert (terminated, truncated, info["life_lost"], info["game_over"]) == (True,) * 4
+
+
+def test_games_begin_with_1_to_30_no_ops_by_their_seed() -> None:
+    env = game_env("pong")
+    frames = set()
+    for seed in range(200):
+        env.reset(seed=seed)
+        frames.add(env._emulator._console.getEpisodeFrameNumber() - 1)  # type: ignore[attr-defined]
+    assert frames == set(range(1, 31))
+    one, other = env.reset(seed=5)[0], env.reset(seed=5)[0]
+    np.testing.assert_array_equal(one, other)
+
+
+def test_resets_count_games_and_not_lives() -> None:
+    seeds: list[int] = []
+
+    def episode_seed(episode: int) -> int:
+        seeds.append(episode)
+        return episode
+
+    env = make_environment("breakout", SETTINGS, training=True, seed=0, episode_seed=episode_seed)
+    env.reset()
+    play(env, drawn_actions(4, 600))
+    games = len(seeds)
+    assert games >= 2
+    assert seeds == list(range(games))
+    with pytest.raises(ValueError, match="needs a seed"):
+        make_environment("breakout", SETTINGS, training=True, seed=0).reset()
+
+
+def test_sticky_actions_repeat_a_quarter_of_the_frames() -> None:
+    env = game_env("pong", protocol="atari100k_sticky")
+    assert isinstance(env, AtariEnv)
+    env.reset(seed=0)
+    held: list[int] = []
+    for number in range(20_000):
+        env._held = 3 + number % 2
+        env._act(4 - number % 2)
+        held.append(env._held == 3 + number % 2)
+    assert abs(np.mean(held) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 20_000)
+
+
+def test_other_sizes() -> None:
+    env = game_env("pong", image_size=36, frame_stack=2, frame_skip=2)
+    obs, _ = env.reset()
+    assert obs.shape == env.observation_space.shape == (2, 36, 36)
+    assert env.observation_space.contains(env.step(1)[0])
+    assert env.frame_rate == 30
+    assert env.render().shape == (210, 160, 3)
+    single = game_env("pong", frame_skip=1)
+    single.reset()
+    play(single, [0] * 20)
+
+
+@pytest.mark.parametrize("action", [-1, 6])
+def test_an_action_that_is_none_is_refused(action: int) -> None:
+    env = game_env("pong")
+    env.reset()
+    with pytest.raises(ValueError, match="not in"):
+        env.step(action)
+
+
+# --- exact states ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["atari100k", "atari100k_sticky"])
+@pytest.mark.parametrize("game", ["breakout", "seaquest"])
+def test_a_saved_game_goes_on_as_it_would_have(game: str, protocol: str) -> None:
+    env, other = (game_env(game, protocol=protocol) for _ in range(2))
+    env.reset()
+    other.reset()
+    actions = drawn_actions(env.num_actions, 700)
+    play(other, actions[:50])  # somewhere else
+    for start in range(0, 700, 35):
+        assert other.load_state_dict(env.state_dict())
+        assert other.state_dict() == env.state_dict()
+        piece = actions[start : start + 35]
+        assert play(other, piece) == play(env, piece)
+
+
+@pytest.mark.parametrize("moment", ["life_lost", "game_over"])
+def test_a_game_saved_before_a_reset_goes_on(moment: str) -> None:
+    env, other = game_env("breakout"), game_env("breakout")
+    env.reset()
+    other.reset()
+    for action in drawn_actions(4, 2000):
+        _, _, terminated, _, info = env.step(action)
+        if info[moment]:
+            break
+        if terminated:
+            env.reset()
+    assert other.load_state_dict(env.state_dict())
+    np.testing.assert_array_equal(env.reset()[0], other.reset()[0])
+    assert play(env, drawn_actions(4, 60)) == play(other, drawn_actions(4, 60))
+
+
+def test_saving_changes_nothing() -> None:
+    saved, untouched = game_env("ms_pacman"), game_env("ms_pacman")
+    saved.reset()
+    untouched.reset()
+    for start in range(0, 420, 7):
+        piece = drawn_actions(9, 420)[start : start + 7]
+        assert play(saved, piece) == play(untouched, piece)
+        saved.state_dict()
+
+
+def test_a_state_that_is_not_the_games_own_is_noticed() -> None:
+    env = game_env("pong")
+    env.reset()
+    state = env.state_dict()
+    torn = {**state, "console": state["console"][:5000]}
+    other = {**state, "probe": state["probe"] ^ 1}
+    for wrong in (torn, other):
+        assert not env.load_state_dict(wrong)
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            env.step(0)
+        assert env.reset()[1]["game_steps"] == 0
+    assert env.load_state_dict(state)
+
+
+CHILD = """
+import sys, torch
+from record_trajectories import drawn_actions, game_env, play
+for game, state in torch.load(sys.argv[1], weights_only=True).items():
+    env = game_env(game)
+    assert env.load_state_dict(state)
+    print(game, play(env, drawn_actions(env.num_actions, 500, seed=1))[-1])
+"""
+
+
+def _continue_elsewhere(games: tuple[str, ...], folder: Path) -> None:
+    """Save each game mid-way, go on for 2,000 frames here and in another process."""
+    states, wanted = {}, []
+    for game in games:
+        env = game_env(game)
+        env.reset()
+        play(env, drawn_actions(env.num_actions, 123))
+        states[game] = env.state_dict()
+        wanted.append(f"{game} {play(env, drawn_actions(env.num_actions, 500, seed=1))[-1]}")
+    torch.save(states, folder / "states.pt")
+    shown = subprocess.run(
+        [sys.executable, "-c", CHILD, str(folder / "states.pt")],
+        env={**os.environ, "PYTHONPATH": f"{TREE / 'tests'}{os.pathsep}{TREE}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.splitlines() == wanted
+
+
+def test_another_process_goes_on_with_a_saved_game(tmp_path: Path) -> None:
+    _continue_elsewhere((*FEW, CATCH), tmp_path)
+
+
+@pytest.mark.soak
+def test_another_process_goes_on_with_every_saved_game(tmp_path: Path) -> None:
+    _continue_elsewhere(BENCHMARK_GAMES, tmp_path)
+
+
+# --- own games ------------------------------------------------------------------------------------
+
+
+def test_an_own_game_keeps_the_rules() -> None:
+    env = game_env(CATCH, image_size=40, frame_skip=1)
+    assert isinstance(env, CustomEnv)
+    obs, info = env.reset()
+    assert obs.shape == (4, 40, 40)
+    assert set(np.unique(obs[-1])) == {0, 128, 255}, "small pictures stay sharp"
+    lost = steps = 0
+    while not info["game_over"]:
+        obs, reward, terminated, truncated, info = env.step(0)
+        steps += 1
+        assert reward == np.sign(info["raw_reward"])
+        assert not truncated
+        lost += info["life_lost"]
+        assert terminated == (info["life_lost"] or info["game_over"])
+        if info["life_lost"]:
+            assert not obs[:3].any()
+            env.reset()
+    assert info["game_steps"] == steps
+    assert lost == 2 or info["score"] > 4
+    assert env.render().shape == (10, 10, 3)
+
+
+def test_the_pixel_game_can_be_won_but_not_by_chance() -> None:
+    """Who knows the drift catches every ball; who moves at random misses most."""
+
+    def scores(policy: Callable[[pixel_game.Catch], int]) -> list[float]:
+        game, found = pixel_game.Catch(), []
+        for seed in range(40):
+            game.reset(seed=seed)
+            score, over = 0.0, False
+            while not over:
+                _, reward, over, _, _ = game.step(policy(game))
+                score += reward
+            found.append(score)
+        return found
+
+    def perfect(game: pixel_game.Catch) -> int:
+        column, drift = game.column, game.drift
+        for _ in range(game.size - 1 - game.row):
+            drift = drift if 0 <= column + drift < game.size else -drift
+            column += drift
+        # One of the paddle's two cells; move only while neither is there.
+        if game.position > column:
+            return pixel_game.LEFT
+        return pixel_game.RIGHT if column > game.position + 1 else pixel_game.STAY
+
+    random = np.random.default_rng(0)
+    assert min(scores(perfect)) == 10
+    assert np.mean(scores(lambda _: int(random.integers(3)))) < 0
+
+
+class Shapes(gymnasium.Env):
+    """Shows pixels in any layout; says nothing about lives; random unless it is `fair`."""
+
+    def __init__(self, layout: tuple[int, ...] = (20, 30, 3), fair: bool = True) -> None:
+        self.observation_space = gymnasium.spaces.Box(0, 255, layout, np.uint8)
+        self.action_space = gymnasium.spaces.Discrete(2, start=1)
+        self.fair = fair
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        self.random = np.random.default_rng(seed if self.fair else None)
+        self.count = 0
+        return self._look(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        assert action in (1, 2)
+        self.count += 1
+        return self._look(), 2.5, False, self.count == 9, {}
+
+    def _look(self) -> np.ndarray:
+        return self.random.integers(256, size=self.observation_space.shape, dtype=np.uint8)
+
+
+gymnasium.register("Shapes-v0", entry_point=Shapes)
+gymnasium.register("Unfair-v0", entry_point=Shapes, kwargs={"fair": False})
+for number, layout in enumerate([(20, 30), (20, 30, 1), (1, 20, 30), (3, 20, 30), (100, 90, 3)]):
+    gymnasium.register(f"Layout-v{number}", entry_point=Shapes, kwargs={"layout": layout})
+gymnasium.register("Wrong-v0", entry_point=Shapes, kwargs={"layout": (20, 30, 4)})
+
+
+@pytest.mark.parametrize("game", ["Shapes-v0", *(f"Layout-v{number}" for number in range(5))])
+def test_own_games_may_show_pixels_in_any_layout(game: str) -> None:
+    env = game_env(game, image_size=36, frame_skip=2)
+    obs, _ = env.reset()
+    assert obs.shape == (4, 36, 36)
+    obs, reward, terminated, truncated, info = env.step(0)
+    assert (reward, info["raw_reward"], terminated, truncated) == (1.0, 5.0, False, False)
+    for _ in range(4):
+        truncated = env.step(1)[3]
+    assert truncated
+    assert env.render().ndim == 3
+    env.close()
+
+
+def test_a_game_that_is_not_reproducible_is_noticed() -> None:
+    for game, same in [("Shapes-v0", True), ("Unfair-v0", False)]:
+        env, other = game_env(game), game_env(game)
+        env.reset()
+        play(env, [0, 1, 1])
+        assert other.load_state_dict(env.state_dict()) == same
+        assert other.reset()[1]["game_steps"] == 0
+
+
+# --- wrong input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("game", "message"),
+    [
+        ("pogn", "did you mean pong"),
+        ("CartPole-v1", "observations must be"),
+        ("Wrong-v0", "observations must be"),
+        ("Pendulum-v1", "actions must be Discrete"),
+        ("no_such_package:Game-v0", "Gymnasium cannot make it"),
+        ("pixel_game:Other-v0", "Gymnasium cannot make it"),
+    ],
+)
+def test_a_game_that_cannot_be_played_is_refused(game: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_environment(game, SETTINGS, training=True, seed=0)
+
+
+def test_a_missing_rom_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ALE_ROMS_DIR", str(tmp_path))
+    with pytest.raises(
+        ConfigError, match=r"game=pong: ale-py has no ROM at .*pong\.bin; reinstall"
+    ):
+        game_env("pong")
+
+
+def test_the_old_emulator_says_how_to_install_it() -> None:
+    try:
+        import atari_py  # noqa: F401
+    except ModuleNotFoundError:
+        with pytest.raises(ConfigError, match=r"emulator=atari_py: the package is not installed; "):
+            game_env("pong", emulator="atari_py")
+        return
+    pytest.skip("atari-py is installed; test_the_old_emulator_plays_the_same_game runs")
+
+
+@pytest.mark.parametrize("game", ["pong", "breakout", "alien"])
+def test_the_old_emulator_plays_the_same_game(game: str) -> None:
+    pytest.importorskip("atari_py", reason="the opt-in emulator is not installed")
+    old, new = game_env(game, emulator="atari_py"), game_env(game)
+    other = game_env(game, emulator="atari_py")
+    for env in (old, new, other):
+        env.reset()
+    actions = drawn_actions(new.num_actions, 700)
+    assert play(old, actions[:400]) == play(new, actions[:400])
+    assert other.load_state_dict(old.state_dict())
+    assert play(other, actions[400:]) == play(old, actions[400:])
