@@ -14,6 +14,7 @@ from typing import Any
 
 import config_cases as cases
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -144,6 +145,12 @@ def test_a_multirun_is_split_into_jobs_that_compose() -> None:
         cfg = cases.config.compose_job(job, cases.OBJECTIVES, cases.AgentSettings)
         found.add((cfg[cases.SUBJECT].name, cfg.tag))
     assert found == set(itertools.product((first, second), ("a", "b")))
+
+
+def test_composing_within_a_job_of_hydra_leaves_it_alone() -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        assert load("seed=3").seed == 3
+        assert compose("train").seed == 1
 
 
 def test_several_values_need_a_multirun() -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -121,7 +123,7 @@ def compose_overrides(overrides: Sequence[str], layout: Layout) -> DictConfig:
     """
     groups, values = _split(overrides, layout)
     try:
-        with initialize_config_dir(str(layout.directory), version_base="1.3"):
+        with _hydra(layout.directory):
             if values:
                 _check_keys(values, compose("train", list(groups)))
             cfg = compose("train", [*groups, *values], return_hydra_config=True)
@@ -136,6 +138,19 @@ def compose_overrides(overrides: Sequence[str], layout: Layout) -> DictConfig:
     if missing:
         raise ConfigError(f"{missing[0]}: has no value; add {missing[0]}=<value>")
     return cfg
+
+
+@contextmanager
+def _hydra(directory: Path) -> Iterator[None]:
+    """Hydra's `compose` for `directory`, also within a job that Hydra itself has started."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(directory), version_base="1.3"):
+            yield
+    finally:
+        if outer is not None:
+            GlobalHydra.instance().initialize(outer)
 
 
 def finished(cfg: DictConfig, layout: Layout) -> DictConfig:
