@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -130,6 +131,14 @@ class SAC:
         self._make_optimizers()
 
     @property
+    def num_parameters(self) -> int:
+        """Trained numbers, the objective's included."""
+        modules = [self.networks] if self.objective is None else [self.networks, self.objective]
+        return sum(
+            each.numel() for module in modules for each in module.parameters() if each.requires_grad
+        )
+
+    @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of all that updates ever report: losses, gradient norms, and other values."""
         own = () if self.objective is None else self.objective.metric_names
@@ -178,6 +187,10 @@ class SAC:
         if noise is None:
             return mean.tanh()
         return squashed_gaussian(mean, log_std, noise.to(self.device))[0]
+
+    def mean_policy(self, obs: np.ndarray) -> np.ndarray:
+        """`act` without exploration, between arrays: what an evaluation scores."""
+        return self.act(torch.from_numpy(obs)).cpu().numpy()
 
     def draw_noise(self, streams: Streams) -> SACNoise:
         """Everything random in one update, drawn on the CPU."""
@@ -306,6 +319,10 @@ class SAC:
         if self.objective is None:
             return {}
         return self.objective.diagnostics(self.networks.encoder, batch, noise.objective)
+
+    def preview(self, batch: Batch, noise: SACNoise) -> Tensor | None:
+        """What the objective sees, uint8 RGB (3, H, W); None without one."""
+        return None if self.objective is None else self.objective.preview(batch, noise.objective)
 
     def state_dict(self) -> dict[str, Any]:
         """All weights, moments and counters; nothing else outlives an update."""

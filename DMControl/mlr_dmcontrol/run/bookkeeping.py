@@ -1,0 +1,117 @@
+"""Writing down what a run does: rows of its tables, charts, console lines, the final score."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from . import records
+from .console import Console
+from .folder import RunFolder, write_atomically
+from .logger import RunLogger, fetch
+from .progress import LastMetrics, Progress
+
+
+class Bookkeeper:
+    """The records of one run, on the benchmark's own x-axis (`records.STEP`)."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        logger: RunLogger,
+        console: Console,
+        progress: Progress,
+        metrics: LastMetrics,
+        subject: str,
+    ) -> None:
+        """Args: `subject`: the task or game that scores are normalised for."""
+        self.folder, self.logger, self.console = folder, logger, console
+        self.progress, self.metrics, self.subject = progress, metrics, subject
+        self._since = (time.perf_counter(), progress.agent_step, progress.update_step)
+
+    @property
+    def step(self) -> int:
+        """Where the run is on the x-axis."""
+        return int(getattr(self.progress, records.STEP))
+
+    def episode_ended(self) -> None:
+        """An episode is over; its return is a point of TensorBoard's curve."""
+        progress = self.progress
+        progress.finished_returns.append(progress.episode_return)
+        self.logger.scalars(self.step, {records.EPISODE_CHART: progress.episode_return})
+
+    def log(self, diagnostics: Mapping[str, float]) -> None:
+        """A row of train.csv, the charts and the progress line."""
+        progress = self.progress
+        values = fetch(self.metrics.values) if progress.update_step else {}
+        values |= diagnostics
+        mean_return = progress.take_finished()
+        counters = {name: getattr(progress, name) for name in records.COUNTERS}
+        self.logger.row("train", {**counters, "episode_return": mean_return, **values})
+        speeds = self._speeds()
+        self.logger.scalars(self.step, values | speeds)
+        shown = {"return": mean_return} if mean_return is not None else {}
+        shown |= {name: value for name, value in values.items() if name.startswith("loss/")}
+        self.console.progress(self.step, shown)
+
+    def evaluated(self, values: Sequence[float], lengths: Sequence[int], seconds: float) -> None:
+        """The policy was scored: a row, a row for each episode, charts, a line."""
+        progress = self.progress
+        progress.evaluated_at, progress.evaluation = progress.agent_step, list(values)
+        mean = statistics.fmean(values)
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        normalized = records.normalized(self.subject, mean)
+        steps = {"agent_step": progress.agent_step, "env_step": progress.env_step}
+        row = {"episodes": len(values), "mean": mean, "std": deviation, "normalized": normalized}
+        self.logger.row("eval", steps | row)
+        for episode, (value, length) in enumerate(zip(values, lengths, strict=True)):
+            cells = {"episode": episode, "value": value, "length": length}
+            self.logger.row("eval_episodes", steps | cells)
+        charts = {records.EVAL_CHART: mean, "time/evaluation_seconds": seconds}
+        if normalized is not None:
+            charts["eval/normalized_score"] = normalized
+        self.logger.scalars(self.step, charts)
+        self.console.line(
+            f"evaluation at {self.step:,} {records.STEP_NAME}: {records.METRIC} {mean:.1f} "
+            f"± {deviation or 0.0:.1f} over {len(values)}, {seconds:.0f} s"
+        )
+
+    def preview(self, image: Tensor | None) -> None:
+        """What the objective sees, uint8 (3, H, W), if it shows anything."""
+        if image is not None:
+            self.logger.image(self.step, "objective/input", image)
+
+    def finish(self) -> None:
+        """Write `final.json`, the headline: the final policy at exactly the budget; and be done."""
+        progress = self.progress
+        mean = statistics.fmean(progress.evaluation)
+        final: dict[str, Any] = {
+            "agent_step": progress.agent_step,
+            "env_step": progress.env_step,
+            "metric": records.METRIC,
+            "values": progress.evaluation,
+            "mean": mean,
+            "normalized": records.normalized(self.subject, mean),
+        }
+        write_atomically(self.folder.path / "final.json", json.dumps(final, indent=1) + "\n")
+        self.folder.finish()
+        self.console.line(
+            f"finished: {records.METRIC} {mean:.1f} over {len(progress.evaluation)}; "
+            f"everything is in {self.folder.path}"
+        )
+
+    def _speeds(self) -> dict[str, float]:
+        now = (time.perf_counter(), self.progress.agent_step, self.progress.update_step)
+        seconds, steps, updates = (new - old for new, old in zip(now, self._since, strict=True))
+        self._since = now
+        speeds = {
+            "time/agent_steps_per_second": steps / seconds,
+            "time/updates_per_second": updates / seconds,
+        }
+        spent = {f"time/{name}_s": value for name, value in self.folder.stopwatch.seconds.items()}
+        return speeds | spent

@@ -1,0 +1,112 @@
+"""How far a run has come: its counters, its last metrics and its last evaluation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Progress:
+    """Counters, each with its unit in its name.
+
+    Attributes:
+        agent_step: decisions taken. env_step: simulator steps. update_step: agent updates.
+        episode: episodes begun. episode_return, episode_length: of the open episode, in raw
+            reward and agent steps. finished_returns: of the episodes that ended since the last
+            row of train.csv.
+        evaluated_at: agent step of the last evaluation, -1 before the first.
+        evaluation: every episode's value in the last evaluation.
+    """
+
+    agent_step: int = 0
+    env_step: int = 0
+    update_step: int = 0
+    episode: int = 0
+    episode_return: float = 0.0
+    episode_length: int = 0
+    finished_returns: list[float] = field(default_factory=list)
+    evaluated_at: int = -1
+    evaluation: list[float] = field(default_factory=list)
+
+    def begin_episode(self) -> None:
+        """A new episode starts."""
+        self.episode += 1
+        self.episode_return, self.episode_length = 0.0, 0
+
+    def step(self, reward: float, env_steps: int) -> None:
+        """One decision was carried out, over `env_steps` simulator steps."""
+        self.agent_step += 1
+        self.env_step += env_steps
+        self.episode_return += reward
+        self.episode_length += 1
+
+    def take_finished(self) -> float | None:
+        """Mean return of the episodes that ended since the last call; None if none did."""
+        returns, self.finished_returns = self.finished_returns, []
+        return sum(returns) / len(returns) if returns else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """All counters."""
+        return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over `state`; KeyError if a counter is missing."""
+        for each in fields(self):
+            setattr(self, each.name, state[each.name])
+
+
+class LastMetrics:
+    """The latest value of every metric, left on the device until a row is written.
+
+    Args:
+        names: of all metrics; each is 0 until an update reports it.
+    """
+
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        self.values = {name: torch.zeros((), device=device) for name in names}
+
+    def update(self, metrics: Mapping[str, Tensor]) -> None:
+        """Take over what one update reported; the other metrics keep their values.
+
+        Raises:
+            ValueError: a metric has no known name.
+        """
+        unknown = metrics.keys() - self.values.keys()
+        if unknown:
+            raise ValueError(f"unnamed metrics {sorted(unknown)}; known are {list(self.values)}")
+        self.values.update(metrics)
+
+    def starting(self, prefix: str) -> dict[str, Tensor]:
+        """The metrics whose names begin with `prefix`."""
+        return {name: each for name, each in self.values.items() if name.startswith(prefix)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The values as tensors."""
+        return dict(self.values)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over `state`; KeyError if a metric is missing."""
+        self.values = {name: state[name].to(each) for name, each in self.values.items()}
+
+
+class SaveSchedule:
+    """When a checkpoint is due: by wall-clock time, by agent steps, or both; 0 means never."""
+
+    def __init__(self, minutes: float, steps: int) -> None:
+        self._seconds, self._steps = 60.0 * minutes, steps
+        self._saved_at = time.monotonic()
+
+    def due(self, agent_step: int) -> bool:
+        """Whether to save now, after `agent_step` steps."""
+        by_time = 0 < self._seconds <= time.monotonic() - self._saved_at
+        return by_time or (self._steps > 0 and agent_step % self._steps == 0)
+
+    def saved(self) -> None:
+        """A checkpoint was written, or tried: time counts from now on."""
+        self._saved_at = time.monotonic()

@@ -1,0 +1,210 @@
+"""Train an agent on a DMControl task from pixels.
+
+    python train.py task=cartpole_swingup agent=mlr seed=1
+    python train.py --help
+
+The same command again goes on where the run stopped, or says that it is finished.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from mlr_dmcontrol.build import objective_settings
+from mlr_dmcontrol.environment import COLOURS
+from mlr_dmcontrol.errors import Preempted, RunError
+from mlr_dmcontrol.parts import Parts, build_parts
+from mlr_dmcontrol.renderer import Renderer, choose_renderer
+from mlr_dmcontrol.run import records
+from mlr_dmcontrol.run.bookkeeping import Bookkeeper
+from mlr_dmcontrol.run.checkpoint import Checkpointer
+from mlr_dmcontrol.run.config import load
+from mlr_dmcontrol.run.console import Console
+from mlr_dmcontrol.run.evaluation import evaluate
+from mlr_dmcontrol.run.folder import RunFolder
+from mlr_dmcontrol.run.logger import RunLogger
+from mlr_dmcontrol.run.preemption import StopRequest
+from mlr_dmcontrol.run.progress import LastMetrics, Progress, SaveSchedule
+from mlr_dmcontrol.run.schema import MAY_CHANGE, MAY_GROW
+from mlr_dmcontrol.run.seeding import Streams
+from mlr_dmcontrol.sac import SACSettings
+from mlr_dmcontrol.seeds import episode_seed
+
+
+class Trainer:
+    """The loop, and everything of the run that outlives one of its steps: `state`."""
+
+    def __init__(self, cfg: DictConfig, parts: Parts, folder: RunFolder, stop: StopRequest) -> None:
+        self.cfg, self.parts, self.folder, self.stop = cfg, parts, folder, stop
+        self.env, self.agent, self.replay = parts.env, parts.agent, parts.replay
+        self.streams, self.progress = Streams(cfg.seed), Progress()
+        self.metrics = LastMetrics(self.agent.metric_names, self.agent.device)
+        self.guard = parts.guard()
+        names = (*self.agent.metric_names, *self.agent.diagnostic_names)
+        self.logger = RunLogger(
+            folder.path, records.tables(names), layout=records.layout(names), about=records.ABOUT
+        )
+        self.checkpointer = Checkpointer(folder.path, cfg.checkpoint.keep)
+        self.schedule = SaveSchedule(cfg.checkpoint.every_minutes, cfg.checkpoint.every_steps)
+        self.state = {
+            "agent": self.agent,
+            "replay": self.replay,
+            "environment": self.env,
+            "progress": self.progress,
+            "metrics": self.metrics,
+            "logger": self.logger,
+            "streams": self.streams,  # last: nothing may draw after it was restored
+        }
+
+    def run(self, renderer: Renderer) -> None:
+        """Restore what an earlier process saved, then train to the end of the budget."""
+        self.checkpointer.load(self.state, self.replay)
+        console = Console(self.cfg.budget, records.STEP_NAME, initial=self.progress.env_step)
+        with self.logger, console:
+            self.books = Bookkeeper(
+                self.folder, self.logger, console, self.progress, self.metrics, self.cfg.task.name
+            )
+            console.banner("MLR on DMControl", records.banner(self.cfg, self.parts, renderer))
+            self.folder.begin(**records.facts(self.cfg, self.parts, renderer))
+            self.train()
+            self.books.finish()
+
+    def train(self) -> None:
+        """Until the budget is spent: evaluate, interact and learn, write down, save."""
+        progress, plan = self.progress, self.parts.plan
+        while True:
+            if progress.agent_step in plan.evaluations:
+                self.evaluate()
+            if progress.agent_step == plan.agent_steps:
+                break
+            self.step()
+            if progress.agent_step % self.cfg.logging.every == 0:
+                self.guard.check(self.folder.path)
+                self.books.log(self.diagnostics())
+            if self.stop.requested or self.schedule.due(progress.agent_step):
+                self.save()
+        self.save(final=True)
+
+    def step(self) -> None:
+        """Act, learn, step the simulator, store; in this order, as published (REFERENCE D-1)."""
+        progress, stopwatch = self.progress, self.folder.stopwatch
+        if self.env.episode_over:
+            self.replay.start_episode(self.env.reset()[0][-COLOURS:])
+            progress.begin_episode()
+        with stopwatch("act"):
+            action = self.act()
+        if progress.agent_step >= self.cfg.training.learning_starts:
+            with stopwatch("update"):
+                self.update()
+        with stopwatch("environment"):
+            obs, reward, terminated, truncated, _ = self.env.step(action)
+            self.replay.add(action, reward, obs[-COLOURS:], terminated, truncated)
+        progress.step(reward, self.cfg.environment.action_repeat)
+        if terminated or truncated:
+            self.books.episode_ended()
+
+    def act(self) -> np.ndarray:
+        """A random action until learning starts, then a sample of the policy."""
+        explore, shape = self.streams["exploration"], self.env.action_space.shape
+        if self.progress.agent_step < self.cfg.training.learning_starts:
+            return (torch.rand(shape, generator=explore) * 2 - 1).numpy()
+        obs = torch.from_numpy(self.env.observation)[None]
+        return self.agent.act(obs, torch.randn(1, *shape, generator=explore))[0].cpu().numpy()
+
+    def update(self) -> None:
+        """Draw a batch and its noise, and improve the agent; waits for no device."""
+        size, windows = self.cfg.agent.batch_size, self.parts.num_windows
+        self.batch = self.replay.gather(*self.replay.draw(self.streams["replay"], size, windows))
+        self.noise = self.agent.draw_noise(self.streams).to(self.agent.device)
+        due = self.agent.due(self.progress.agent_step)
+        self.metrics.update(self.agent.update(self.batch, self.noise, **due))
+        self.guard.observe(
+            self.progress.update_step,
+            self.metrics.starting("loss/"),
+            self.metrics.starting("gradient_norm/"),
+            self.parts.indices(self.batch),
+        )
+        self.progress.update_step += 1
+
+    def diagnostics(self) -> dict[str, float]:
+        """The objective's signs of health on the latest batch, once there is one."""
+        return self.agent.diagnostics(self.batch, self.noise) if self.progress.update_step else {}
+
+    def evaluate(self) -> None:
+        """Score the mean policy on its own episodes, always the same ones; changes nothing."""
+        progress, chosen = self.progress, self.cfg.evaluation
+        if progress.evaluated_at == progress.agent_step:
+            return
+        last = progress.agent_step == self.parts.plan.agent_steps
+        start = time.perf_counter()
+        with self.folder.stopwatch("evaluation"):
+            result = evaluate(
+                self.agent.mean_policy,
+                self.parts.evaluation_envs,
+                chosen.final_episodes if last else chosen.episodes,
+                partial(episode_seed, self.cfg.seed, "evaluation"),
+                should_stop=lambda: self.stop.requested,
+            )
+        if result is None:
+            self.save()
+            return
+        self.books.evaluated(result.returns, result.lengths, time.perf_counter() - start)
+        if progress.update_step:
+            self.books.preview(self.agent.preview(self.batch, self.noise))
+
+    def save(self, *, final: bool = False) -> None:
+        """Write a checkpoint; raises Preempted after it if the process was asked to stop."""
+        self.guard.check(self.folder.path)
+        stopping = self.stop.requested and not final
+        step = self.progress.agent_step
+        with self.folder.stopwatch("checkpoint"):
+            self.checkpointer.save(
+                step, self.state, self.replay, final=final, required=final or stopping
+            )
+        self.schedule.saved()
+        if stopping:
+            raise Preempted(f"{self.stop.reason} at agent step {step}; the same command goes on")
+
+
+def train(cfg: DictConfig) -> None:
+    """Claim the run's folder and bring its run to the end, from wherever it stands."""
+    config = OmegaConf.to_container(cfg)
+    with (
+        RunFolder(
+            records.run_path(cfg),
+            config,
+            resume=cfg.resume,
+            may_change=MAY_CHANGE,
+            may_grow=MAY_GROW,
+            packages=records.PACKAGES,
+        ) as folder,
+        StopRequest() as stop,
+    ):
+        if folder.finished:
+            print(f"{folder.path} is finished: see final.json; nothing to do")
+            return
+        device = records.prepare(cfg)
+        renderer = choose_renderer(device.index if device.type == "cuda" else None)
+        with build_parts(cfg, device) as parts:
+            Trainer(cfg, parts, folder, stop).run(renderer)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code: 0 done, 2 wrong config or checkpoints, 3 storage, 4 non-finite, 75 preempted."""
+    try:
+        train(load(argv, objective_settings(), SACSettings))
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
