@@ -34,13 +34,15 @@ def build_agent(
         agent_cfg: the checked section `agent` of the config.
         obs_shape: (S*C, H, W), H = W, of uint8 observations.
         seed: the run's; weights are drawn on the CPU and do not depend on the device.
+        precision: `fp32`, `tf32` (matrix products of CUDA; elsewhere fp32) or `bf16`.
 
     Raises:
         ConfigError: settings that do not fit each other or the observations.
     """
     settings = settings_from(RainbowSettings, agent_cfg)
+    _allow_tf32(precision != "fp32")
     with initialisation(seed, "agent"):
-        network, values = build_network(settings, obs_shape, num_actions)
+        network, values = _build_network(settings, obs_shape, num_actions, precision)
     augmentation = Augmentation(
         settings.augmentation, obs_shape[-1], settings.shift_pad, settings.intensity_scale
     )
@@ -52,42 +54,20 @@ def build_agent(
         # A seed of its own, so that adding an objective leaves the agent's weights alone.
         with initialisation(seed, "objective"):
             objective = kind(own, network, augmentation, settings.batch_size)
-    return Rainbow(settings, network, values, augmentation, objective, weight, device, precision)
-
-
-def build_network(
-    settings: RainbowSettings, obs_shape: tuple[int, int, int], num_actions: int
-) -> tuple[QNetwork, ActionValues]:
-    """The Q network, and how its outputs are read; weights from torch's global generator."""
-    values: ActionValues = (
-        CategoricalValues(settings.num_atoms, settings.v_min, settings.v_max)
-        if settings.values == "categorical"
-        else ScalarValues(settings.huber_delta)
-    )
-    encoder = ConvEncoder(obs_shape, settings.encoder, settings.num_filters, settings.renormalize)
-    head = DuelingHead(
-        encoder.latent_dim,
-        num_actions,
-        values.num_atoms,
-        settings.hidden_dim,
-        settings.noisy_sigma,
-    )
-    return QNetwork(encoder, head), values
-
-
-def settings_types(agent_cfg: Mapping[str, Any]) -> list[type]:
-    """The settings dataclasses whose fields are, together with `objective`, the agent's keys."""
-    name = agent_cfg["objective"]
-    own = [] if name is None else [objective_type(name).settings_type]
-    return [RainbowSettings, *own]
+    return Rainbow(settings, network, values, augmentation, objective, weight, device)
 
 
 def objective_type(name: str) -> type[Objective]:
     """Raises: ConfigError: no file of objectives/ defines it."""
     found = available()
     if name not in found:
-        raise ConfigError(f"agent.objective={name}: unknown; known are {', '.join(found)}")
+        raise ConfigError(f"agent.objective={name}: unknown; choose from {', '.join(found)}")
     return found[name]
+
+
+def objective_settings() -> dict[str, type]:
+    """The settings dataclass of each objective, by its name."""
+    return {name: kind.settings_type for name, kind in available().items()}
 
 
 def objective_weight(agent_cfg: Mapping[str, Any]) -> float:
@@ -100,11 +80,38 @@ def settings_from(kind: type[SettingsType], values: Mapping[str, Any]) -> Settin
     """An instance of the dataclass `kind` from the keys of the same names; lists become tuples."""
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     chosen = {name: values[name] for name in names}
+    is_list = {
+        name: not isinstance(value, (str, int, float, bool, type(None)))
+        for name, value in chosen.items()
+    }
     return kind(
-        **{
-            name: tuple(value)
-            if hasattr(value, "__iter__") and not isinstance(value, str)
-            else value
-            for name, value in chosen.items()
-        }
+        **{name: tuple(value) if is_list[name] else value for name, value in chosen.items()}
     )
+
+
+def _build_network(
+    settings: RainbowSettings, obs_shape: tuple[int, int, int], num_actions: int, precision: str
+) -> tuple[QNetwork, ActionValues]:
+    """The Q network, and how its outputs are read; weights from torch's global generator."""
+    values: ActionValues = (
+        CategoricalValues(settings.num_atoms, settings.v_min, settings.v_max)
+        if settings.values == "categorical"
+        else ScalarValues(settings.huber_delta)
+    )
+    encoder = ConvEncoder(
+        obs_shape, settings.encoder, settings.num_filters, settings.renormalize, precision
+    )
+    head = DuelingHead(
+        encoder.latent_dim,
+        num_actions,
+        values.num_atoms,
+        settings.hidden_dim,
+        settings.noisy_sigma,
+    )
+    return QNetwork(encoder, head), values
+
+
+def _allow_tf32(allowed: bool) -> None:
+    """Set for the whole process, because PyTorch has no narrower switch."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed

@@ -21,8 +21,9 @@ RANGE_EPS = 1e-8
 
 def renormalize(features: Tensor) -> Tensor:
     """Scale each sample to [0, 1] over all its other dimensions; (N, ...) -> (N, ...)."""
-    low, high = features.flatten(1).aminmax(dim=1, keepdim=True)
-    return ((features.flatten(1) - low) / (high - low + RANGE_EPS)).view_as(features)
+    flat = features.flatten(1)
+    low, high = flat.aminmax(dim=1, keepdim=True)
+    return ((flat - low) / (high - low + RANGE_EPS)).view(features.shape)
 
 
 class ConvEncoder(nn.Module):
@@ -39,8 +40,10 @@ class ConvEncoder(nn.Module):
         layout: str,
         channels: Sequence[int],
         renormalize: bool,
+        precision: str = "fp32",
     ) -> None:
-        """Args: `image_shape`: (S*C, H, W). `layout`: key of `ENCODERS`.
+        """Args: `image_shape`: (S*C, H, W). `layout`: key of `ENCODERS`. `precision`: `bf16`
+        computes convolutions in bfloat16; weights and latents stay float32.
 
         Raises:
             ConfigError: the number of `channels` is not the layout's number of layers.
@@ -57,7 +60,7 @@ class ConvEncoder(nn.Module):
             nn.Conv2d(widths[i], widths[i + 1], kernel, stride)
             for i, (kernel, stride) in enumerate(layers)
         )
-        self.renormalize = renormalize
+        self.renormalize, self.precision = renormalize, precision
         height, width = image_shape[1:]
         for kernel, stride in layers:
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
@@ -65,17 +68,26 @@ class ConvEncoder(nn.Module):
             raise ConfigError(f"game.image_size={image_shape[1]}: too small for encoder {layout}")
         self.feature_shape = (widths[-1], height, width)
         self.latent_dim = math.prod(self.feature_shape)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def autocast(self) -> torch.autocast:
+        """Where it is entered, products are computed in the encoder's precision."""
+        # Weights are used once per context, so a cache of their casts would be of no use.
+        device = next(self.parameters()).device.type
+        enabled = self.precision == "bf16"
+        return torch.autocast(device, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
     def maps(self, images: Tensor) -> Tensor:
-        """Feature maps before the renormalisation; float (N, S*C, H, W) -> (N, C, h, w)."""
+        """Feature maps before renormalisation: float (N, S*C, H, W) -> float32 (N, C, h, w)."""
         features = images
-        for conv in self.convs:
-            features = F.relu(conv(features))
-        return features
+        with self.autocast():
+            for conv in self.convs:
+                features = F.relu(conv(features))
+        return features.float()
 
     def forward(self, images: Tensor) -> Tensor:
         """Latents: images float (N, S*C, H, W), in [0, 1], -> float32 (N, C, h, w)."""
-        features = self.maps(images).float()
+        features = self.maps(images)
         return renormalize(features) if self.renormalize else features
 
 

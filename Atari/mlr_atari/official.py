@@ -24,14 +24,14 @@ left out: then the agent keeps its noise.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, ConfigError
-from .networks import ConvEncoder, DuelingHead, NoisyLinear, Projection, QNetwork
+from .errors import ConfigError
+from .networks import ConvEncoder, DuelingHead, NoisyLinear, QNetwork
 from .objectives.decoder import Block
 from .objectives.mlr import MLR
 from .rainbow import Rainbow
@@ -72,8 +72,8 @@ def load_official(
             the online network, as the published code does at its start.
 
     Raises:
-        CheckpointError: names all that is missing, unknown or misshapen.
-        ConfigError: the agent has settings that the published code does not know.
+        ConfigError: listing all that is missing, unknown or misshapen, and nothing is copied; or
+            the agent has settings that the published code does not know.
     """
     slots, head = list(_slots(agent)), agent.network.head
     _check(tensors, slots, head, ignore_objective=agent.objective is None)
@@ -88,21 +88,41 @@ def load_official(
 
 
 @torch.no_grad()
-def export_official(agent: Rainbow) -> dict[str, Tensor]:
-    """The agent under published names, on the CPU, with the head's epsilon buffers.
+def export_official(
+    agent: Rainbow, of: Callable[[Tensor], Tensor | None] | None = None
+) -> dict[str, Tensor | None]:
+    """The agent's weights and noise under the published names, on the CPU.
+
+    Args:
+        of: what to export of each parameter, such as its gradient; None: its value.
+
+    Returns:
+        Detached copies by name; None where `of` gave None. Epsilon buffers and the unused
+        advantage bias come with values only.
 
     Raises:
         ConfigError: the agent has settings that the published code does not know.
     """
-    head = agent.network.head
-    tensors = {slot.name: torch.cat(slot.parts) for slot in _slots(agent)}
-    tensors["head.advantage_bias"] = torch.zeros(head.num_atoms)
-    if head.noisy:
-        parts = head.noise.split(head.noise_sizes)
-        for name, noise_in, noise_out in zip(HEAD_LAYERS, parts[0::2], parts[1::2], strict=True):
-            tensors[f"head.{name}.weight_epsilon"] = torch.outer(noise_out, noise_in)
-            tensors[f"head.{name}.bias_epsilon"] = noise_out.clone()
-    return {name: tensor.cpu() for name, tensor in tensors.items()}
+    exported: dict[str, Tensor | None] = {}
+    for name, parts in _slots(agent):
+        values = [part if of is None else of(part) for part in parts]
+        known = [value.detach() for value in values if value is not None]
+        exported[name] = torch.cat(known).cpu() if len(known) == len(values) else None
+    if of is None:
+        exported |= _published_noise(agent.network.head)
+        exported["head.advantage_bias"] = torch.zeros(agent.network.head.num_atoms)
+    return exported
+
+
+def _published_noise(head: DuelingHead) -> dict[str, Tensor]:
+    """The epsilon buffers of a published head."""
+    if not head.noisy:
+        return {}
+    buffers, parts = {}, head.noise.cpu().split(head.noise_sizes)
+    for name, noise_in, noise_out in zip(HEAD_LAYERS, parts[0::2], parts[1::2], strict=True):
+        buffers[f"head.{name}.weight_epsilon"] = torch.outer(noise_out, noise_in)
+        buffers[f"head.{name}.bias_epsilon"] = noise_out.clone()
+    return buffers
 
 
 def head_normals(tensors: Mapping[str, Tensor]) -> Tensor:
@@ -126,7 +146,7 @@ def _check(
 ) -> None:
     problems = _problems(tensors, slots, head, ignore_objective)
     if problems:
-        raise CheckpointError("these are not the weights of such an agent: " + "; ".join(problems))
+        raise ConfigError(f"official weights do not fit this agent: {'; '.join(problems)}")
 
 
 def _copy(tensors: Mapping[str, Tensor], slots: list[_Slot], head: DuelingHead) -> None:
@@ -185,8 +205,8 @@ def _slots(agent: Rainbow) -> Iterator[_Slot]:
         yield from _block_slots(f"transformer.{index}", block)
     yield from _linear_slots("action_embedding", decoder.action_embedding)
     yield from _linear_slots("global_final_classifier.0", objective.predictor)
-    yield from _encoder_slots("target_encoder", cast(ConvEncoder, objective.target_encoder.target))
-    projection = cast(Projection, objective.target_projection.target)
+    yield from _encoder_slots("target_encoder", objective.target_encoder.target)
+    projection = objective.target_projection.target
     for index, layer in enumerate((projection.value_hidden, projection.advantage_hidden)):
         yield _Slot(f"global_target_classifier.encoders.{index}.weight_mu", (layer.weight_mu,))
         yield _Slot(f"global_target_classifier.encoders.{index}.bias_mu", (layer.bias_mu,))

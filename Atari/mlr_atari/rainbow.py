@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +117,7 @@ class Rainbow:
     Attributes:
         network, target_network: the online network and the copy that bootstraps.
         objective: what else shapes the encoder, or None for the baseline.
-        updates: updates done so far.
+        update_step: updates done.
     """
 
     def __init__(
@@ -129,16 +129,15 @@ class Rainbow:
         objective: Objective | None,
         objective_weight: float,
         device: torch.device,
-        precision: str,
     ) -> None:
-        """Args: `precision`: fp32, tf32 or bf16, of convolutions and transformer alone."""
-        self.settings, self.device, self.precision = settings, device, precision
+        """Args: `objective`: built on `network`, which need not be on `device` yet."""
+        self.settings, self.device = settings, device
         self.network, self.values = network.to(device), values.to(device)
         self.augmentation = augmentation
         self.objective = None if objective is None else objective.to(device)
         self.objective_weight = objective_weight
         self._target = MomentumTarget(self.network, tau=1.0)
-        self.target_network = cast(QNetwork, self._target.target)
+        self.target_network = self._target.target
         parameters = list(self.network.parameters())
         self.clip_groups: dict[str, Sequence[nn.Parameter]] = {"network": list(parameters)}
         if self.objective is not None:
@@ -148,7 +147,7 @@ class Rainbow:
             parameters, settings.learning_rate, device, eps=settings.adam_eps
         )
         self.epsilon = settings.epsilon(0)
-        self.updates = 0
+        self.update_step = 0
 
     # ---- acting --------------------------------------------------------------------------------
 
@@ -210,9 +209,9 @@ class Rainbow:
         Returns:
             Metrics, 0-d tensors on the device; new priorities float32 (B,), of the RL loss alone.
         """
-        metrics, priorities = self.learn(batch, noise)
-        self.updates += 1
-        if self.updates % self.settings.target_update_interval == 0:
+        metrics, priorities = self.compute_update(batch, noise)
+        self.update_step += 1
+        if self.update_step % self.settings.target_update_interval == 0:
             self.copy_target()
         return metrics, priorities
 
@@ -220,7 +219,7 @@ class Rainbow:
         """Make the target network equal to the online one, its noise included."""
         self._target.copy_from_online()
 
-    def learn(self, batch: Batch, noise: UpdateNoise) -> tuple[Metrics, Tensor]:
+    def compute_update(self, batch: Batch, noise: UpdateNoise) -> tuple[Metrics, Tensor]:
         """The device side of `update`: static shapes, no host state, no synchronisation."""
         self.optimizer.zero_grad(set_to_none=True)
         self.network.head.redraw(noise.head)
@@ -228,10 +227,8 @@ class Rainbow:
             self.target_network.head.redraw(noise.target_head)
         loss, priorities, metrics = self._rl_loss(batch, noise)
         if self.objective is not None:
-            with self._autocast():
-                objective_loss, more = self.objective.loss(
-                    self.network.encoder, batch, noise.objective
-                )
+            encoder = self.network.encoder
+            objective_loss, more = self.objective.loss(encoder, batch, noise.objective)
             loss = loss + self.objective_weight * objective_loss
             metrics |= more
             if self.objective.targets_move == "before_step":
@@ -242,6 +239,12 @@ class Rainbow:
         if self.objective is not None and self.objective.targets_move == "after_step":
             self.objective.update_targets()
         return metrics, priorities
+
+    def diagnostics(self, batch: Batch, noise: UpdateNoise) -> dict[str, float]:
+        """The objective's signs of health on this batch; synchronises."""
+        if self.objective is None:
+            return {}
+        return self.objective.diagnostics(self.network.encoder, batch, noise.objective)
 
     def _rl_loss(self, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, Tensor, Metrics]:
         """Loss weighted by importance, priorities (B,), metrics."""
@@ -278,9 +281,7 @@ class Rainbow:
         """Head outputs (draws, B, A, N) of as many augmentations of the stacks (B,)."""
         index = stacks.index.expand(draws, *stacks.index.shape)
         images = self.augmentation(FrameStacks(stacks.frames, index), noise)
-        with self._autocast():
-            latents = network.encoder(images.flatten(0, 1)).flatten(1)
-        return network.head(latents, noisy=True).unflatten(0, (draws, -1))
+        return network(images.flatten(0, 1), noisy=True).unflatten(0, (draws, -1))
 
     def _clip_gradients(self) -> Metrics:
         """Scale each group's gradient down to the limit; returns the norms before that."""
@@ -289,15 +290,6 @@ class Rainbow:
             f"gradient_norm/{name}": nn.utils.clip_grad_norm_(group, limit, foreach=True)
             for name, group in self.clip_groups.items()
         }
-
-    def _autocast(self) -> torch.autocast:
-        # Weights are used once per context, so a cache of their casts would be of no use.
-        return torch.autocast(
-            self.device.type,
-            torch.bfloat16,
-            enabled=self.precision == "bf16",
-            cache_enabled=False,
-        )
 
     # ---- state ---------------------------------------------------------------------------------
 
@@ -308,7 +300,7 @@ class Rainbow:
             "target": self.target_network.state_dict(),
             "objective": None if self.objective is None else self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "updates": self.updates,
+            "update_step": self.update_step,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -322,4 +314,4 @@ class Rainbow:
         if self.objective is not None:
             self.objective.load_state_dict(state["objective"])
         load_optimizer(self.optimizer, state["optimizer"])
-        self.updates = int(state["updates"])
+        self.update_step = int(state["update_step"])

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from mlr_atari.losses import (
     CategoricalValues,
     ScalarValues,
@@ -14,7 +16,6 @@ from mlr_atari.losses import (
     scalar_loss,
     select_action,
 )
-from torch import Tensor
 
 
 def _slowly_projected(probability: Tensor, returns: Tensor, discounts: Tensor) -> Tensor:

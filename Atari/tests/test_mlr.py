@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 import torch
 from agents import small_agent, synthetic_batch
+from torch import Tensor
+
 from mlr_atari.augmentation import AugmentationNoise
 from mlr_atari.batch import Batch
 from mlr_atari.errors import ConfigError
 from mlr_atari.frames import FrameStacks
-from mlr_atari.objectives.mlr import MLR, MLRNoise, cosine_distance, effective_rank
+from mlr_atari.objectives.mlr import MLR, MLRNoise, distance, effective_rank
 from mlr_atari.official import export_official, head_normals, load_official
 from mlr_atari.rainbow import Rainbow
 from mlr_atari.run.seeding import Streams
-from torch import Tensor
 
 AUGMENTATIONS = ["identity", "given"]
 
@@ -80,28 +81,16 @@ def test_loss_and_gradients_match_published(kind: str, golden: Callable[[str], A
     assert isinstance(objective, MLR)
     loss, _ = objective.loss(agent.network.encoder, batch, noise)
     file.check("mlr_loss_mean", loss)
-    target, _ = objective.targets(batch, noise)
+    target = objective.target_projection(objective.target_latents(batch, noise))
     predicted = objective.predictions(agent.network.encoder, batch, noise)
-    file.check("mlr_loss_T_B", cosine_distance(predicted, target))
+    file.check("mlr_loss_T_B", distance(predicted, target))
     file.check("mid/pred", _batch_first(predicted))
     file.check("mid/tproj", _batch_first(target))
     loss.backward()
-    ours = {name: each.grad for name, each in _named_parameters(agent)}
+    ours = export_official(agent, lambda parameter: parameter.grad)
     for name in file.names("grad/"):
         if name != "head.advantage_bias":  # not carried over: it has no effect
             file.check(f"grad/{name}", ours[name])
-
-
-def _named_parameters(agent: Rainbow) -> list[tuple[str, Any]]:
-    """Published names with a stand-in that has the gradient (QKV joined from two of ours)."""
-    from mlr_atari.official import _slots
-
-    class Joined:
-        def __init__(self, parts: tuple[Tensor, ...]) -> None:
-            grads = [part.grad for part in parts]
-            self.grad = None if grads[0] is None else torch.cat(grads)  # type: ignore[arg-type]
-
-    return [(slot.name, Joined(slot.parts)) for slot in _slots(agent)]
 
 
 @pytest.mark.parametrize("kind", AUGMENTATIONS)
@@ -114,7 +103,7 @@ def test_steps_on_the_way_match_published(kind: str, golden: Callable[[str], Any
     file.check("mid/rl_input", rl)
     outputs = agent.network(rl.flatten(0, 1), noisy=True)
     file.check("log_pred_ps", outputs.log_softmax(-1))
-    masked = objective._masked_images(batch.obs, noise)
+    masked = objective.masked_images(batch.obs, noise)
     file.check("mid/masked_input", masked)
     file.check("mid/target_input", agent.augmentation(batch.obs, noise.target))
     maps = agent.network.encoder.maps(_batch_first(masked))
@@ -122,7 +111,7 @@ def test_steps_on_the_way_match_published(kind: str, golden: Callable[[str], Any
     latents = agent.network.encoder(_batch_first(masked)).flatten(1).view(2, 16, -1)
     action = torch.nn.functional.one_hot(batch.action.t(), 4).float()
     file.check("mid/tokens_in", objective.decoder.embed(latents, action))
-    decoded = objective.decoder(latents, action)
+    decoded = objective.decoded(agent.network.encoder, batch, noise).transpose(0, 1)
     stored = torch.from_numpy(file["mid/tokens_out"])[:, :16]  # the states, which come first
     assert torch.allclose(decoded, stored, atol=2e-4 * float(stored.abs().max()))
     file.check("mid/proj", objective._projection[0](decoded.flatten(0, 1)))
@@ -204,13 +193,14 @@ def test_importance_weights_the_sequences() -> None:
     assert isinstance(objective, MLR)
     batch, noise = synthetic_batch(0), objective.draw_noise(Streams(1))
     encoder = agent.network.encoder
-    distance = cosine_distance(
-        objective.predictions(encoder, batch, noise), objective.targets(batch, noise)[0]
+    distances = distance(
+        objective.predictions(encoder, batch, noise),
+        objective.target_projection(objective.target_latents(batch, noise)),
     )
     loss, metrics = objective.loss(encoder, batch, noise)
-    expected = (distance.mean(0) * batch.importance_weights).sum() / 3
+    expected = (distances.mean(0) * batch.importance_weights).sum() / 3
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    assert metrics["loss/mlr"].item() == pytest.approx(distance.mean().item(), rel=1e-6)
+    assert metrics["loss/mlr"].item() == pytest.approx(distances.mean().item(), rel=1e-6)
     silent = replace(batch, importance_weights=torch.zeros(3))
     assert objective.loss(encoder, silent, noise)[0] == 0
 
@@ -222,7 +212,7 @@ def test_masked_pixels_are_black_and_others_are_not(per: str, polarity: str) -> 
     objective = agent.objective
     assert isinstance(objective, MLR)
     batch, noise = synthetic_batch(0), objective.draw_noise(Streams(2))
-    images = objective._masked_images(batch.obs, noise)
+    images = objective.masked_images(batch.obs, noise)
     original = agent.augmentation(batch.obs, AugmentationNoise())
     hidden = objective.masked_steps(noise.grid)  # (K, H, W) or (B, K, H, W)
     assert hidden.shape == ((3, 4, 84, 84) if per == "sequence" else (4, 84, 84))
@@ -240,7 +230,7 @@ def test_official_scale_of_masked_images() -> None:
     for name in ("mlr", "mlr_official"):
         objective = small_agent(name, augmentation=[]).objective
         assert isinstance(objective, MLR)
-        images = objective._masked_images(batch.obs, objective.draw_noise(Streams(2)))
+        images = objective.masked_images(batch.obs, objective.draw_noise(Streams(2)))
         maxima.append(images.max().item())
     assert maxima == pytest.approx([1.0, 255.0])
 
@@ -251,12 +241,12 @@ def test_draws_are_as_many_as_needed_and_repeatable() -> None:
     noise, again = (objective.draw_noise(Streams(3)) for _ in range(2))
     assert noise.grid.shape == (1, 7, 7)
     assert torch.equal(noise.grid, again.grid)
-    for ours, theirs in ((noise.masked, again.masked), (noise.target, again.target)):
+    for ours, theirs in ((noise.online, again.online), (noise.target, again.target)):
         assert ours.offsets is not None
         assert theirs.offsets is not None
         assert ours.offsets.shape == (4, 3, 2)
         assert torch.equal(ours.offsets, theirs.offsets)
-    assert not torch.equal(noise.masked.offsets, noise.target.offsets)  # type: ignore[arg-type]
+    assert not torch.equal(noise.online.offsets, noise.target.offsets)  # type: ignore[arg-type]
 
 
 def test_settings_that_cannot_work() -> None:
@@ -291,7 +281,5 @@ def test_effective_rank_by_hand() -> None:
 
 def test_distance_of_short_vectors() -> None:
     short, zero = torch.tensor([5e-4, 0.0]), torch.zeros(2)
-    assert cosine_distance(short, zero).item() == pytest.approx(0.25)
-    assert cosine_distance(torch.tensor([3.0, 0]), torch.tensor([0, 2.0])).item() == pytest.approx(
-        2
-    )
+    assert distance(short, zero).item() == pytest.approx(0.25)
+    assert distance(torch.tensor([3.0, 0]), torch.tensor([0, 2.0])).item() == pytest.approx(2)

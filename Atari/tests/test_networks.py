@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from mlr_atari.errors import ConfigError
 from mlr_atari.networks import ConvEncoder, DuelingHead, NoisyLinear, Projection
 from mlr_atari.official import HEAD_LAYERS, head_normals
-from torch import Tensor
 
 _OURS = dict(
     zip(

@@ -52,7 +52,7 @@ class Objective(nn.Module, ABC):
     def loss(self, encoder: ConvEncoder, batch: Batch, noise: Any) -> tuple[Tensor, Metrics]:
         """The loss, a scalar with the batch's importance weights in it, and detached metrics.
 
-        A deterministic function without host synchronisation. It may run under autocast.
+        A deterministic function of tensors, without host synchronisation.
         """
 
     @abstractmethod

@@ -49,21 +49,23 @@ class MLRNoise(NamedTuple):
     """Random numbers of one update; leading shapes of both augmentations are (K, B)."""
 
     grid: Tensor  # bool (blocks, n, n), or (B, blocks, n, n): the patches that were drawn
-    masked: AugmentationNoise
+    online: AugmentationNoise  # of the masked images
     target: AugmentationNoise
 
     def to(self, device: torch.device | str) -> MLRNoise:
         """The same draws on another device."""
         grid = self.grid.to(device, non_blocking=True)
-        return MLRNoise(grid, self.masked.to(device), self.target.to(device))
+        return MLRNoise(grid, self.online.to(device), self.target.to(device))
 
 
-def cosine_distance(predicted: Tensor, target: Tensor) -> Tensor:
-    """|n(y) - n(t)|^2 over the last dimension, n(v) = v / max(|v|, 1e-3); 2 - 2 cos as a rule."""
-    difference = F.normalize(predicted, dim=-1, eps=MIN_LENGTH) - F.normalize(
-        target, dim=-1, eps=MIN_LENGTH
-    )
-    return difference.square().sum(dim=-1)
+def normalise(vectors: Tensor) -> Tensor:
+    """n(v) = v / max(|v|, 1e-3) along the last dimension."""
+    return F.normalize(vectors, dim=-1, eps=MIN_LENGTH)
+
+
+def distance(prediction: Tensor, target: Tensor) -> Tensor:
+    """|n(y) - n(ȳ)|², (*, P) -> (*); 2 - 2 cos for all but tiny vectors."""
+    return (normalise(prediction) - normalise(target)).square().sum(dim=-1)
 
 
 class MLR(Objective):
@@ -118,28 +120,44 @@ class MLR(Objective):
 
     def loss(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> tuple[Tensor, Metrics]:
         """Mean over all K positions, masked or not, and over the batch by importance weight."""
-        target, _ = self.targets(batch, noise)
-        distance = cosine_distance(self.predictions(encoder, batch, noise), target)  # (K, B)
-        loss = (distance.mean(dim=0) * batch.importance_weights).mean()
-        return loss, {"loss/mlr": distance.detach().mean()}
+        # First, so that its images are gone before the gradient branch needs the memory.
+        target = self.target_projection(self.target_latents(batch, noise))
+        distances = distance(self.predictions(encoder, batch, noise), target)  # (K, B)
+        loss = (distances.mean(dim=0) * batch.importance_weights).mean()
+        return loss, {"loss/mlr": distances.detach().mean()}
 
     def predictions(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> Tensor:
-        """Predicted projections of the reconstructed latents, float32 (K, B, P)."""
-        images = self._masked_images(batch.obs, noise)
-        latents = encoder(images.flatten(0, 1)).flatten(1).unflatten(0, images.shape[:2])
+        """y: predicted projections of the decoded latents, (K, B, P)."""
+        (projection,) = self._projection
+        return self.predictor(projection(self.decoded(encoder, batch, noise)))
+
+    def decoded(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> Tensor:
+        """ŝ: latents decoded from the masked images, (K, B, Z)."""
+        images = self.masked_images(batch.obs, noise)
+        latents = encoder(images.flatten(0, 1)).flatten(1).unflatten(0, batch.obs.lead)
         action = one_hot(batch.action, self.num_actions)
-        decoded = self.decoder(latents.transpose(0, 1), action.transpose(0, 1)).transpose(0, 1)
-        with torch.autocast(decoded.device.type, enabled=False):
-            return self.predictor(self._projection[0](decoded.float()))
+        with encoder.autocast():
+            return (
+                self.decoder(latents.transpose(0, 1), action.transpose(0, 1))
+                .transpose(0, 1)
+                .float()
+            )
 
     @torch.no_grad()
-    def targets(self, batch: Batch, noise: MLRNoise) -> tuple[Tensor, Tensor]:
-        """Target projections (K, B, P) and latents (K, B, Z), float32, of the unmasked images."""
+    def target_latents(self, batch: Batch, noise: MLRNoise) -> Tensor:
+        """s̄: momentum latents of the whole images, (K, B, Z)."""
         images = self.augmentation(batch.obs, noise.target)
-        latents = self.target_encoder(images.flatten(0, 1)).flatten(1)
-        latents = latents.unflatten(0, images.shape[:2])
-        with torch.autocast(latents.device.type, enabled=False):
-            return self.target_projection(latents), latents
+        return self.target_encoder(images.flatten(0, 1)).flatten(1).unflatten(0, batch.obs.lead)
+
+    def masked_images(self, obs: FrameStacks, noise: MLRNoise) -> Tensor:
+        """Masked, then augmented: float32 (K, B, S*C, H, W)."""
+        length, batch_size = obs.lead
+        visible = (~self.masked_steps(noise.grid)).to(torch.uint8).flatten(0, -3)[:, None]
+        # One mask frame per step, or per sequence and step; stacks of one frame each.
+        index = torch.arange(len(visible), device=visible.device).view(-1, length).t()
+        shown = FrameStacks(visible, index.expand(length, batch_size)[..., None])
+        scale = self.settings.masked_input_scale / 255
+        return self.augmentation(obs, noise.online, visible=shown, scale=scale)
 
     def update_targets(self) -> None:
         self.target_encoder.update()
@@ -158,14 +176,20 @@ class MLR(Objective):
 
     @torch.no_grad()
     def diagnostics(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> dict[str, float]:
-        """Similarity to the targets, and their spread and rank, which vanish in a collapse."""
-        target, latents = self.targets(batch, noise)
-        predicted = self.predictions(encoder, batch, noise)
-        spread = F.normalize(target.flatten(0, 1), dim=-1).std(dim=0).mean()
+        """Similarity to the targets, and the collapse watch.
+
+        `projection_std` is 1 for targets spread evenly on the sphere, and `effective_rank` counts
+        the directions that latents use; both fall towards 0 and 1 in a collapse.
+        """
+        latents = self.target_latents(batch, noise)
+        target = self.target_projection(latents)
+        prediction = self.predictions(encoder, batch, noise)
+        unit = F.normalize(target.flatten(0, 1), dim=-1)
         values = {
-            "mlr/cosine_similarity": F.cosine_similarity(predicted, target, dim=-1).mean(),
+            "mlr/cosine_similarity": F.cosine_similarity(prediction, target, dim=-1).mean(),
             "mlr/masked_fraction": self.masked_steps(noise.grid).float().mean(),
-            "mlr/projection_std": spread * target.shape[-1] ** 0.5,
+            "mlr/prediction_norm": prediction.norm(dim=-1).mean(),
+            "mlr/projection_std": unit.std(dim=0).square().sum().sqrt(),
             "mlr/effective_rank": effective_rank(latents.flatten(0, 1)),
         }
         return {name: value.item() for name, value in values.items()}
@@ -176,21 +200,11 @@ class MLR(Objective):
         scale = 255 / self.settings.masked_input_scale
         rows = [
             batch.obs.dense()[:, 0, -1].float(),
-            self._masked_images(batch.obs, noise)[:, 0, -1] * scale,
+            self.masked_images(batch.obs, noise)[:, 0, -1] * scale,
             self.augmentation(batch.obs, noise.target, scale=1.0)[:, 0, -1],
         ]
         strip = torch.cat([torch.cat(list(row), dim=1) for row in rows])
         return strip.round().clamp(0, 255).to(torch.uint8).cpu().expand(3, -1, -1)
-
-    def _masked_images(self, stacks: FrameStacks, noise: MLRNoise) -> Tensor:
-        """Masked, then augmented images, float32 (K, B, S*C, H, W)."""
-        length, batch_size = stacks.lead
-        visible = (~self.masked_steps(noise.grid)).to(torch.uint8)
-        frames = visible.flatten(0, -3)[:, None]
-        index = torch.arange(len(frames), device=frames.device).view(-1, length).t()
-        shown = FrameStacks(frames, index.expand(length, batch_size)[..., None])
-        scale = self.settings.masked_input_scale / 255
-        return self.augmentation(stacks, noise.masked, visible=shown, scale=scale)
 
 
 def effective_rank(vectors: Tensor) -> Tensor:

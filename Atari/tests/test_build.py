@@ -1,0 +1,102 @@
+"""From a config to an agent."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from agents import CPU, agent_settings, small_agent
+
+from mlr_atari.build import build_agent, objective_settings, settings_from
+from mlr_atari.errors import ConfigError
+from mlr_atari.objectives.mlr import MLR
+from mlr_atari.objectives.mlr import Settings as MLRSettings
+from mlr_atari.rainbow import RainbowSettings
+from mlr_atari.settings import check
+
+
+@pytest.mark.parametrize("name", ["rainbow", "mlr", "mlr_official"])
+def test_files_hold_exactly_the_settings(name: str) -> None:
+    values = agent_settings(name)
+    types = [RainbowSettings] + ([] if name == "rainbow" else [MLRSettings])
+    known = {field.name for kind in types for field in dataclasses.fields(kind)}
+    assert set(values) == known | {"objective"}
+    for kind in types:
+        check(kind, values, "agent")
+
+
+def test_published_differences_and_nothing_else() -> None:
+    ours, published = agent_settings("mlr"), agent_settings("mlr_official")
+    different = {name: published[name] for name in ours if ours[name] != published[name]}
+    assert different == {
+        "masked_input_scale": 255,
+        "mask_polarity": "kept",
+        "n_step_end_flag": "one_step",
+    }
+
+
+def test_mlr_is_rainbow_with_an_objective() -> None:
+    trunk, mlr = agent_settings("rainbow"), agent_settings("mlr")
+    assert {name for name in trunk if trunk[name] != mlr[name]} == {"objective"}
+
+
+def test_lists_become_tuples() -> None:
+    settings = settings_from(RainbowSettings, agent_settings("rainbow"))
+    assert settings.augmentation == ("shift", "intensity")
+    assert settings.num_filters == (4, 4, 2)
+    assert settings.encoder == "nature"
+
+
+def test_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(0)
+    first = small_agent(seed=1).network.state_dict()
+    torch.manual_seed(1)
+    again, other = (
+        small_agent(seed=1).network.state_dict(),
+        small_agent(seed=2).network.state_dict(),
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["encoder.convs.0.weight"], other["encoder.convs.0.weight"])
+
+
+def test_building_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    small_agent()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_published_number_of_weights() -> None:
+    """161.27 M in the published model less 168 k of unused dynamics and a bias (REFERENCE A-6)."""
+    sizes = {"num_filters": [32, 64, 64], "hidden_dim": 256}
+    settings: dict[str, Any] = agent_settings("mlr", **sizes)
+    network = small_agent("rainbow", **sizes).network
+    head_and_encoder = sum(each.numel() for each in network.parameters())
+    width, actions = 3136, 4
+    block = 8 * width**2 + 4 * width + width + 2 * width + width
+    decoder = settings["decoder_depth"] * block + (actions + 1) * width
+    predictor = 512 * 512 + 512
+    assert (head_and_encoder + decoder + predictor) / 1e6 == pytest.approx(161.10, abs=0.005)
+
+
+def test_targets_start_equal() -> None:
+    agent = small_agent()
+    assert isinstance(agent.objective, MLR)
+    online = agent.network.state_dict()
+    for name, value in agent.target_network.state_dict().items():
+        assert torch.equal(value, online[name])
+    for name, value in agent.objective.target_encoder.target.state_dict().items():
+        assert torch.equal(value, online[f"encoder.{name}"])
+
+
+def test_objectives_are_found() -> None:
+    assert objective_settings()["mlr"] is MLRSettings
+
+
+def test_unknown_objective() -> None:
+    settings = agent_settings("mlr") | {"objective": "mrl", "mrl_weight": 1.0}
+    with pytest.raises(ConfigError, match="agent.objective=mrl: unknown; choose from .*mlr"):
+        build_agent(settings, obs_shape=(4, 84, 84), num_actions=4, device=CPU, seed=0)

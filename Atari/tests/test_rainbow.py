@@ -1,0 +1,391 @@
+"""One update of the agent, its order and its state; acting and its schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from agents import CPU, agent_settings, run_updates, small_agent, synthetic_batch
+from torch import Tensor
+
+from mlr_atari.build import settings_from
+from mlr_atari.frames import FrameStacks
+from mlr_atari.objectives.mlr import MLR
+from mlr_atari.rainbow import ActionNoise, Rainbow, RainbowSettings, UpdateNoise
+from mlr_atari.run.seeding import Streams
+
+
+def _weights(agent: Rainbow) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in agent.network.state_dict().items()}
+
+
+def _same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def _fill(noise: UpdateNoise, **changes: Any) -> UpdateNoise:
+    return replace(noise, **changes)
+
+
+# ---- the baseline --------------------------------------------------------------------------
+
+
+def test_weight_zero_is_rainbow_bit_for_bit() -> None:
+    without, zero = small_agent("rainbow", seed=3), small_agent("mlr", seed=3, mlr_weight=0)
+    assert zero.objective is None
+    for ours, theirs in zip(run_updates(without, 4), run_updates(zero, 4), strict=True):
+        assert _same(ours, theirs)
+    assert _same(_weights(without), _weights(zero))
+
+
+def test_an_objective_leaves_the_initial_weights_and_other_streams_alone() -> None:
+    without, mlr = small_agent("rainbow", seed=3), small_agent("mlr", seed=3)
+    assert _same(_weights(without), _weights(mlr))
+    ours, theirs = without.draw_noise(Streams(1)), mlr.draw_noise(Streams(1))
+    assert torch.equal(ours.head, theirs.head)
+    assert torch.equal(ours.obs.offsets, theirs.obs.offsets)  # type: ignore[arg-type]
+    assert torch.equal(ours.n_step_obs.offsets, theirs.n_step_obs.offsets)  # type: ignore[arg-type]
+    _, moved = run_updates(without, 1), run_updates(mlr, 1)
+    assert not _same(_weights(without), _weights(mlr))
+    assert "loss/mlr" in moved[0]
+
+
+# ---- one update ----------------------------------------------------------------------------
+
+
+def _slow_rl_loss(agent: Rainbow, noise: UpdateNoise, seed: int) -> tuple[Tensor, Tensor]:
+    """Losses (B,) and priorities (B,), sample by sample, from the networks' outputs."""
+    batch, losses, priorities = synthetic_batch(seed), [], []
+    support, discount = torch.linspace(-10, 10, 51), batch.bootstrap_discount
+    agent.network.head.redraw(noise.head)
+    views = agent.augmentation(batch.obs.select(slice(0, 1)), noise.obs)[0]
+    later = agent.augmentation(batch.n_step_obs.select(None), noise.n_step_obs)[0]
+    assert noise.selection is not None
+    chosen_by = agent.augmentation(batch.n_step_obs.select(None), noise.selection)[0]
+    for sample in range(3):
+        online = agent.network(views[sample : sample + 1], noisy=True)[0]
+        with torch.no_grad():
+            choice = agent.network(chosen_by[sample : sample + 1], noisy=True)[0].softmax(-1)
+            best = int((choice @ support).argmax())
+            values = agent.target_network(later[sample : sample + 1], noisy=True)[0, best]
+            target = torch.zeros(51)
+            for atom, mass in enumerate(values.softmax(-1)):
+                value = (
+                    batch.n_step_return[sample] + discount[sample] * support[atom]
+                )
+                place = float((value.clamp(-10, 10) + 10) / 0.4)
+                low = min(int(place), 49)
+                target[low] += mass * (1 - (place - low))
+                target[low + 1] += mass * (place - low)
+        log_probability = online[batch.action[0, sample]].log_softmax(-1)
+        losses.append(-(target * log_probability).sum())
+        clamped = target.clamp_min(1e-6)
+        priorities.append((clamped * (clamped.log() - log_probability)).sum().detach())
+    return torch.stack(losses), torch.stack(priorities)
+
+
+def test_update_is_one_clipped_adam_step_on_the_rl_loss() -> None:
+    agent, slow = (small_agent("rainbow", max_gradient_norm=0.05) for _ in range(2))
+    run_updates(agent, 2)
+    run_updates(slow, 2)
+    noise, batch = agent.draw_noise(Streams(9)), synthetic_batch(7)
+    metrics, priorities = agent.update(batch, noise)
+
+    losses, expected_priorities = _slow_rl_loss(slow, noise, 7)
+    loss = (losses * batch.importance_weights).mean()
+    assert metrics["loss/rl"].item() == pytest.approx(loss.item(), rel=1e-5)
+    assert torch.allclose(priorities, expected_priorities, rtol=1e-4)
+    parameters = list(slow.network.parameters())
+    gradients = torch.autograd.grad(loss, parameters)
+    norm = torch.stack([each.norm() for each in gradients]).norm()
+    assert norm > 0.05
+    assert metrics["gradient_norm/network"].item() == pytest.approx(norm.item(), rel=1e-4)
+    state = slow.optimizer.state
+    for ours, before, gradient in zip(
+        agent.network.parameters(), parameters, gradients, strict=True
+    ):
+        clipped = gradient * 0.05 / norm
+        mean = 0.9 * state[before]["exp_avg"] + 0.1 * clipped
+        square = 0.999 * state[before]["exp_avg_sq"] + 0.001 * clipped**2
+        step = mean / (1 - 0.9**3) / ((square / (1 - 0.999**3)).sqrt() + 1.5e-4)
+        assert torch.allclose(ours, before - 1e-4 * step, atol=2e-6)
+
+
+def test_momentum_targets_are_one_update_old_and_the_dqn_target_is_not() -> None:
+    agent = small_agent("mlr")
+    objective = agent.objective
+    assert isinstance(objective, MLR)
+    for _ in range(3):
+        before = _weights(agent)
+        run_updates(agent, 1)
+        momentum = objective.target_encoder.target.state_dict()
+        for name, value in momentum.items():
+            assert torch.equal(value, before[f"encoder.{name}"])
+        assert _same(_weights(agent), dict(agent.target_network.state_dict()))
+
+
+def test_target_keeps_the_noise_of_the_last_update() -> None:
+    """A copy takes the noise along; during the next update only the online noise is new."""
+    agent = small_agent("rainbow")
+    first, second = (agent.draw_noise(Streams(seed)) for seed in (1, 2))
+    agent.update(synthetic_batch(0), first)
+    old = agent.target_network.head.noise.clone()
+    assert torch.equal(old, first.head.sign() * first.head.abs().sqrt())
+    seen: list[Tensor] = []
+    handle = agent.target_network.head.register_forward_hook(
+        lambda head, *_: seen.append(head.noise.clone())
+    )
+    agent.update(synthetic_batch(1), second)
+    handle.remove()
+    assert [torch.equal(noise, old) for noise in seen] == [True]
+    fresh = _fill(second, target_head=torch.zeros_like(second.head))
+    agent.compute_update(synthetic_batch(1), fresh)
+    assert torch.equal(agent.target_network.head.noise, fresh.target_head)
+
+
+def test_target_update_interval() -> None:
+    agent = small_agent("rainbow", target_update_interval=3)
+    initial = _weights(agent)
+    run_updates(agent, 2)
+    assert _same(dict(agent.target_network.state_dict()), initial)
+    run_updates(agent, 1)
+    assert agent.update_step == 3
+    assert _same(dict(agent.target_network.state_dict()), _weights(agent))
+
+
+def test_averaging_equal_draws_changes_nothing() -> None:
+    """Two Q and three target draws that happen to be equal: the update of one draw."""
+    many = small_agent("rainbow", num_q_augmentations=2, num_target_augmentations=3)
+    single = small_agent("rainbow")
+    noise = single.draw_noise(Streams(1))
+
+    def repeated(draw: Any, count: int) -> Any:
+        return type(draw)(*(None if v is None else v.expand(count, *v.shape[1:]) for v in draw))
+
+    copies = _fill(
+        noise,
+        obs=repeated(noise.obs, 2),
+        n_step_obs=repeated(noise.n_step_obs, 3),
+        selection=repeated(noise.selection, 3),
+    )
+    ours, our_priorities = many.update(synthetic_batch(0), copies)
+    theirs, their_priorities = single.update(synthetic_batch(0), noise)
+    assert ours["loss/rl"].item() == pytest.approx(theirs["loss/rl"].item(), rel=1e-5)
+    assert torch.allclose(our_priorities, their_priorities, rtol=1e-4)
+
+
+def test_two_target_draws_average_the_distributions() -> None:
+    agent = small_agent("rainbow", num_target_augmentations=2)
+    noise, batch = agent.draw_noise(Streams(1)), synthetic_batch(0)
+    agent.network.head.redraw(noise.head)
+    both = agent._regression_target(batch, noise)
+
+    def one(index: int) -> Tensor:
+        def pick(draw: Any) -> Any:
+            return type(draw)(*(None if v is None else v[index : index + 1] for v in draw))
+
+        alone = small_agent("rainbow")
+        alone.network.head.redraw(noise.head)
+        single = _fill(noise, n_step_obs=pick(noise.n_step_obs), selection=pick(noise.selection))
+        return alone._regression_target(batch, single)
+
+    assert not torch.allclose(one(0), one(1), atol=1e-4)
+    assert torch.allclose(both, (one(0) + one(1)) / 2, atol=1e-6)
+
+
+def test_scalar_double_q_learning() -> None:
+    """DrQ: y = R + discount * target(argmax of online), Huber; the same view for both networks."""
+    agent = small_agent("rainbow", values="scalar", noisy_sigma=None, separate_selection_draw=False)
+    noise, batch = agent.draw_noise(Streams(1)), synthetic_batch(0)
+    assert noise.selection is None
+    assert len(noise.head) == 0
+    later = agent.augmentation(batch.n_step_obs.select(None), noise.n_step_obs)[0]
+    values = agent.network(later, noisy=False).squeeze(-1).detach()
+    target = batch.n_step_return + batch.bootstrap_discount * values.amax(-1)
+    views = agent.augmentation(batch.obs.select(slice(0, 1)), noise.obs)[0]
+    predicted = agent.network(views, noisy=False).squeeze(-1)[torch.arange(3), batch.action[0]]
+    losses = torch.nn.functional.huber_loss(predicted, target, reduction="none")
+    metrics, _ = agent.update(batch, noise)
+    expected = (losses * batch.importance_weights).mean().item()
+    assert metrics["loss/rl"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_single_q_learning_asks_the_target_network() -> None:
+    single = small_agent("rainbow", double_q=False)
+    noise = single.draw_noise(Streams(1))
+    assert noise.selection is None
+    asked: list[str] = []
+    single.network.register_forward_hook(lambda *_: asked.append("online"))
+    single._regression_target(synthetic_batch(0), noise)
+    assert asked == []
+
+
+def test_data_efficient_encoder_trains() -> None:
+    agent = small_agent(
+        "mlr",
+        encoder="data_efficient",
+        num_filters=[4, 4],
+        renormalize=False,
+        augmentation=[],
+        decoder_width=8,
+        redraw_target_noise=True,
+    )
+    before = _weights(agent)
+    results = run_updates(agent, 1)[0]
+    assert all(value.isfinite().all() for value in results.values())
+    assert not _same(before, _weights(agent))
+
+
+def test_metrics_are_detached_scalars() -> None:
+    (results,) = run_updates(small_agent("mlr"), 1)
+    priorities = results.pop("priorities")
+    assert priorities.shape == (3,)
+    assert not priorities.requires_grad
+    assert {"loss/rl", "loss/mlr", "gradient_norm/network", "gradient_norm/decoder"} <= set(results)
+    for value in results.values():
+        assert value.shape == ()
+        assert not value.requires_grad
+
+
+def test_bfloat16_stays_close_and_weights_stay_float32() -> None:
+    exact, rough = small_agent("mlr"), small_agent("mlr", precision="bf16")
+    ours, theirs = run_updates(exact, 2)[-1], run_updates(rough, 2)[-1]
+    for name in ("loss/rl", "loss/mlr"):
+        assert theirs[name].item() != ours[name].item()
+        assert theirs[name].item() == pytest.approx(ours[name].item(), rel=0.05)
+    assert {each.dtype for each in rough.network.parameters()} == {torch.float32}
+    assert rough.network.encoder(torch.rand(1, 4, 84, 84)).dtype == torch.float32
+
+
+# ---- state ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["rainbow", "mlr"])
+def test_continuing_from_a_state_dict_is_exact(name: str) -> None:
+    agent, other = small_agent(name, seed=1), small_agent(name, seed=2)
+    run_updates(agent, 2)
+    run_updates(other, 1)  # so that it has moments of its own to overwrite
+    address = {key: value.data_ptr() for key, value in other.network.state_dict().items()}
+    other.load_state_dict(_through_a_file(agent.state_dict()))
+    assert {k: v.data_ptr() for k, v in other.network.state_dict().items()} == address
+    assert other.update_step == 2
+    for ours, theirs in zip(run_updates(agent, 3, 8), run_updates(other, 3, 8), strict=True):
+        assert _same(ours, theirs)
+    assert _same(_weights(agent), _weights(other))
+
+
+def test_a_new_agent_continues_exactly() -> None:
+    agent, new = small_agent(seed=1), small_agent(seed=2)
+    run_updates(agent, 2)
+    new.load_state_dict(_through_a_file(agent.state_dict()))
+    for ours, theirs in zip(run_updates(agent, 2, 8), run_updates(new, 2, 8), strict=True):
+        assert _same(ours, theirs)
+
+
+def test_loading_the_beginning_forgets_the_moments() -> None:
+    agent, untouched = small_agent(seed=1), small_agent(seed=1)
+    beginning = _through_a_file(agent.state_dict())
+    run_updates(agent, 2)
+    agent.load_state_dict(beginning)
+    for ours, theirs in zip(run_updates(agent, 2), run_updates(untouched, 2), strict=True):
+        assert _same(ours, theirs)
+
+
+def _through_a_file(state: dict[str, Any]) -> dict[str, Any]:
+    import io
+
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+# ---- acting --------------------------------------------------------------------------------
+
+
+def _obs(count: int = 5) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (count, 4, 84, 84), generator=generator, dtype=torch.uint8)
+
+
+def test_acting_is_greedy_in_the_kept_noise() -> None:
+    agent = small_agent("rainbow")
+    agent.network.head.redraw(5 * torch.randn(agent.network.head.noise_size))
+    agent.epsilon = 0.0
+    noise = agent.draw_action_noise(Streams(0), 5)
+    with torch.no_grad():
+        values = {
+            noisy: agent.network(_obs() / 255, noisy=noisy).softmax(-1)
+            @ torch.linspace(-10, 10, 51)
+            for noisy in (True, False)
+        }
+    assert torch.equal(agent.act(_obs(), noise), values[True].argmax(-1))
+    greedy = ActionNoise(torch.ones(5), noise.random_action, None)
+    assert torch.equal(agent.act(_obs(), greedy, evaluation=True), values[False].argmax(-1))
+    assert not torch.equal(values[True], values[False])
+
+
+def test_epsilon_decides_by_the_uniform_draw() -> None:
+    agent = small_agent("rainbow")
+    agent.epsilon = 0.3
+    random_action = torch.tensor([3, 3, 3, 3, 3])
+    below = ActionNoise(torch.full((5,), 0.29), random_action, None)
+    above = ActionNoise(torch.full((5,), 0.3), random_action, None)
+    assert torch.equal(agent.act(_obs(), below), random_action)
+    greedy = agent.act(_obs(), above)
+    agent.epsilon = 0.0
+    assert torch.equal(agent.act(_obs(), below), greedy)
+    evaluation = ActionNoise(torch.full((5,), 0.0005), random_action, None)
+    assert torch.equal(agent.act(_obs(), evaluation, evaluation=True), random_action)
+
+
+def test_action_noise_is_uniform_and_redraws_the_head_if_asked() -> None:
+    agent = small_agent("rainbow", redraw_noise_to_act=True)
+    noise = agent.draw_action_noise(Streams(0), 4000)
+    counts = torch.bincount(noise.random_action, minlength=4)
+    assert len(counts) == 4
+    assert (counts - 1000).abs().max() < 150
+    assert noise.uniform.min() >= 0
+    assert noise.uniform.max() < 1
+    assert noise.head is not None
+    before = agent.network.head.noise.clone()
+    few = ActionNoise(noise.uniform[:5], noise.random_action[:5], noise.head)
+    agent.act(_obs(), few, evaluation=True)
+    assert torch.equal(agent.network.head.noise, before)
+    agent.act(_obs(), few)
+    assert torch.equal(agent.network.head.noise, noise.head.sign() * noise.head.abs().sqrt())
+    assert small_agent("rainbow").draw_action_noise(Streams(0), 1).head is None
+
+
+def test_schedules_match_published(golden: Callable[[str], Any]) -> None:
+    file = golden("atari_l_replay_rlpyt_b32d589")
+    settings = settings_from(RainbowSettings, agent_settings("rainbow"))
+    pairs = zip(file["eps_schedule/itr"], file["eps_schedule/eps"], strict=True)
+    assert [settings.epsilon(int(step)) for step, _ in pairs] == list(file["eps_schedule/eps"])
+    assert settings.epsilon_evaluation == file["eps_schedule/eval_eps_itr0_later"][1]
+    steps, exponents = file["beta_schedule/itr"], file["beta_schedule/beta_after_itr"]
+    ours = [settings.importance_exponent(int(step)) for step in steps]
+    assert ours == pytest.approx(list(exponents), abs=1e-7)
+
+
+def test_epsilon_of_drq() -> None:
+    changes = {"learning_starts": 1600, "epsilon_decay_steps": 5000, "epsilon_final": 0.1}
+    settings = settings_from(RainbowSettings, agent_settings("rainbow", **changes))
+    for step, value in {0: 1.0, 1600: 1.0, 4100: 0.55, 6600: 0.1, 9000: 0.1}.items():
+        assert settings.epsilon(step) == pytest.approx(value)
+
+
+def test_set_schedules() -> None:
+    agent = small_agent("rainbow")
+    assert agent.epsilon == 1.0
+    agent.set_schedules(2001)
+    assert agent.epsilon == 0.0
+
+
+def test_batches_move_as_a_whole() -> None:
+    batch = synthetic_batch(0).to(CPU)
+    assert isinstance(batch.obs, FrameStacks)
+    assert (batch.batch_size, batch.sequence_length) == (3, 4)
