@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mlr_dmcontrol.build import objective_settings
 from mlr_dmcontrol.environment import COLOURS
@@ -24,7 +24,8 @@ from mlr_dmcontrol.parts import Parts, build_parts
 from mlr_dmcontrol.renderer import Renderer, choose_renderer
 from mlr_dmcontrol.run import records
 from mlr_dmcontrol.run.bookkeeping import Bookkeeper
-from mlr_dmcontrol.run.checkpoint import Checkpointer
+from mlr_dmcontrol.run.checkpoint import Checkpointer, Stateful
+from mlr_dmcontrol.run.command import as_plain
 from mlr_dmcontrol.run.config import load
 from mlr_dmcontrol.run.console import Console
 from mlr_dmcontrol.run.evaluation import evaluate
@@ -53,7 +54,7 @@ class Trainer:
         )
         self.checkpointer = Checkpointer(folder.path, cfg.checkpoint.keep)
         self.schedule = SaveSchedule(cfg.checkpoint.every_minutes, cfg.checkpoint.every_steps)
-        self.state = {
+        self.state: dict[str, Stateful] = {
             "agent": self.agent,
             "replay": self.replay,
             "environment": self.env,
@@ -112,11 +113,16 @@ class Trainer:
 
     def act(self) -> np.ndarray:
         """A random action until learning starts, then a sample of the policy."""
-        explore, shape = self.streams["exploration"], self.env.action_space.shape
+        explore, size = self.streams["exploration"], self.env.action_dim
         if self.progress.agent_step < self.cfg.training.learning_starts:
-            return (torch.rand(shape, generator=explore) * 2 - 1).numpy()
-        obs = torch.from_numpy(self.env.observation)[None]
-        return self.agent.act(obs, torch.randn(1, *shape, generator=explore))[0].cpu().numpy()
+            action = torch.rand(size, generator=explore) * 2 - 1
+        else:
+            obs, noise = (
+                torch.from_numpy(self.env.observation),
+                torch.randn(size, generator=explore),
+            )
+            action = self.agent.act(obs[None], noise[None])[0].cpu()
+        return action.numpy()
 
     def update(self) -> None:
         """Draw a batch and its noise, and improve the agent; waits for no device."""
@@ -175,11 +181,10 @@ class Trainer:
 
 def train(cfg: DictConfig) -> None:
     """Claim the run's folder and bring its run to the end, from wherever it stands."""
-    config = OmegaConf.to_container(cfg)
     with (
         RunFolder(
             records.run_path(cfg),
-            config,
+            as_plain(cfg),
             resume=cfg.resume,
             may_change=MAY_CHANGE,
             may_grow=MAY_GROW,

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from .errors import ConfigError
 from .renderer import choose_renderer
 from .settings import bounded
 from .tasks import canonical, domain_and_task
@@ -58,11 +59,17 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             episode_seed: seed of the k-th episode, for `reset()` without a seed.
 
         Raises:
-            ConfigError: unknown task, or no renderer works.
+            ConfigError: unknown task, the task has no such camera, or no renderer works.
         """
         self.task, self.settings = canonical(task), settings
         self._episode_seed = episode_seed
         self._control = _load(self.task)
+        cameras = self._control.physics.model.ncam
+        if settings.camera_id >= cameras:
+            raise ConfigError(
+                f"environment.camera_id={settings.camera_id}: {self.task} has no such camera; "
+                f"use 0 to {cameras - 1}, or -1"
+            )
         self._low, self._high = _action_range(self._control.action_spec())
         if settings.fast_render:
             quality = self._control.physics.model.vis.quality
@@ -82,6 +89,22 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def episode_over(self) -> bool:
         """Whether only `reset` is possible now."""
         return self._over
+
+    @property
+    def obs_shape(self) -> tuple[int, int, int]:
+        """(S*3, H, W)."""
+        side = self.settings.image_size
+        return self.settings.frame_stack * COLOURS, side, side
+
+    @property
+    def action_dim(self) -> int:
+        """A, numbers of an action."""
+        return len(self._low)
+
+    @property
+    def observation(self) -> np.ndarray:
+        """The latest observation, uint8 (S*3, H, W)."""
+        return self._observation()
 
     @property
     def frame_rate(self) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .batch import Batch
 from .build import build_agent, settings_from
-from .environment import EnvironmentSettings, PixelControlEnv
+from .environment import COLOURS, EnvironmentSettings, PixelControlEnv
 from .replay import UniformReplay
 from .run.guard import NonFiniteGuard
 from .run.protocol import Plan, plan
@@ -71,12 +71,11 @@ def build_parts(cfg: DictConfig, device: torch.device) -> Parts:
     """
     settings = settings_from(EnvironmentSettings, cfg.environment)
     env = PixelControlEnv(cfg.task.name, settings, partial(episode_seed, cfg.seed, "train"))
-    (action_dim,) = env.action_space.shape
-    channels, height, width = env.observation_space.shape
+    _, height, width = env.obs_shape
     agent = build_agent(
         cfg.agent,
-        obs_shape=(channels, height, width),
-        action_dim=action_dim,
+        obs_shape=env.obs_shape,
+        action_dim=env.action_dim,
         device=device,
         seed=cfg.seed,
         precision=cfg.precision,
@@ -84,8 +83,8 @@ def build_parts(cfg: DictConfig, device: torch.device) -> Parts:
     numbers = plan(cfg)
     replay = UniformReplay(
         numbers.capacity,
-        frame_shape=(channels // settings.frame_stack, height, width),
-        action_dim=action_dim,
+        frame_shape=(COLOURS, height, width),
+        action_dim=env.action_dim,
         frame_stack=settings.frame_stack,
         sequence_length=agent.objective.sequence_length if agent.objective else None,
         device=device,

@@ -29,7 +29,6 @@ from .objectives.interface import Metrics, Objective, Streams
 from .optimization import Optimizer, ParameterGroup
 from .settings import bounded
 
-
 _METRICS = (
     "loss/critic",
     "loss/actor",

@@ -13,8 +13,10 @@ from torch import Tensor
 from . import records
 from .console import Console
 from .folder import RunFolder, write_atomically
-from .logger import RunLogger, fetch
+from .logger import RunLogger, Value, fetch
 from .progress import LastMetrics, Progress
+
+STEP_COLUMNS = ("agent_step", "env_step")
 
 
 class Bookkeeper:
@@ -66,12 +68,12 @@ class Bookkeeper:
         mean = statistics.fmean(values)
         deviation = statistics.stdev(values) if len(values) > 1 else None
         normalized = records.normalized(self.subject, mean)
-        steps = {"agent_step": progress.agent_step, "env_step": progress.env_step}
+        steps: dict[str, Value] = {name: getattr(progress, name) for name in STEP_COLUMNS}
         row = {"episodes": len(values), "mean": mean, "std": deviation, "normalized": normalized}
-        self.logger.row("eval", steps | row)
+        self.logger.row("eval", {**steps, **row})
         for episode, (value, length) in enumerate(zip(values, lengths, strict=True)):
             cells = {"episode": episode, "value": value, "length": length}
-            self.logger.row("eval_episodes", steps | cells)
+            self.logger.row("eval_episodes", {**steps, **cells})
         charts = {records.EVAL_CHART: mean, "time/evaluation_seconds": seconds}
         if normalized is not None:
             charts["eval/normalized_score"] = normalized
@@ -91,8 +93,7 @@ class Bookkeeper:
         progress = self.progress
         mean = statistics.fmean(progress.evaluation)
         final: dict[str, Any] = {
-            "agent_step": progress.agent_step,
-            "env_step": progress.env_step,
+            **{name: getattr(progress, name) for name in STEP_COLUMNS},
             "metric": records.METRIC,
             "values": progress.evaluation,
             "mean": mean,

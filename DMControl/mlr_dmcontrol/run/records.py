@@ -105,8 +105,7 @@ def banner(cfg: DictConfig, parts: Parts, renderer: Renderer) -> dict[str, objec
         "run": f"{cfg.agent.name} on {cfg.task.name}, seed {cfg.seed}, preset {cfg.preset}",
         "budget": f"{cfg.budget:,} env steps = {plan.agent_steps:,} agent steps of {repeat}; "
         f"{plan.updates:,} updates, {len(plan.evaluations)} evaluations",
-        "observation": f"{tuple(parts.env.observation_space.shape)} uint8, "
-        f"actions {tuple(parts.env.action_space.shape)}",
+        "shapes": f"observation {parts.env.obs_shape} uint8, action ({parts.env.action_dim},)",
         "parameters": f"{agent.num_parameters:,} trained",
         "replay": f"{parts.replay.nbytes / 1e6:,.0f} MB for {plan.capacity:,} transitions",
         "device": f"{device} ({hardware(device)}), {cfg.precision}",
