@@ -104,11 +104,10 @@ class NoisyLinear(nn.Module):
         """Args: `sigma`: sigma_0, the noise's initial scale before the division by sqrt(fan)."""
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        bound = 1 / math.sqrt(in_features)
-        self.weight_mu = nn.Parameter(
-            torch.empty(out_features, in_features).uniform_(-bound, bound)
-        )
-        self.bias_mu = nn.Parameter(torch.empty(out_features).uniform_(-bound, bound))
+        self.weight_mu = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias_mu = nn.Parameter(torch.empty(out_features))
+        for mean in (self.weight_mu, self.bias_mu):
+            nn.init.uniform_(mean, -1 / math.sqrt(in_features), 1 / math.sqrt(in_features))
         if sigma is None:
             self.register_parameter("weight_sigma", None)
             self.register_parameter("bias_sigma", None)
@@ -173,7 +172,7 @@ class DuelingHead(nn.Module):
         ]
         self.noise_size = sum(self.noise_sizes) if self.noisy else 0
         self.register_buffer("noise", torch.empty(self.noise_size))
-        self.redraw(torch.randn(self.noise_size))
+        self.redraw(nn.init.normal_(torch.empty(self.noise_size)))
 
     @torch.no_grad()
     def redraw(self, normals: Tensor) -> None:

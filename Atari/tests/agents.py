@@ -39,7 +39,7 @@ def agent_settings(name: str, **changes: Any) -> dict[str, Any]:
         layers.insert(0, OmegaConf.load(CONFIGS / "agent" / f"{parent}.yaml"))
     sections = {"scale": SMALL, "game": {"mlr_weight": 1.0}}
     config = OmegaConf.create({**sections, "agent": OmegaConf.merge(*layers, changes)})
-    return dict(OmegaConf.to_container(config, resolve=True)["agent"])  # type: ignore[index,call-overload]
+    return dict(OmegaConf.to_container(config, resolve=True)["agent"])
 
 
 def small_agent(

@@ -104,7 +104,7 @@ def test_selection_and_its_gradient() -> None:
     selected.sum().backward()
     expected = torch.zeros(2, 3, 4)
     expected[0, 2] = expected[1, 0] = 1
-    assert torch.equal(outputs.grad, expected)  # type: ignore[arg-type]
+    assert torch.equal(outputs.grad, expected)
 
 
 def test_a_perfect_prediction_has_the_lowest_priority() -> None:

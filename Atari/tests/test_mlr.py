@@ -246,7 +246,7 @@ def test_draws_are_as_many_as_needed_and_repeatable() -> None:
         assert theirs.offsets is not None
         assert ours.offsets.shape == (4, 3, 2)
         assert torch.equal(ours.offsets, theirs.offsets)
-    assert not torch.equal(noise.online.offsets, noise.target.offsets)  # type: ignore[arg-type]
+    assert not torch.equal(noise.online.offsets, noise.target.offsets)
 
 
 def test_settings_that_cannot_work() -> None:

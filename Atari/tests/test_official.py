@@ -29,7 +29,7 @@ def test_round_trip_of_published_weights(golden: Callable[[str], Any]) -> None:
     assert set(exported) == set(tensors) | set(file.tensors("buffer/"))
     for name, tensor in tensors.items():
         if name != "head.advantage_bias":
-            assert torch.equal(exported[name], tensor), name  # type: ignore[arg-type]
+            assert torch.equal(exported[name], tensor), name
 
 
 def test_an_agent_that_was_loaded_continues_as_the_other_would() -> None:
@@ -49,7 +49,7 @@ def test_target_network_of_its_own() -> None:
     assert torch.equal(ours["encoder.convs.0.weight"], target["conv.conv.0.weight"])
     assert torch.equal(ours["head.value_out.bias_mu"], target["head.value.3.bias_mu"])
     assert torch.equal(
-        agent.network.encoder.convs[0].weight,  # type: ignore[arg-type]
+        agent.network.encoder.convs[0].weight,
         online["conv.conv.0.weight"],
     )
     load_official(agent, online)
@@ -75,7 +75,7 @@ def test_what_does_not_fit_is_listed_and_nothing_is_copied() -> None:
     with pytest.raises(ConfigError, match="unknown: conv.conv.9.weight"):
         load_official(agent, tensors, {**tensors, "conv.conv.9.weight": torch.zeros(1)})
     after = export_official(agent)
-    assert all(torch.equal(after[name], before[name]) for name in after)  # type: ignore[arg-type]
+    assert all(torch.equal(after[name], before[name]) for name in after)
 
 
 def test_unused_tensors_are_ignored_and_noise_may_be_missing() -> None:
@@ -106,7 +106,7 @@ def test_rainbow_takes_its_share_of_an_mlr_checkpoint() -> None:
     load_official(agent, tensors)
     exported = export_official(agent)
     assert not [name for name in exported if not name.startswith(("conv.", "head."))]
-    assert all(torch.allclose(exported[n], tensors[n], atol=1e-6) for n in exported)  # type: ignore[arg-type]
+    assert all(torch.allclose(exported[n], tensors[n], atol=1e-6) for n in exported)
 
 
 def test_plain_head() -> None:
@@ -130,4 +130,4 @@ def test_gradients_under_published_names() -> None:
     agent.objective.loss(agent.network.encoder, synthetic_batch(0), noise)[0].backward()
     gradients = export_official(agent, lambda parameter: parameter.grad)
     assert gradients["head.advantage_out.weight_mu"] is None
-    assert gradients["transformer.0.attn.qkv.weight"].shape == (294, 98)  # type: ignore[union-attr]
+    assert gradients["transformer.0.attn.qkv.weight"].shape == (294, 98)

@@ -46,8 +46,8 @@ def test_an_objective_leaves_the_initial_weights_and_other_streams_alone() -> No
     assert _same(_weights(without), _weights(mlr))
     ours, theirs = without.draw_noise(Streams(1)), mlr.draw_noise(Streams(1))
     assert torch.equal(ours.head, theirs.head)
-    assert torch.equal(ours.obs.offsets, theirs.obs.offsets)  # type: ignore[arg-type]
-    assert torch.equal(ours.n_step_obs.offsets, theirs.n_step_obs.offsets)  # type: ignore[arg-type]
+    assert torch.equal(ours.obs.offsets, theirs.obs.offsets)
+    assert torch.equal(ours.n_step_obs.offsets, theirs.n_step_obs.offsets)
     _, moved = run_updates(without, 1), run_updates(mlr, 1)
     assert not _same(_weights(without), _weights(mlr))
     assert "loss/mlr" in moved[0]
@@ -73,9 +73,7 @@ def _slow_rl_loss(agent: Rainbow, noise: UpdateNoise, seed: int) -> tuple[Tensor
             values = agent.target_network(later[sample : sample + 1], noisy=True)[0, best]
             target = torch.zeros(51)
             for atom, mass in enumerate(values.softmax(-1)):
-                value = (
-                    batch.n_step_return[sample] + discount[sample] * support[atom]
-                )
+                value = batch.n_step_return[sample] + discount[sample] * support[atom]
                 place = float((value.clamp(-10, 10) + 10) / 0.4)
                 low = min(int(place), 49)
                 target[low] += mass * (1 - (place - low))
