@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,8 +124,6 @@ def compose_overrides(overrides: Sequence[str], layout: Layout) -> DictConfig:
     groups, values = _split(overrides, layout)
     try:
         with _hydra(layout.directory):
-            if values:
-                _check_keys(values, compose("train", list(groups)))
             cfg = compose("train", [*groups, *values], return_hydra_config=True)
         with open_dict(cfg):
             choices = cfg.pop("hydra").runtime.choices
@@ -133,6 +131,8 @@ def compose_overrides(overrides: Sequence[str], layout: Layout) -> DictConfig:
             cfg.agent = {"name": choices.agent, **cfg.agent}
         OmegaConf.resolve(cfg)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
+        with suppress(HydraException), _hydra(layout.directory):
+            _check_keys(values, compose("train", groups))
         raise ConfigError(_one_line(error, overrides)) from error
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
