@@ -18,6 +18,8 @@ VALUE_NAME = "game score"
 NORMALIZED_NAME = "human-normalised score"
 STEP_COLUMN = "agent_step"
 STEP_NAME = "agent steps"
+SIMULATOR = "emulator"
+"""Key of run.json that says what drew the observations."""
 SCALE = 1.0
 """Published aggregates are human-normalised already."""
 PROFILE_RANGE = (0.0, 2.0)
@@ -33,6 +35,8 @@ PUBLISHED = (
     "random", "human",
 )  # fmt: skip
 """Published methods shown beside ours, as in the MLR paper's table."""
+TABLE_ONLY: tuple[str, ...] = ("random", "human")
+"""Published rows that are left out of figures, whose scale they would set."""
 REFERENCES = ("mlr", "mlr_baseline")
 """Published methods drawn as lines in the learning curves and shown in the README."""
 FOLDER = Path(__file__).parents[2] / "results" / "published"

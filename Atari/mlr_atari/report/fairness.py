@@ -74,7 +74,9 @@ def _configurations(runs: Sequence[Run]) -> list[str]:
         if len({run.settings for run in same}) == 1:
             continue
         what = f"{same[0].task}, {same[0].method}"
-        keys = sorted({key for run in same for key in run.config})
+        # A row of results has only the digest of its configuration.
+        whole = all(run.config for run in same)
+        keys = sorted({key for run in same for key in run.config}) if whole else []
         named = [
             line for key in keys for line in _disagreement(f"{what}: {key}", same, _value(key))
         ]

@@ -28,10 +28,12 @@ def markdown(studies: Sequence[Study]) -> str:
 
 
 def _study(study: Study, runs: Sequence[Run]) -> list[str]:
-    lines = ["| method | " + benchmark.TASK_KEY + " | seeds |", "|---|---|---|"]
+    lines = [f"| method | {benchmark.TASK_KEY}s | seeds |", "|---|---|---|"]
     for method, tasks in study.groups.items():
+        by_seeds: dict[str, list[str]] = {}
         for task, same in tasks.items():
-            lines.append(f"| {method} | {task} | {', '.join(str(run.seed) for run in same)} |")
+            by_seeds.setdefault(", ".join(str(run.seed) for run in same), []).append(task)
+        lines += [f"| {method} | {' '.join(each)} | {seeds} |" for seeds, each in by_seeds.items()]
     lines += ["", "| fact | value (number of runs) |", "|---|---|"]
     episodes = Counter(str(len(run.values)) for run in runs)
     lines.append(f"| episodes of the final evaluation | {_counted(episodes)} |")

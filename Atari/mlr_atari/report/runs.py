@@ -33,14 +33,18 @@ CONFIG_KEYS = ("seed", "preset", "budget")
 """Required in config.yaml. `budget` counts in the benchmark's own unit, `benchmark.STEP_COLUMN`."""
 RUN_KEYS = ("status", "protocol")
 """Required in run.json; `last_error`, `host` and `pid` are read if they are there."""
-FACT_KEYS = ("revision", "device", "hardware", "versions", "started", "finished")
+FACT_KEYS = (
+    "revision", "device", "hardware", benchmark.SIMULATOR, "versions", "started", "finished",
+)  # fmt: skip
 """Reproducibility facts in run.json, reported as they are; and `command`, `hours`."""
 EVAL_COLUMNS = ("agent_step", "env_step", "episodes", "mean", "std", "normalized")
 FINAL_KEYS = ("agent_step", "env_step", "metric", "values", "mean", "normalized")
 STATUSES = ("running", "finished", "preempted", "failed")
 
-INCIDENTAL = (*MAY_CHANGE, "seed", "tag", "deterministic")
-"""Configuration keys, or sections, in which the runs of one method on one task may differ."""
+INCIDENTAL = (*MAY_CHANGE, "seed", "tag", "deterministic", "evaluation")
+"""Configuration keys, or sections, in which the runs of one method on one task may differ.
+
+Evaluating does not touch training; the length of the final evaluation is compared by itself."""
 
 
 class Setting(NamedTuple):
@@ -54,6 +58,10 @@ class Setting(NamedTuple):
         return (
             f"protocol {self.protocol}, preset {self.preset}, {self.budget:,} {benchmark.STEP_NAME}"
         )
+
+    def short(self, fields: Iterable[str]) -> str:
+        """Only some of it, as what tells it from others."""
+        return ", ".join(f"{name} {getattr(self, name)}" for name in fields)
 
 
 @dataclass(frozen=True)

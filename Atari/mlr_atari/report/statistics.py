@@ -111,10 +111,10 @@ def iqm(values: Floats, layout: Layout) -> Floats:
     """Interquartile mean over runs and tasks together: (..., R) -> (...).
 
     Equals `scipy.stats.trim_mean(values, 0.25)` where tasks have the same number of runs: a quarter
-    of them, rounded down, is cut from each end. Otherwise the same share of the weight is cut.
+    of all, rounded down, is cut from each end. Otherwise a quarter of the weight is.
     """
     runs = values.shape[-1]
-    cut = int(TRIM * runs) / runs
+    cut = int(TRIM * runs) / runs if layout.balanced else TRIM
     order = np.argsort(values, axis=-1, kind="stable")
     ordered = np.take_along_axis(values, order, axis=-1)
     upper = np.cumsum(layout.weights[order], axis=-1)

@@ -104,10 +104,11 @@ def build(runs: Sequence[Run], mixed: bool = False) -> Study:
     """
     fit = [run for run in runs if not fairness.unfit(run)]
     settings = {run.setting for run in fit}
-    setting = settings.pop() if len(settings) == 1 else None
+    differing = [name for name in Setting._fields if len({getattr(s, name) for s in settings}) > 1]
+    setting = next(iter(settings)) if len(settings) == 1 else None
     groups: dict[str, dict[str, tuple[Run, ...]]] = {}
     for run in sorted(fit, key=lambda run: (_place(run.task, benchmark.TASKS), run.seed)):
-        label = run.method if setting else f"{run.method} ({run.setting})"
+        label = f"{run.method} ({run.setting.short(differing)})" if differing else run.method
         tasks = groups.setdefault(label, {})
         tasks[run.task] = (*tasks.get(run.task, ()), run)
     ordered = sorted(groups, key=lambda label: _place(label, benchmark.METHODS))

@@ -17,6 +17,8 @@ VALUE_NAME = "episode return"
 NORMALIZED_NAME = "return / 1000"
 STEP_COLUMN = "env_step"
 STEP_NAME = "environment steps"
+SIMULATOR = "renderer"
+"""Key of run.json that says what drew the observations."""
 SCALE = 1000.0
 """Largest possible return; published aggregates are returns and are divided by it too."""
 PROFILE_RANGE = (0.0, 1.0)
@@ -29,6 +31,8 @@ PUBLISHED = (
     "mlr", "mlr_baseline", "playvirtual", "drq", "curl", "slac", "sac_ae", "dreamer", "planet",
 )  # fmt: skip
 """Published methods shown beside ours, as in the MLR paper's table."""
+TABLE_ONLY: tuple[str, ...] = ()
+"""Published rows that are left out of figures, whose scale they would set."""
 REFERENCES = ("mlr", "mlr_baseline")
 """Published methods drawn as lines in the learning curves and shown in the README."""
 FOLDER = Path(__file__).parents[2] / "results" / "published"

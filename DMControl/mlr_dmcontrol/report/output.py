@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -49,13 +50,15 @@ class _Writer:
             self._table(tables.aggregate_table(aggregates), aggregates)
         if tasks:
             self._table(tables.task_table(tasks), tasks)
-        if aggregates:
+        drawn = [row for row in aggregates if row.method not in benchmark.TABLE_ONLY]
+        if drawn:
             self._figure(
                 "interval_estimates",
                 "Aggregate scores",
-                "Ours: bars are 95 % intervals, the black line the estimate. Published: diamonds.",
-                plots.interval_estimates(aggregates),
-                aggregates,
+                "Ours: bars are 95 % intervals, black lines the estimates. Published: diamonds,"
+                " with a line where an interval is known.",
+                plots.interval_estimates(drawn),
+                drawn,
             )
         if self.study.groups:
             self._curves(aggregates, tasks)
@@ -79,7 +82,8 @@ class _Writer:
             self._figure(
                 "sample_efficiency",
                 "Sample efficiency",
-                f"Aggregates over {len(self.study.common)} {benchmark.TASK_KEY}s. {BAND}.",
+                f"Aggregates over {len(self.study.common)} {benchmark.TASK_KEY}s. {BAND}. Published"
+                " final values: a grey band where an interval is known, else the mean only.",
                 plots.sample_efficiency(aggregate, _references(aggregates)),
                 aggregate,
             )
@@ -115,8 +119,9 @@ class _Writer:
 
     def _table(self, table: tables.Table, source: Sequence[tables.Row]) -> None:
         stem = self.folder / table.name
-        warning = f"**{self.study.title}**\n\n" if self.study.reasons else ""
-        stem.with_suffix(".md").write_text(f"{warning}{table.markdown()}\n{table.caption}\n")
+        if self.study.reasons:
+            table = dataclasses.replace(table, caption=f"{self.study.title}. {table.caption}")
+        stem.with_suffix(".md").write_text(f"{table.markdown()}\n{table.caption}\n")
         stem.with_suffix(".tex").write_text(table.latex())
         write_csv(stem.with_suffix(".csv"), source)
         self.section.tables.append(table)

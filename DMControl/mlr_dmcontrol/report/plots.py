@@ -51,11 +51,11 @@ STEP_LABEL = f"{benchmark.STEP_NAME} (thousands)"
 def save(figure: Figure, stem: Path, warning: str = "") -> None:
     """Write `<stem>.png` and `<stem>.pdf`; `warning` is printed on the figure itself."""
     if warning:
-        figure.text(0.5, 1.0, warning, color="#B00000", ha="center", va="bottom", weight="bold")
+        figure.suptitle(warning, color="#B00000", weight="bold")
     # No dates or versions inside, so that only changed results change the files.
-    figure.savefig(stem.with_suffix(".png"), bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
     metadata = {"CreationDate": None, "Creator": None, "Producer": None}
-    figure.savefig(stem.with_suffix(".pdf"), bbox_inches="tight", metadata=metadata)
+    figure.savefig(stem.with_suffix(".pdf"), metadata=metadata)
 
 
 @styled
@@ -66,7 +66,7 @@ def learning_curves(rows: Sequence[CurveRow], published: Sequence[TaskRow]) -> F
     for axes, task in zip(panels, tasks, strict=True):
         _curves(axes, [row for row in rows if row.what == task], _methods(rows))
         for row in (row for row in published if row.task == task):
-            _reference(axes, row.method, row.mean)
+            _reference(axes, row.method, row.mean, "published, mean only")
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.set_title(task)
     _outer_labels(panels, STEP_LABEL, benchmark.VALUE_NAME)
@@ -81,7 +81,9 @@ def sample_efficiency(rows: Sequence[CurveRow], published: Sequence[AggregateRow
     for axes, metric in zip(panels, CURVE_METRICS, strict=True):
         _curves(axes, [row for row in rows if row.what == metric], _methods(rows))
         for row in (row for row in published if row.metric == metric):
-            _reference(axes, row.method, row.value, row.low, row.high)
+            _reference(axes, row.method, row.value, "published")
+            if not math.isnan(row.low):
+                axes.axhspan(row.low, row.high, color="black", alpha=0.1, lw=0)
         axes.set_title(METRIC_NAMES[metric])
         axes.set_xlabel(STEP_LABEL)
         axes.set_ylabel(benchmark.NORMALIZED_NAME)
@@ -97,6 +99,7 @@ def interval_estimates(rows: Sequence[AggregateRow]) -> Figure:
     figure, panels = _grid(len(METRIC_NAMES), columns=4, width=2.2, height=height)
     methods = _methods(row for row in rows if row.source == OURS)
     for axes, metric in zip(panels, METRIC_NAMES, strict=True):
+        axes.use_sticky_edges = False  # room beside the outermost bar
         for row in (row for row in rows if row.metric == metric):
             at = names.index((row.method, row.source))
             _estimate(axes, at, row, _colour(methods, row.method))
@@ -105,7 +108,6 @@ def interval_estimates(rows: Sequence[AggregateRow]) -> Figure:
         axes.set_yticks(range(len(names)), [label(*name) for name in names])
         axes.tick_params(axis="y", length=0, labelleft=axes is panels[0])
         axes.set_xlabel(benchmark.NORMALIZED_NAME)
-        axes.use_sticky_edges = False
     return figure
 
 
@@ -160,7 +162,7 @@ def final_scores(runs: Sequence[ScoreRow], rows: Sequence[TaskRow]) -> Figure:
             axes.errorbar(at + 0.1, row.mean, bar, fmt="s", ms=4, capsize=2, color=colour)
         for row in (row for row in rows if row.source == PUBLISHED and row.task == task):
             if row.method in benchmark.REFERENCES:
-                _reference(axes, row.method, row.mean)
+                _reference(axes, row.method, row.mean, "published, mean only")
         axes.set_title(task)
         axes.set_xlim(-0.6, len(methods) - 0.4)
         axes.set_xticks(range(len(methods)), methods, rotation=30, ha="right")
@@ -192,16 +194,9 @@ def _curves(axes: Axes, rows: Sequence[CurveRow], methods: Sequence[str]) -> Non
     axes.set_xlim(left=0)
 
 
-def _reference(
-    axes: Axes, method: str, value: float, low: float = math.nan, high: float = math.nan
-) -> None:
-    """A published value as a line, with a band where an interval is known."""
-    known = "mean only, no interval" if math.isnan(low) else "95 % interval"
+def _reference(axes: Axes, method: str, value: float, note: str) -> None:
     dashes = REFERENCE_DASHES[benchmark.REFERENCES.index(method) % len(REFERENCE_DASHES)]
-    name = f"{label(method, PUBLISHED)}: {known}"
-    axes.axhline(value, color="black", lw=0.8, ls=dashes, label=name)
-    if not math.isnan(low):
-        axes.axhspan(low, high, color="black", alpha=0.1, lw=0)
+    axes.axhline(value, color="black", lw=0.8, ls=dashes, label=f"{method} ({note})")
 
 
 def _estimate(axes: Axes, at: int, row: AggregateRow, colour: str) -> None:
@@ -222,13 +217,15 @@ def _bar(axes: Axes, at: float, value: float, low: float, high: float, colour: s
 def _legend(figure: Figure, panels: Iterable[Axes]) -> None:
     entries: dict[str, Artist] = {}
     for axes in panels:
-        handles, names = axes.get_legend_handles_labels()
-        entries |= dict(zip(map(str, names), handles, strict=True))
+        artists, names = axes.get_legend_handles_labels()
+        entries |= dict(zip(map(str, names), artists, strict=True))
     if entries:
-        columns = min(len(entries), int(figure.get_figwidth() / 1.3))
-        figure.legend(
-            list(entries.values()), list(entries), loc="outside lower center", ncols=columns
-        )
+        inches = sum(0.55 + 0.065 * len(name) for name in entries)
+        lines = math.ceil(inches / figure.get_figwidth())
+        columns = math.ceil(len(entries) / lines)
+        order = [name for first in range(columns) for name in list(entries)[first::columns]]
+        handles = [entries[name] for name in order]
+        figure.legend(handles, order, loc="outside lower center", ncols=columns)
 
 
 def _outer_labels(panels: Sequence[Axes], x: str, y: str) -> None:

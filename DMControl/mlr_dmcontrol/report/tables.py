@@ -13,7 +13,13 @@ from typing import Any, TypeAlias
 
 from . import benchmark
 from .rows import (
-    OURS, AggregateRow, CurveRow, ImprovementRow, ProfileRow, ScoreRow, TaskRow,
+    OURS,
+    AggregateRow,
+    CurveRow,
+    ImprovementRow,
+    ProfileRow,
+    ScoreRow,
+    TaskRow,
 )  # fmt: skip
 
 Row: TypeAlias = AggregateRow | CurveRow | ImprovementRow | ProfileRow | ScoreRow | TaskRow

@@ -1,0 +1,101 @@
+"""The published tables, and our statistics on the single runs that others have published."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlr_atari.report import benchmark, statistics
+
+ROOT = Path(__file__).resolve().parents[2]
+Runs = dict[str, dict[str, list[float]]]
+
+
+@pytest.fixture(scope="session")
+def published_runs() -> Runs:
+    """Normalised scores of single runs by method and game; they are not part of the repository."""
+    folder = Path(os.environ.get("MLR_PUBLISHED", ROOT.parent / "shared" / "published"))
+    path = folder / "atari100k_runs.csv"
+    if not path.is_file():
+        pytest.skip(f"no published single runs at {path} (set MLR_PUBLISHED)")
+    runs: Runs = defaultdict(lambda: defaultdict(list))
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            score = benchmark.normalize(row["game"], float(row["score"]))
+            runs[row["method"]][row["game"]].append(score)
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("method", "runs", "iqm", "gap"),
+    [
+        ("spr", 100, 0.337, 0.577),
+        ("drq_eps", 100, 0.280, 0.631),
+        ("curl", 100, 0.113, 0.768),
+        ("iris", 5, 0.501, 0.512),
+    ],
+)
+def test_published_aggregates_are_reproduced_from_published_runs(
+    published_runs: Runs, method: str, runs: int, iqm: float, gap: float
+) -> None:
+    values, layout = statistics.flatten(published_runs[method])
+    assert layout.counts == (runs,) * len(benchmark.TASKS)
+    assert round(float(statistics.iqm(values, layout)), 3) == iqm
+    assert round(float(statistics.optimality_gap(values, layout)), 3) == gap
+
+
+def test_intervals_agree_with_an_independent_bootstrap(published_runs: Runs) -> None:
+    # Rows that somebody else has recomputed from the same runs; bootstraps differ by chance.
+    with (benchmark.FOLDER / "aggregates.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] == "recomputed_from_runs"]
+    compared = [row for row in rows if row["method"] in ("spr", "iris", "diamond")]
+    assert len(compared) == 12
+    for row in compared:
+        metric, rng = statistics.METRICS[row["metric"]], np.random.default_rng(0)
+        found = statistics.interval(metric, published_runs[row["method"]], rng)
+        width = float(row["ci_high"]) - float(row["ci_low"])
+        assert found.value == pytest.approx(float(row["value"]), abs=6e-5)
+        assert found.low == pytest.approx(float(row["ci_low"]), abs=0.08 * width)
+        assert found.high == pytest.approx(float(row["ci_high"]), abs=0.08 * width)
+
+
+def test_every_method_has_every_game() -> None:
+    scores = benchmark.published_scores("atari100k")
+    assert len(benchmark.TASKS) == 26
+    assert set(benchmark.PUBLISHED) <= set(scores)
+    assert len(scores) == 31
+    for method, games in scores.items():
+        assert set(games) == set(benchmark.TASKS), method
+
+
+def test_human_and_random_are_the_ends_of_the_scale() -> None:
+    scores = benchmark.published_scores("atari100k")
+    for game in benchmark.TASKS:
+        assert benchmark.normalize(game, scores["human"][game][0]) == 1.0
+        assert benchmark.normalize(game, scores["random"][game][0]) == 0.0
+    assert scores["random"]["pong"][0] == -20.7
+    assert scores["human"]["breakout"][0] == 30.5
+    assert math.isnan(benchmark.normalize("tetris", 1.0))
+
+
+def test_the_papers_headline() -> None:
+    scores = benchmark.published_scores("atari100k")
+    agents = [
+        "der", "otrainbow", "curl", "drq", "spr", "playvirtual", "mlr_baseline", "mlr",
+    ]  # fmt: skip
+    # "Best of the eight agents in 11 of 26 games".
+    first = [max(agents, key=lambda a: scores[a][game][0]) for game in benchmark.TASKS]  # noqa: B023
+    assert first.count("mlr") == 11
+    assert scores["mlr"]["alien"] == (990.1, 79.2)
+
+
+def test_only_the_published_setting_is_compared() -> None:
+    assert benchmark.published_benchmark("atari100k", "paper", 100_000) == "atari100k"
+    assert benchmark.published_benchmark("atari100k_sticky", "paper", 100_000) is None
+    assert benchmark.published_benchmark("atari100k", "paper", 50_000) is None
+    assert benchmark.published_benchmark("atari100k", "laptop", 100_000) is None
