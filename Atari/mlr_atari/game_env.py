@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from .settings import bounded, choice
 MAX_STEPS = 27_000  # agent steps of a game: 30 minutes at 60 frames a second, frame skip 4
 
 Info = dict[str, Any]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,27 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
         self.action_space = gymnasium.spaces.Discrete(num_actions)
 
     @property
+    def obs_shape(self) -> tuple[int, int, int]:
+        """(S, H, W)."""
+        stack, height, width = self._stack.shape
+        return stack, height, width
+
+    @property
+    def observation(self) -> np.ndarray:
+        """The latest observation, uint8 (S, H, W)."""
+        return self._stack.copy()
+
+    @property
+    def episode_over(self) -> bool:
+        """Whether `reset` must come next."""
+        return self._ended
+
+    @property
+    def game_over(self) -> bool:
+        """Whether `reset` will begin a new game."""
+        return self._game_over
+
+    @property
     def ends_at_life_loss(self) -> bool:
         """Whether losing a life ends an episode here."""
         return self.training and self.settings.protocol == "atari100k"
@@ -144,6 +168,11 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
         """What the game runs on, by name, for the run's records."""
         return {"game": self.game, "protocol": self.settings.protocol}
 
+    @property
+    @abstractmethod
+    def frame_rate(self) -> float:
+        """Agent steps in a second of the game."""
+
     @abstractmethod
     def render(self) -> np.ndarray:  # type: ignore[override]
         """The screen in colour, uint8 (rows, columns, 3)."""
@@ -189,5 +218,6 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
         }
 
     def _abandon(self) -> None:
-        """Make the next `reset` begin a new game."""
+        """Make the next `reset` begin a new game, because the saved one could not be rebuilt."""
+        log.warning("%s cannot be restored as it was saved; a new game begins", self.game)
         self._ended = self._game_over = True
