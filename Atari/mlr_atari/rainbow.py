@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,8 @@ from .momentum import MomentumTarget
 from .networks import ENCODERS, QNetwork
 from .objectives.interface import Metrics, Objective, Streams
 from .settings import bounded, choice
+
+_METRICS = ("loss/rl", "rl/q_value", "rl/priority")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,9 @@ class RainbowSettings:
     epsilon_evaluation: float = bounded(0, 1)
     redraw_noise_to_act: bool
 
+    time_limit: str = choice("bootstrap", "terminal")
     replay: str = choice("prioritized", "uniform")
+    new_priority: str = choice("one", "largest")
     priority_exponent: float = bounded(0, 1)
     importance_exponent_initial: float = bounded(0, 1)
     importance_exponent_final: float = bounded(0, 1)
@@ -149,6 +154,23 @@ class Rainbow:
         self.epsilon = settings.epsilon(0)
         self.update_step = 0
 
+    @property
+    def num_parameters(self) -> int:
+        """Trained numbers, the objective's included."""
+        (group,) = self.optimizer.param_groups
+        return sum(each.numel() for each in group["params"])
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of all that updates report: losses, gradient norms, and other values."""
+        own = () if self.objective is None else self.objective.metric_names
+        return (*_METRICS, *own, *(f"gradient_norm/{name}" for name in self.clip_groups))
+
+    @property
+    def diagnostic_names(self) -> tuple[str, ...]:
+        """Names of what `diagnostics` reports."""
+        return () if self.objective is None else self.objective.diagnostic_names
+
     # ---- acting --------------------------------------------------------------------------------
 
     def draw_action_noise(self, streams: Streams, count: int) -> ActionNoise:
@@ -173,6 +195,14 @@ class Rainbow:
         greedy = self.values.q_values(outputs).argmax(dim=-1).cpu()
         epsilon = self.settings.epsilon_evaluation if evaluation else self.epsilon
         return torch.where(noise.uniform < epsilon, noise.random_action, greedy)
+
+    def evaluation_policy(
+        self, obs: np.ndarray, uniform: np.ndarray, random_action: np.ndarray
+    ) -> np.ndarray:
+        """`act` without noise, between arrays: what an evaluation scores."""
+        draws = torch.from_numpy(uniform), torch.from_numpy(random_action)
+        noise = ActionNoise(*draws, head=None)
+        return self.act(torch.from_numpy(obs), noise, evaluation=True).numpy()
 
     def set_schedules(self, agent_step: int) -> None:
         """Host side: bring everything that changes over a run to `agent_step`."""
@@ -245,6 +275,10 @@ class Rainbow:
         if self.objective is None:
             return {}
         return self.objective.diagnostics(self.network.encoder, batch, noise.objective)
+
+    def preview(self, batch: Batch, noise: UpdateNoise) -> Tensor | None:
+        """What the objective sees, uint8 RGB (3, H, W); None without one."""
+        return None if self.objective is None else self.objective.preview(batch, noise.objective)
 
     def _rl_loss(self, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, Tensor, Metrics]:
         """Loss weighted by importance, priorities (B,), metrics."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -15,6 +16,8 @@ from .errors import ConfigError
 from .renderer import choose_renderer
 from .settings import bounded
 from .tasks import canonical, domain_and_task
+
+log = logging.getLogger(__name__)
 
 EPISODE_LENGTH = 1000  # env steps; the suite's own limit, and ours for its tasks that have none
 COLOURS = 3  # channels of a frame
@@ -167,7 +170,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
         Returns:
             Whether the observation is the saved one, bit for bit. If not (another renderer or
-            version of the simulator), the caller should go on with `reset`.
+            version of the simulator), which is logged, the episode counts as over.
         """
         self._episode = state["episode"]
         if state["seed"] is None:
@@ -180,7 +183,11 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             self._advance(action)
             if number >= len(actions) - depth:
                 self._stack.append(self._frame())
-        return self._observation().tobytes() == state["observation"]
+        restored = self._observation().tobytes() == state["observation"]
+        if not restored:
+            log.warning("%s cannot be restored as it was saved; a new episode begins", self.task)
+            self._over = True
+        return restored
 
     def _begin(self, seed: int) -> None:
         self._control.task.random.seed(seed)
@@ -227,17 +234,17 @@ def _load(task: str) -> Any:
     """The suite's environment. dm_control binds its renderer at import, hence imported here."""
     if "MUJOCO_GL" not in os.environ:
         choose_renderer()
-    from absl import logging
+    from absl import logging as absl_logging
     from dm_control import suite
 
     domain, name = domain_and_task(task)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)  # some models are written in MuJoCo's older dialect
+    verbosity = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)  # some models are written in MuJoCo's older dialect
     try:
         # Only a first seed: every episode seeds the task's random state again.
         return suite.load(domain, name, task_kwargs={"random": 0})
     finally:
-        logging.set_verbosity(verbosity)
+        absl_logging.set_verbosity(verbosity)
 
 
 def _action_range(spec: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -31,10 +31,13 @@ class Objective(nn.Module, ABC):
     Attributes:
         settings_type: dataclass of its settings, the keys of its YAML. The key
             `<file name>_weight` is its weight beside the RL loss; 0 means that it is never built.
+        metric_names, diagnostic_names: keys of what `loss` and `diagnostics` report.
         targets_move: whether momentum targets follow before or after the optimiser's step.
     """
 
     settings_type: ClassVar[type]
+    metric_names: ClassVar[tuple[str, ...]]
+    diagnostic_names: ClassVar[tuple[str, ...]]
     targets_move: ClassVar[Literal["before_step", "after_step"]] = "after_step"
 
     @abstractmethod

@@ -76,6 +76,14 @@ class MLR(Objective):
     """
 
     settings_type = Settings
+    metric_names = ("loss/mlr",)
+    diagnostic_names = (
+        "mlr/cosine_similarity",
+        "mlr/masked_fraction",
+        "mlr/prediction_norm",
+        "mlr/projection_std",
+        "mlr/effective_rank",
+    )
     targets_move = "before_step"
 
     def __init__(

@@ -1,0 +1,89 @@
+"""The parts of a run, put together from its checked config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from omegaconf import DictConfig
+
+from .build import build_agent, settings_from
+from .environment import EnvironmentSettings, GameEnv, make_environment
+from .rainbow import Rainbow
+from .replay import ReplaySettings, SequenceReplay
+from .run.guard import NonFiniteGuard
+from .run.protocol import Plan, plan
+from .run.workers import EvaluationEnvs
+from .seeds import episode_seed
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of; evaluation has games of its own."""
+
+    plan: Plan
+    env: GameEnv
+    evaluation_envs: EvaluationEnvs
+    agent: Rainbow
+    replay: SequenceReplay
+
+    def guard(self) -> NonFiniteGuard:
+        """Watches the losses and gradient norms that the agent reports."""
+        names, device = self.agent.metric_names, self.agent.device
+        indices = torch.zeros(self.agent.settings.batch_size, dtype=torch.int64, device=device)
+        return NonFiniteGuard(
+            [name for name in names if name.startswith("loss/")],
+            [name for name in names if name.startswith("gradient_norm/")],
+            {"first_steps": indices},
+            device,
+        )
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the workers and close the games."""
+        self.env.close()
+        self.evaluation_envs.close()
+
+
+def build_parts(cfg: DictConfig, device: torch.device) -> Parts:
+    """Everything with its initial state, which the seed fixes.
+
+    Raises:
+        ConfigError: settings that do not fit each other, missing ROM or emulator.
+    """
+    settings = settings_from(EnvironmentSettings, cfg.environment)
+    env = make_environment(
+        cfg.game.name,
+        settings,
+        training=True,
+        seed=cfg.seed,
+        episode_seed=partial(episode_seed, cfg.seed, "train"),
+    )
+    stack, height, width = env.obs_shape
+    agent = build_agent(
+        cfg.agent,
+        obs_shape=env.obs_shape,
+        num_actions=env.num_actions,
+        device=device,
+        seed=cfg.seed,
+        precision=cfg.precision,
+    )
+    numbers = plan(cfg)
+    replay = SequenceReplay(
+        numbers.capacity,
+        settings_from(ReplaySettings, cfg.agent),
+        frame_stack=stack,
+        frame_shape=(1, height, width),
+        device=device,
+    )
+    evaluation_envs = EvaluationEnvs(
+        cfg.game.name,
+        settings,
+        max(cfg.evaluation.episodes, cfg.evaluation.final_episodes),
+        seed=cfg.seed,
+        processes=cfg.evaluation.processes,
+    )
+    return Parts(numbers, env, evaluation_envs, agent, replay)

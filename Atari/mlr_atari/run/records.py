@@ -1,0 +1,145 @@
+"""What a Atari run writes down, and where: folder, tables, facts, banner, charts."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from ..cost import matmul_rate, update_flops
+from ..parts import Parts
+from .evaluation import human_normalised_score
+from .seeding import make_deterministic
+
+STEP = "agent_step"  # the counter that is the benchmark's x-axis
+STEP_NAME = "agent steps"
+METRIC = "score"
+EPISODE_CHART = "train/game_score"
+EVAL_CHART = "eval/game_score"
+COUNTERS = ("agent_step", "env_step", "update_step", "episode")
+EVAL_COLUMNS = ("agent_step", "env_step", "episodes", "mean", "std", "normalized")
+EPISODE_COLUMNS = ("agent_step", "env_step", "episode", "value", "length")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "gymnasium",
+    "ale-py",
+    "opencv-python-headless",
+    "kornia",
+    "hydra-core",
+)
+ABOUT = "The x-axis counts **agent steps** (four emulator frames each), as the benchmark does."
+
+
+def run_path(cfg: DictConfig) -> Path:
+    """The folder that the configuration decides: `<runs_dir>/<game>/<agent>[-tag]/seed_<seed>`."""
+    method = f"{cfg.agent.name}-{cfg.tag}" if cfg.tag else cfg.agent.name
+    return Path(cfg.runs_dir) / cfg.game.name / method / f"seed_{cfg.seed}"
+
+
+def normalized(game: str, mean: float) -> float | None:
+    """Human-normalised score; None for games outside the benchmark."""
+    return human_normalised_score(game, mean)
+
+
+def tables(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Columns of every CSV file of a run whose metrics have these names."""
+    return {
+        "train": (*COUNTERS, "episode_return", *names),
+        "eval": EVAL_COLUMNS,
+        "eval_episodes": EPISODE_COLUMNS,
+    }
+
+
+def layout(names: Sequence[str]) -> dict[str, Any]:
+    """TensorBoard's custom-scalars page: the charts that matter, first."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.partition("/")[0], []).append(name)
+    score = {
+        METRIC: ["Multiline", [EVAL_CHART, EPISODE_CHART]],
+        "normalized": ["Multiline", ["eval/normalized_score"]],
+    }
+    charts = {
+        group: {name.partition("/")[2]: ["Multiline", [name]] for name in names}
+        for group, names in groups.items()
+    }
+    speed = {"agent steps per second": ["Multiline", ["time/agent_steps_per_second"]]}
+    return {"score": score, **charts, "speed": speed}
+
+
+def prepare(cfg: DictConfig) -> torch.device:
+    """Set up PyTorch for the run, for the whole process; returns the device to train on."""
+    wanted = cfg.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(wanted)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", 0)
+    make_deterministic(cfg.deterministic)
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    return device
+
+
+def facts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
+    """What `run.json` says about a run beside its status, versions and times."""
+    return {
+        **parts.env.identity(),
+        "preset": cfg.preset,
+        "budget": cfg.budget,
+        "agent_steps": parts.plan.agent_steps,
+        "env_steps": parts.plan.agent_steps * cfg.environment.frame_skip,
+        "updates": parts.plan.updates,
+        "device": str(parts.agent.device),
+        "hardware": hardware(parts.agent.device),
+    }
+
+
+def banner(cfg: DictConfig, parts: Parts) -> dict[str, object]:
+    """Lines shown before training."""
+    plan, agent, device = parts.plan, parts.agent, parts.agent.device
+    env, frames = parts.env, plan.agent_steps * cfg.environment.frame_skip
+    lines: dict[str, object] = {
+        "run": f"{cfg.agent.name} on {cfg.game.name}, seed {cfg.seed}, preset {cfg.preset}",
+        "protocol": ", ".join(f"{key} {value}" for key, value in env.identity().items()),
+        "budget": f"{plan.agent_steps:,} agent steps = {frames:,} frames; "
+        f"{plan.updates:,} updates, {len(plan.evaluations)} evaluations",
+        "shapes": f"observation {env.obs_shape} uint8, {env.num_actions} actions",
+        "parameters": f"{agent.num_parameters:,} trained",
+        "replay": f"{parts.replay.nbytes / 1e6:,.0f} MB for {plan.capacity:,} steps",
+        "device": f"{device} ({hardware(device)}), {cfg.precision}",
+        "folder": run_path(cfg),
+        "curves": f"tensorboard --logdir {cfg.runs_dir}",
+    }
+    if device.type == "cpu" and cfg.preset == "paper":
+        lines["expected"] = (
+            f"about {expected_hours(parts):,.0f} hours without a GPU; preset=laptop takes minutes"
+        )
+    return lines
+
+
+def expected_hours(parts: Parts) -> float:
+    """Hours that the updates will take on the CPU, from their arithmetic and a timed product."""
+    flops = parts.plan.updates * update_flops(parts.agent)
+    return flops / matmul_rate(torch.device("cpu")) / 3600
+
+
+def hardware(device: torch.device) -> str:
+    """Name of the GPU, or of the processor and the threads used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,219 @@
+"""Train an agent on an Atari game from pixels.
+
+    python train.py game=pong agent=mlr seed=1
+    python train.py --help
+
+The same command again goes on where the run stopped, or says that it is finished.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from omegaconf import DictConfig
+
+from mlr_atari.build import objective_settings
+from mlr_atari.errors import Preempted, RunError
+from mlr_atari.parts import Parts, build_parts
+from mlr_atari.rainbow import RainbowSettings
+from mlr_atari.run import records
+from mlr_atari.run.bookkeeping import Bookkeeper
+from mlr_atari.run.checkpoint import Checkpointer, Stateful
+from mlr_atari.run.command import as_plain
+from mlr_atari.run.config import load
+from mlr_atari.run.console import Console
+from mlr_atari.run.evaluation import evaluate
+from mlr_atari.run.folder import RunFolder
+from mlr_atari.run.logger import RunLogger
+from mlr_atari.run.preemption import StopRequest
+from mlr_atari.run.progress import LastMetrics, Progress, SaveSchedule
+from mlr_atari.run.schema import MAY_CHANGE, MAY_GROW
+from mlr_atari.run.seeding import Streams
+from mlr_atari.seeds import episode_seed
+
+
+class Trainer:
+    """The loop, and everything of the run that outlives one of its steps: `state`."""
+
+    def __init__(self, cfg: DictConfig, parts: Parts, folder: RunFolder, stop: StopRequest) -> None:
+        self.cfg, self.parts, self.folder, self.stop = cfg, parts, folder, stop
+        self.env, self.agent, self.replay = parts.env, parts.agent, parts.replay
+        self.streams, self.progress = Streams(cfg.seed), Progress()
+        self.metrics = LastMetrics(self.agent.metric_names, self.agent.device)
+        self.guard = parts.guard()
+        names = (*self.agent.metric_names, *self.agent.diagnostic_names)
+        self.logger = RunLogger(
+            folder.path, records.tables(names), layout=records.layout(names), about=records.ABOUT
+        )
+        self.checkpointer = Checkpointer(folder.path, cfg.checkpoint.keep)
+        self.schedule = SaveSchedule(cfg.checkpoint.every_minutes, cfg.checkpoint.every_steps)
+        self.state: dict[str, Stateful] = {
+            "agent": self.agent,
+            "replay": self.replay,
+            "environment": self.env,
+            "progress": self.progress,
+            "metrics": self.metrics,
+            "logger": self.logger,
+            "streams": self.streams,  # last: nothing may draw after it was restored
+        }
+
+    def run(self) -> None:
+        """Restore what an earlier process saved, then train to the end of the budget."""
+        self.restore()
+        console = Console(self.cfg.budget, records.STEP_NAME, initial=self.progress.agent_step)
+        with self.logger, console:
+            self.books = Bookkeeper(
+                self.folder, self.logger, console, self.progress, self.metrics, self.cfg.game.name
+            )
+            console.banner("MLR on Atari", records.banner(self.cfg, self.parts))
+            self.folder.begin(**records.facts(self.cfg, self.parts))
+            self.train()
+            self.books.finish()
+
+    def restore(self) -> None:
+        """Continue from the newest checkpoint, if there is one."""
+        self.checkpointer.load(self.state, self.replay)
+        if self.env.game_over:
+            # Without effect after a game's end; else the game could not be rebuilt.
+            self.replay.truncate_newest()
+
+    def train(self) -> None:
+        """Until the budget is spent: evaluate, interact and learn, write down, save."""
+        progress, plan = self.progress, self.parts.plan
+        while True:
+            if progress.agent_step in plan.evaluations:
+                self.evaluate()
+            if progress.agent_step == plan.agent_steps:
+                break
+            self.step()
+            if progress.agent_step % self.cfg.logging.every == 0:
+                self.guard.check(self.folder.path)
+                self.books.log(self.diagnostics())
+            if self.stop.requested or self.schedule.due(progress.agent_step):
+                self.save()
+        self.save(final=True)
+
+    def step(self) -> None:
+        """Act, step the emulator, store, learn; in this order, as published (REFERENCE A-2)."""
+        progress, stopwatch = self.progress, self.folder.stopwatch
+        agent_step = progress.agent_step
+        self.agent.set_schedules(agent_step)
+        if self.env.episode_over:
+            if self.env.game_over:
+                progress.begin_episode()
+            self.env.reset()
+        with stopwatch("act"):
+            obs, action = self.env.observation, self.act()
+        with stopwatch("environment"):
+            _, reward, terminated, truncated, info = self.env.step(action)
+            self.replay.add(obs[-1], action, reward, terminated=terminated, truncated=truncated)
+        progress.step(info["raw_reward"], self.cfg.environment.frame_skip)
+        if agent_step >= self.cfg.agent.learning_starts and self.replay.can_draw:
+            with stopwatch("update"):
+                for _ in range(self.cfg.agent.updates_per_step):
+                    self.update(agent_step)
+        if info["game_over"]:
+            self.books.episode_ended()
+
+    def act(self) -> int:
+        """The greedy action of the noisy network, or a random one, as epsilon says."""
+        obs = torch.from_numpy(self.env.observation)[None]
+        return int(self.agent.act(obs, self.agent.draw_action_noise(self.streams, 1))[0])
+
+    def update(self, agent_step: int) -> None:
+        """Draw a batch and its noise, improve the agent, rate the batch; waits for no device."""
+        agent, device = self.agent, self.agent.device
+        size, draws = self.cfg.agent.batch_size, self.streams["replay"]
+        uniforms = torch.rand(size, generator=draws, dtype=torch.float64)
+        exponent = torch.tensor(agent.settings.importance_exponent(agent_step))
+        indices = self.replay.draw(uniforms.to(device, non_blocking=True))
+        self.batch = self.replay.gather(indices, exponent.to(device, non_blocking=True))
+        self.noise = agent.draw_noise(self.streams).to(device)
+        metrics, priorities = agent.update(self.batch, self.noise)
+        self.replay.update_priorities(indices, priorities)
+        self.metrics.update(metrics)
+        self.guard.observe(
+            self.progress.update_step,
+            self.metrics.starting("loss/"),
+            self.metrics.starting("gradient_norm/"),
+            {"first_steps": indices},
+        )
+        self.progress.update_step += 1
+
+    def diagnostics(self) -> dict[str, float]:
+        """The objective's signs of health on the latest batch, once there is one."""
+        return self.agent.diagnostics(self.batch, self.noise) if self.progress.update_step else {}
+
+    def evaluate(self) -> None:
+        """Score the noise-free policy on its own games, always the same ones; changes nothing."""
+        progress, chosen = self.progress, self.cfg.evaluation
+        if progress.evaluated_at == progress.agent_step:
+            return
+        last = progress.agent_step == self.parts.plan.agent_steps
+        start = time.perf_counter()
+        with self.folder.stopwatch("evaluation"):
+            result = evaluate(
+                self.agent.evaluation_policy,
+                self.parts.evaluation_envs,
+                chosen.final_episodes if last else chosen.episodes,
+                partial(episode_seed, self.cfg.seed, "evaluation"),
+                should_stop=lambda: self.stop.requested,
+            )
+        if result is None:
+            self.save()
+            return
+        self.books.evaluated(result.scores, result.lengths, time.perf_counter() - start)
+        if progress.update_step:
+            self.books.preview(self.agent.preview(self.batch, self.noise))
+
+    def save(self, *, final: bool = False) -> None:
+        """Write a checkpoint; raises Preempted after it if the process was asked to stop."""
+        self.guard.check(self.folder.path)
+        stopping = self.stop.requested and not final
+        step = self.progress.agent_step
+        with self.folder.stopwatch("checkpoint"):
+            self.checkpointer.save(
+                step, self.state, self.replay, final=final, required=final or stopping
+            )
+        self.schedule.saved()
+        if stopping:
+            raise Preempted(f"{self.stop.reason} at agent step {step}; the same command goes on")
+
+
+def train(cfg: DictConfig) -> None:
+    """Claim the run's folder and bring its run to the end, from wherever it stands."""
+    with (
+        RunFolder(
+            records.run_path(cfg),
+            as_plain(cfg),
+            resume=cfg.resume,
+            may_change=MAY_CHANGE,
+            may_grow=MAY_GROW,
+            packages=records.PACKAGES,
+        ) as folder,
+        StopRequest() as stop,
+    ):
+        if folder.finished:
+            print(f"{folder.path} is finished: see final.json; nothing to do")
+            return
+        device = records.prepare(cfg)
+        with build_parts(cfg, device) as parts:
+            Trainer(cfg, parts, folder, stop).run()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code: 0 done, 2 wrong config or checkpoints, 3 storage, 4 non-finite, 75 preempted."""
+    try:
+        train(load(argv, objective_settings(), RainbowSettings))
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
