@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, cast
@@ -17,6 +16,7 @@ from torch import Tensor
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+_BLOCK = 2**20
 _PLAIN = (int, float, bool, str, bytes, type(None))
 
 Entry = dict[str, Any]  # a file in a manifest: name, bytes, sha256, and what the user of it adds
@@ -35,7 +35,6 @@ class HashedFile:
         self._size = 0
         self.error: BaseException | None = None  # what interrupted the last write
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        self._hasher = ThreadPoolExecutor(1)
 
     def __enter__(self) -> HashedFile:
         return self
@@ -47,27 +46,25 @@ class HashedFile:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self._hasher.shutdown()
             if error is None:
                 os.fsync(self._descriptor)
         finally:
             os.close(self._descriptor)
 
     def write(self, data: Any) -> int:
-        """Write bytes; they are hashed meanwhile, as both release the interpreter's lock."""
-        hashing = self._hasher.submit(self._digest.update, data)
+        """Hash and write bytes, block by block while a block is in the processor's cache."""
         view = memoryview(data).cast("B")
-        length = len(view)
         try:
-            while view:
-                view = view[os.write(self._descriptor, view) :]
+            for start in range(0, len(view), _BLOCK):
+                block = view[start : start + _BLOCK]
+                self._digest.update(block)
+                while block:
+                    block = block[os.write(self._descriptor, block) :]
         except BaseException as error:
             self.error = error
             raise
-        finally:
-            hashing.result()  # the caller may free `data` once this returns or raises
-        self._size += length
-        return length
+        self._size += len(view)
+        return len(view)
 
     def flush(self) -> None:
         """Nothing is held back."""
