@@ -1,0 +1,117 @@
+"""Score the policy of a run again, on full games, and film it.
+
+python evaluate.py runs/pong/mlr/seed_1 --episodes 100 --video
+python evaluate.py runs/pong/mlr/seed_1 --random      (what chance would get)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from mlr_atari.build import build_agent, settings_from
+from mlr_atari.environment import EnvironmentSettings, GameEnv, make_environment
+from mlr_atari.errors import ConfigError, RunError
+from mlr_atari.run import records
+from mlr_atari.run.checkpoint import Checkpointer
+from mlr_atari.run.evaluation import Policy, evaluate, record_video
+from mlr_atari.run.workers import EvaluationEnvs
+from mlr_atari.seeds import episode_seed
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("--episodes", type=int, default=100, help="games to play (100)")
+    parser.add_argument("--seed", type=int, help="of the games (default: the run's)")
+    parser.add_argument("--processes", type=int, default=0, help="emulators in own processes (0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    parser.add_argument("--random", action="store_true", help="uniformly random actions instead")
+    parser.add_argument("--video", action="store_true", help="film one game, as mp4 and GIF")
+    return parser.parse_args(argv)
+
+
+def saved_policy(cfg: DictConfig, run: Path, env: GameEnv) -> tuple[Policy, int]:
+    """The noise-free policy of the newest valid checkpoint, and its agent step."""
+    checkpoint = Checkpointer(run).newest(["agent"])
+    if checkpoint is None:
+        raise ConfigError(f"RUN={run}: holds no checkpoint; train it first")
+    agent = build_agent(
+        cfg.agent,
+        obs_shape=env.obs_shape,
+        num_actions=env.num_actions,
+        device=records.prepare(cfg),
+        seed=cfg.seed,
+        precision=cfg.precision,
+    )
+    agent.load_state_dict(checkpoint.items["agent"])
+    return agent.evaluation_policy, checkpoint.step
+
+
+def random_policy(obs: np.ndarray, uniform: np.ndarray, random_action: np.ndarray) -> np.ndarray:
+    """Uniformly random actions, which are drawn by game and step."""
+    return random_action
+
+
+def score(args: argparse.Namespace) -> None:
+    """Play, film if asked to, and write what came of it into the run's folder."""
+    path = args.run / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"RUN={args.run}: has no config.yaml; give the folder of a run")
+    if args.episodes < 1:
+        raise ConfigError(f"--episodes={args.episodes}: must be at least 1")
+    cfg = OmegaConf.merge(OmegaConf.load(path), {"device": args.device})
+    assert isinstance(cfg, DictConfig)
+    seed = cfg.seed if args.seed is None else args.seed
+    settings = settings_from(EnvironmentSettings, cfg.environment)
+    env = make_environment(cfg.game.name, settings, training=False, seed=cfg.seed)
+    policy: Policy
+    step = None
+    if args.random:
+        policy, name = random_policy, "random"
+    else:
+        policy, step = saved_policy(cfg, args.run, env)
+        name = f"step_{step}"
+    seeds = partial(episode_seed, seed, "evaluation")
+    processes = {"seed": cfg.seed, "processes": args.processes}
+    with EvaluationEnvs(cfg.game.name, settings, args.episodes, **processes) as envs:
+        result = evaluate(policy, envs, args.episodes, seeds)
+    assert result is not None  # nothing asks it to stop
+    report = {"agent_step": step, "seed": seed, "values": result.scores, "lengths": result.lengths}
+    out = unused(args.run / "evaluations", f"{name}_seed_{seed}")
+    out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    spread = np.std(result.scores, ddof=1) if args.episodes > 1 else 0.0
+    print(f"score {result.mean_score:.1f} ± {spread:.1f} over {args.episodes}: {out}.json")
+    if args.video:
+        print(f"filmed score {record_video(policy, env, seeds(0), out):.1f}: {out}.mp4, {out}.gif")
+    env.close()
+
+
+def unused(folder: Path, name: str) -> Path:
+    """`folder`/`name`, or with the first number behind it that nothing is called yet."""
+    folder.mkdir(exist_ok=True)
+    taken = {each.stem for each in folder.iterdir()}
+    numbered = (f"{name}_{number}" for number in range(2, len(taken) + 3))
+    return folder / next(each for each in (name, *numbered) if each not in taken)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code 0, or 2 where there is nothing to score."""
+    try:
+        score(parse(argv))
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
