@@ -107,7 +107,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     @property
     def observation(self) -> np.ndarray:
         """The latest observation, uint8 (S*3, H, W)."""
-        return self._observation()
+        return np.concatenate(self._stack)
 
     @property
     def frame_rate(self) -> float:
@@ -130,7 +130,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             self._episode += 1
         self._begin(seed)
         self._stack.extend([self._frame()] * self.settings.frame_stack)
-        return self._observation(), {}
+        return self.observation, {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Repeat `action`; see the class.
@@ -143,7 +143,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """
         reward, terminated, truncated = self._advance(action)
         self._stack.append(self._frame())
-        return self._observation(), reward, terminated, truncated, {}
+        return self.observation, reward, terminated, truncated, {}
 
     def render(self) -> np.ndarray:  # type: ignore[override]
         """The scene as a larger picture for videos, uint8 (VIDEO_SIZE, VIDEO_SIZE, 3)."""
@@ -162,7 +162,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             "episode": self._episode,
             "seed": self._seed,
             "actions": [action.tolist() for action in self._actions],
-            "observation": self._observation().tobytes() if self._stack else None,
+            "observation": self.observation.tobytes() if self._stack else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
@@ -183,7 +183,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             self._advance(action)
             if number >= len(actions) - depth:
                 self._stack.append(self._frame())
-        restored = self._observation().tobytes() == state["observation"]
+        restored = self.observation.tobytes() == state["observation"]
         if not restored:
             log.warning("%s cannot be restored as it was saved; a new episode begins", self.task)
             self._over = True
@@ -215,9 +215,6 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._over = terminated or truncated
         return float(reward), terminated, truncated
 
-    def _observation(self) -> np.ndarray:
-        return np.concatenate(self._stack)
-
     def _frame(self) -> np.ndarray:
         """The scene as the agent sees it, uint8 (3, H, W)."""
         return np.ascontiguousarray(self._picture(self.settings.image_size).transpose(2, 0, 1))
@@ -234,17 +231,17 @@ def _load(task: str) -> Any:
     """The suite's environment. dm_control binds its renderer at import, hence imported here."""
     if "MUJOCO_GL" not in os.environ:
         choose_renderer()
-    from absl import logging as absl_logging
+    from absl import logging as absl
     from dm_control import suite
 
     domain, name = domain_and_task(task)
-    verbosity = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.ERROR)  # some models are written in MuJoCo's older dialect
+    verbosity = absl.get_verbosity()
+    absl.set_verbosity(absl.ERROR)  # some models are written in MuJoCo's older dialect
     try:
         # Only a first seed: every episode seeds the task's random state again.
         return suite.load(domain, name, task_kwargs={"random": 0})
     finally:
-        absl_logging.set_verbosity(verbosity)
+        absl.set_verbosity(verbosity)
 
 
 def _action_range(spec: Any) -> tuple[np.ndarray, np.ndarray]:
