@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlr_atari.report import benchmark
 from omegaconf import OmegaConf
+
+from mlr_atari.report import benchmark
 
 BUDGET = 100_000
 REPEAT = 1 if benchmark.STEP_COLUMN == "agent_step" else 4

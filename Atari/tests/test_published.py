@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from mlr_atari.report import benchmark, statistics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,7 +90,7 @@ def test_the_papers_headline() -> None:
         "der", "otrainbow", "curl", "drq", "spr", "playvirtual", "mlr_baseline", "mlr",
     ]  # fmt: skip
     # "Best of the eight agents in 11 of 26 games".
-    first = [max(agents, key=lambda a: scores[a][game][0]) for game in benchmark.TASKS]  # noqa: B023
+    first = [max(agents, key=lambda a: scores[a][game][0]) for game in benchmark.TASKS]
     assert first.count("mlr") == 11
     assert scores["mlr"]["alien"] == (990.1, 79.2)
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from synthetic_runs import BUDGET, REPEAT, make_run
+
 from mlr_atari.errors import ConfigError
 from mlr_atari.report import benchmark, cli, fairness, plots, rows, runs, study, tables
-from synthetic_runs import BUDGET, REPEAT, make_run
 
 A, B, C = benchmark.TASKS[:3]
 BASELINE = "baseline"
@@ -182,7 +183,9 @@ def test_learning_curves_are_unsmoothed_means_and_end_in_the_final_score(sweep: 
     assert [row.step for row in found] == [20_000, 60_000, BUDGET]
     expected = [raw(A, 0.08), raw(A, 0.24), raw(A, 0.4)]
     assert [row.value for row in found] == pytest.approx(expected)
-    whole = [row for row in rows.aggregate_curves(built) if (row.what, row.method) == ("iqm", "mlr")]
+    whole = [
+        row for row in rows.aggregate_curves(built) if (row.what, row.method) == ("iqm", "mlr")
+    ]
     assert [row.value for row in whole] == pytest.approx([0.08, 0.24, 0.4])
     final = {row.metric: row for row in rows.aggregate_rows(built, []) if row.method == "mlr"}
     assert (whole[-1].low, whole[-1].high) == (final["iqm"].low, final["iqm"].high)
@@ -212,9 +215,7 @@ def test_missing_tasks_are_left_out_for_all_and_said(sweep: Path) -> None:
     built = study.build(read_all(sweep))
     assert built.common == tuple(task for task in benchmark.TASKS if task in (A, B))
     (row,) = (
-        row
-        for row in rows.aggregate_rows(built, [])
-        if (row.method, row.metric) == ("mlr", "mean")
+        row for row in rows.aggregate_rows(built, []) if (row.method, row.metric) == ("mlr", "mean")
     )
     assert row.value == pytest.approx(0.4)
     notes = built.notes()
@@ -312,7 +313,9 @@ def test_the_report_is_complete_offline_and_the_same_every_time(
         "probability_of_improvement", "final_scores",
     ]  # fmt: skip
     expected = {f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf", "csv")}
-    expected |= {f"{stem}.{kind}" for stem in ("tasks", "aggregates") for kind in ("md", "tex", "csv")}
+    expected |= {
+        f"{stem}.{kind}" for stem in ("tasks", "aggregates") for kind in ("md", "tex", "csv")
+    }
     assert {path.name for path in folder.iterdir()} == expected
     found = links(first / "index.html")
     assert len(found) > len(expected)
@@ -346,7 +349,9 @@ def test_mixed_runs_are_drawn_apart_and_labelled_everywhere(sweep: Path, tmp_pat
     mixed = study.build(read_all(sweep), mixed=True)
     labels = ("mlr (budget 100000)", "mlr (budget 50000)", f"{BASELINE} (budget 100000)")
     assert mixed.methods == labels
-    means = {row.method: row.value for row in rows.aggregate_rows(mixed, []) if row.metric == "mean"}
+    means = {
+        row.method: row.value for row in rows.aggregate_rows(mixed, []) if row.metric == "mean"
+    }
     assert sorted(means.values()) == pytest.approx([0.2, 0.4, 5.0])
     assert mixed.published is None
     out = tmp_path / "out"
@@ -379,7 +384,9 @@ def test_the_shipped_results_and_published_tables_make_a_report(tmp_path: Path) 
     assert cli.main(["--out", str(tmp_path)]) == 0
     page = (tmp_path / "index.html").read_text()
     assert "mlr_baseline (published)" in page
-    assert [link for link in links(tmp_path / "index.html") if not (tmp_path / link).is_file()] == []
+    assert [
+        link for link in links(tmp_path / "index.html") if not (tmp_path / link).is_file()
+    ] == []
 
 
 def test_methods_beyond_the_palette_are_still_told_apart(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+
 from mlr_dmcontrol.report import benchmark
 
 PRINTED_IN_THE_PAPER = ("planet", "dreamer", "sac_ae", "slac", "curl", "drq", "playvirtual")

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+from synthetic_runs import make_run
+
 from mlr_dmcontrol.errors import ConfigError
 from mlr_dmcontrol.report import benchmark, cli, fairness, readme, results, runs, study
-from synthetic_runs import make_run
 
 A, B = benchmark.TASKS[:2]
 

@@ -6,9 +6,10 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import stats
+
 from mlr_dmcontrol.report import statistics
 from mlr_dmcontrol.report.statistics import METRICS, flatten
-from scipy import stats
 
 
 def generator(seed: int = 0) -> np.random.Generator:

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from synthetic_runs import BUDGET, make_run
+
 from mlr_dmcontrol.errors import ConfigError
 from mlr_dmcontrol.report import benchmark, cli, status
-from synthetic_runs import BUDGET, make_run
 
 A, B = benchmark.TASKS[:2]
 HERE = socket.gethostname()

@@ -27,8 +27,8 @@ def block(runs: Sequence[Run]) -> str:
         ):
             if table is not None:
                 parts += [table.markdown().strip(), table.caption]
-        parts += [f"- {note}" for note in study.notes()]
-    return "\n\n".join(parts).replace("\n\n- ", "\n- ")
+        parts.append("\n".join(f"- {note}" for note in study.notes()))
+    return "\n\n".join(part for part in parts if part)
 
 
 def updated(text: str, runs: Sequence[Run]) -> str:
