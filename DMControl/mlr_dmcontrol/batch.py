@@ -1,12 +1,14 @@
-"""What the replay hands to an update, as plain tensors."""
+"""What an update is given, as plain tensors: data from the replay, and all random numbers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .augmentation import AugmentationNoise
 from .frames import FrameStacks
 
 
@@ -62,3 +64,32 @@ class Batch:
         sequence = None if self.sequence is None else self.sequence.to(device)
         obs, next_obs = self.obs.to(device), self.next_obs.to(device)
         return Batch(obs, next_obs, action, reward, terminated, sequence, indices)
+
+
+@dataclass(frozen=True)
+class SACNoise:
+    """Random numbers of one update.
+
+    Attributes:
+        obs, next_obs: augmentation of (M, B) and (V, B) views: M = `num_q_augmentations`,
+            V = `num_target_augmentations`.
+        next_action: standard normal (V, B, A), of the critic's target.
+        action: standard normal (B, A), of the actor's loss.
+        objective: what the objective drew, or None.
+    """
+
+    obs: AugmentationNoise
+    next_obs: AugmentationNoise
+    next_action: Tensor
+    action: Tensor
+    objective: Any
+
+    def to(self, device: torch.device | str) -> SACNoise:
+        """The same numbers on `device`."""
+        return SACNoise(
+            self.obs.to(device),
+            self.next_obs.to(device),
+            self.next_action.to(device, non_blocking=True),
+            self.action.to(device, non_blocking=True),
+            None if self.objective is None else self.objective.to(device),
+        )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -14,6 +16,9 @@ from .networks import Encoder, Networks
 from .objectives import Objective, available
 from .run.seeding import initialisation
 from .sac import SAC, SACSettings
+
+# Numbers of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 SettingsType = TypeVar("SettingsType")
 
@@ -40,6 +45,8 @@ def build_agent(
     """
     settings = settings_from(SACSettings, agent_cfg)
     _allow_tf32(precision != "fp32")
+    if torch.device(device).type == "cpu":
+        _keep_freed_memory()
     with initialisation(seed, "agent"):
         networks = _networks(settings, obs_shape[0], action_dim, precision)
     image_size = obs_shape[-1]
@@ -132,6 +139,19 @@ def _augmentation(
         skip_last_offset=skip_last_offset,
         key=key,
     )
+
+
+def _keep_freed_memory() -> None:
+    """Reuse large blocks instead of returning each to the system, where glibc allows to say so.
+
+    Fresh pages for every activation would cost a fifth of the time of an update on the CPU.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_M_MMAP_THRESHOLD, 2**31 - 1)
+        set_option(_M_TRIM_THRESHOLD, -1)
 
 
 def _allow_tf32(allowed: bool) -> None:

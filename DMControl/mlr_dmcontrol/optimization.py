@@ -69,11 +69,13 @@ class Optimizer:
         for group, scale in zip(self._adam.param_groups, self.scales, strict=True):
             group["lr"].fill_(self.learning_rate * scale * factor)
 
-    def step(self, loss: Tensor) -> Tensor:
+    def accumulate(self, loss: Tensor) -> None:
+        """Add the gradient of `loss`, for these parameters only, to that of the next step."""
+        loss.backward(inputs=self.parameters)
+
+    def step(self) -> Tensor:
         """One step; returns the joint gradient norm before clipping, 0-d."""
-        gradients = torch.autograd.grad(loss, self.parameters)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+        gradients = [each.grad for each in self.parameters if each.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         for group in self.clip:
             nn.utils.clip_grad_norm_(group.parameters, group.max_norm, foreach=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .augmentation import Augmentation, AugmentationNoise, center_crop, to_float
-from .batch import Batch
+from .batch import Batch, SACNoise
 from .frames import FrameStacks
 from .losses import (
     actor_loss,
@@ -69,35 +69,6 @@ class SACSettings:
     encoder_tau: float = bounded(0, 1)
     actor_update_every: int = bounded(1)
     target_update_every: int = bounded(1)
-
-
-@dataclass(frozen=True)
-class SACNoise:
-    """Random numbers of one update.
-
-    Attributes:
-        obs, next_obs: augmentation of (M, B) and (V, B) views: M = `num_q_augmentations`,
-            V = `num_target_augmentations`.
-        next_action: standard normal (V, B, A), of the critic's target.
-        action: standard normal (B, A), of the actor's loss.
-        objective: what the objective drew, or None.
-    """
-
-    obs: AugmentationNoise
-    next_obs: AugmentationNoise
-    next_action: Tensor
-    action: Tensor
-    objective: Any
-
-    def to(self, device: torch.device | str) -> SACNoise:
-        """The same numbers on `device`."""
-        return SACNoise(
-            self.obs.to(device),
-            self.next_obs.to(device),
-            self.next_action.to(device, non_blocking=True),
-            self.action.to(device, non_blocking=True),
-            None if self.objective is None else self.objective.to(device),
-        )
 
 
 class SAC:
@@ -252,11 +223,11 @@ class SAC:
         count = len(views) // len(batch.action)
         values = networks.critic(networks.encoder(views), batch.action.repeat(count, 1))
         loss = critic_loss(values.unflatten(1, (count, -1)), target)
-        norm = self.critic_optimizer.step(loss)
+        self.critic_optimizer.accumulate(loss)
         return {
             "loss/critic": loss.detach(),
             "rl/q": values.detach().mean(),
-            "gradient_norm/critic": norm,
+            "gradient_norm/critic": self.critic_optimizer.step(),
         }
 
     @torch.no_grad()
@@ -280,9 +251,13 @@ class SAC:
         """Step the encoder and the objective's own parameters; nothing without an objective."""
         if self.objective is None or self.objective_optimizer is None:
             return {}
-        loss, metrics = self.objective.loss(self.networks.encoder, batch, noise.objective)
-        norm = self.objective_optimizer.step(self.objective_weight * loss)
-        return metrics | {"gradient_norm/objective": norm}
+        metrics: Metrics = {}
+        for share, part, part_noise in self.objective.parts(batch, noise.objective):
+            loss, values = self.objective.loss(self.networks.encoder, part, part_noise)
+            self.objective_optimizer.accumulate(self.objective_weight * share * loss)
+            for name, value in values.items():
+                metrics[name] = metrics.get(name, 0.0) + share * value
+        return metrics | {"gradient_norm/objective": self.objective_optimizer.step()}
 
     def update_actor(self, batch: Batch, noise: SACNoise) -> Metrics:
         """Step the actor, then the temperature, on the first view of the observations."""
@@ -295,15 +270,16 @@ class SAC:
         action, log_prob = squashed_gaussian(mean, log_std, noise.action)
         temperature = networks.log_temperature.exp().detach()
         loss = actor_loss(networks.critic(latent, action), log_prob, temperature)
-        norm = self.actor_optimizer.step(loss)
+        self.actor_optimizer.accumulate(loss)
         temperature_term = temperature_loss(networks.log_temperature, log_prob, self.target_entropy)
-        self.temperature_optimizer.step(temperature_term)
+        self.temperature_optimizer.accumulate(temperature_term)
+        self.temperature_optimizer.step()
         return {
             "loss/actor": loss.detach(),
             "loss/temperature": temperature_term.detach(),
             "rl/temperature": temperature,
             "rl/entropy": -log_prob.detach().mean(),
-            "gradient_norm/actor": norm,
+            "gradient_norm/actor": self.actor_optimizer.step(),
         }
 
     def update_targets(self) -> None:

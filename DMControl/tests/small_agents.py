@@ -26,7 +26,7 @@ def _agent_cfg(name: str) -> dict[str, Any]:
 
 
 def agent_cfg(name: str, **changes: Any) -> dict[str, Any]:
-    """Section `agent` of the configuration; `changes` that this agent has no key for are left out."""
+    """Section `agent` of the configuration, with those `changes` that the agent has a key for."""
     cfg = _agent_cfg(name)
     return cfg | {key: value for key, value in changes.items() if key in cfg}
 

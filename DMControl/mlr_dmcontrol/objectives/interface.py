@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -58,6 +58,13 @@ class Objective(nn.Module, ABC):
 
         A deterministic function of tensors, without host synchronisation.
         """
+
+    def parts(self, batch: Batch, noise: Any) -> Iterable[tuple[float, Batch, Any]]:
+        """Pieces (share, batch, noise) whose losses, times their shares, add up to the loss.
+
+        Their gradients are computed one after the other, which takes the memory of one.
+        """
+        return [(1.0, batch, noise)]
 
     @abstractmethod
     def update_targets(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,7 @@ class Settings:
     decoder_mlp_ratio: float = bounded(above=0)
     decoder_actions: bool
     projection_dim: int = bounded(1)
+    sequences_at_once: int = bounded(1)
     target_ema_tau: float = bounded(0, 1)
     objective_learning_rate_scale: float = bounded(above=0)
     warmup_updates: int = bounded(0)
@@ -167,6 +169,15 @@ class MLR(Objective):
         loss = distance(prediction, target).mean()
         return loss, {"loss/mlr": loss.detach()}
 
+    def parts(self, batch: Batch, noise: MLRNoise) -> Iterator[tuple[float, Batch, MLRNoise]]:
+        """A few sequences at a time; the loss is a mean over them, so nothing else changes."""
+        sequence = _sequence(batch)
+        total, size = len(sequence.indices), self.settings.sequences_at_once
+        for start in range(0, total, size):
+            part, part_noise = _part(sequence, noise, slice(start, start + size))
+            share = len(part.indices) / total
+            yield share, dataclasses.replace(batch, sequence=part), part_noise
+
     def decoded(self, encoder: Encoder, sequence: SequenceBatch, noise: MLRNoise) -> Tensor:
         """ŝ: latents decoded from the masked images, (K, B', Z)."""
         images = self.masked_images(sequence.obs, noise)
@@ -214,7 +225,7 @@ class MLR(Objective):
         `projection_std` is 1 for targets spread evenly on the sphere, and `effective_rank` counts
         the directions that latents use; both fall towards 0 and 1 in a collapse.
         """
-        sequence, noise = _first(_sequence(batch), noise, _DIAGNOSED_SEQUENCES)
+        sequence, noise = _part(_sequence(batch), noise, slice(_DIAGNOSED_SEQUENCES))
         latents = self.target_latents(sequence, noise)
         target = self.target_projection(latents)
         prediction = self.predictor(self.projection(self.decoded(encoder, sequence, noise)))
@@ -231,7 +242,7 @@ class MLR(Objective):
     @torch.no_grad()
     def preview(self, batch: Batch, noise: MLRNoise) -> Tensor:
         """Newest frames of the first sequence in time: original, masked input, target; rows."""
-        sequence, noise = _first(_sequence(batch), noise, 1)
+        sequence, noise = _part(_sequence(batch), noise, slice(1))
         size = self.augmentation.crop_size
         rows = [
             center_crop(sequence.obs.dense()[:, 0], size) / 255.0,
@@ -255,16 +266,16 @@ def _sequence(batch: Batch) -> SequenceBatch:
     return batch.sequence
 
 
-def _first(sequence: SequenceBatch, noise: MLRNoise, count: int) -> tuple[SequenceBatch, MLRNoise]:
-    """The first `count` windows and their noise."""
-    key = (slice(None), slice(0, count))
+def _part(sequence: SequenceBatch, noise: MLRNoise, some: slice) -> tuple[SequenceBatch, MLRNoise]:
+    """Some of the windows, and their noise."""
+    key = (slice(None), some)
     cut = SequenceBatch(
         sequence.obs.select(key),
         sequence.action[key],
         sequence.reward[key],
-        sequence.indices[:count],
+        sequence.indices[some],
     )
-    grid = noise.grid if noise.grid.ndim == 3 else noise.grid[:count]
+    grid = noise.grid if noise.grid.ndim == 3 else noise.grid[some]
     return cut, MLRNoise(grid, noise.online.select(key), noise.target.select(key))
 
 
