@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from synthetic_runs import make_run
 
-from mlr_atari.report import benchmark, statistics
+from mlr_atari.report import benchmark, results, rows, runs, statistics, study
 
 ROOT = Path(__file__).resolve().parents[2]
 Runs = dict[str, dict[str, list[float]]]
@@ -100,3 +101,16 @@ def test_only_the_published_setting_is_compared() -> None:
     assert benchmark.published_benchmark("atari100k_sticky", "paper", 100_000) is None
     assert benchmark.published_benchmark("atari100k", "paper", 50_000) is None
     assert benchmark.published_benchmark("atari100k", "laptop", 100_000) is None
+
+
+def test_a_game_outside_the_benchmark_has_scores_but_no_aggregates(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        make_run(tmp_path / "runs", "my.package:Game-v0", "mlr", seed, [1.0, 3.0], {50_000: 1.0})
+    found = [runs.read(folder) for folder in runs.find([tmp_path / "runs"])]
+    built = study.build(found)
+    assert rows.aggregate_rows(built, benchmark.PUBLISHED) == []
+    assert [row.mean for row in rows.task_rows(built, benchmark.PUBLISHED)] == [2.0]
+    assert len(rows.task_curves(built)) == 2
+    assert any("no aggregates" in note for note in built.notes())
+    results.append(tmp_path, found)
+    assert math.isnan(results.load(tmp_path)[0].normalized)

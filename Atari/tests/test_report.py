@@ -14,6 +14,7 @@ from synthetic_runs import BUDGET, REPEAT, make_run
 
 from mlr_atari.errors import ConfigError
 from mlr_atari.report import benchmark, cli, fairness, plots, rows, runs, study, tables
+from mlr_atari.run import records
 
 A, B, C = benchmark.TASKS[:3]
 BASELINE = "baseline"
@@ -57,6 +58,11 @@ def test_a_run_folder_is_read(tmp_path: Path) -> None:
     assert run.normalized == pytest.approx(benchmark.normalize(A, 2.0))
     assert run.facts["hours"] == "1.00"
     assert run.facts["versions"] == "python=3.11; torch=2.13.0"
+
+
+def test_training_writes_what_is_read() -> None:
+    assert records.EVAL_COLUMNS == runs.EVAL_COLUMNS
+    assert records.STEP == benchmark.STEP_COLUMN
 
 
 def test_the_final_evaluation_replaces_the_one_at_the_budget(tmp_path: Path) -> None:

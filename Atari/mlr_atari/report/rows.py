@@ -48,8 +48,9 @@ def aggregate_rows(study: Study, shown: Sequence[str]) -> list[AggregateRow]:
             rows.append(AggregateRow(method, OURS, metric, *values, len(scores), runs, note))
     if study.published is None:
         return rows
+    over = study.common if study.groups else benchmark.TASKS
     for method in shown:
-        known = published.aggregates(study.published, method, study.common or benchmark.TASKS)
+        known = published.aggregates(study.published, method, over)
         for metric, it in known.items():
             values = (it.value, it.low, it.high)
             rows.append(

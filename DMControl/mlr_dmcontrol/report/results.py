@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -101,7 +102,8 @@ def _write(folder: Path, runs: Sequence[Run]) -> None:
         values = " ".join(repr(value) for value in run.values)
         facts = [run.facts.get(name, "") for name in FACTS]
         final = _cells(run.final)
-        rows.append([*_identity(run), *final, run.normalized, values, run.settings, *facts])
+        normalized = run.normalized if math.isfinite(run.normalized) else ""
+        rows.append([*_identity(run), *final, normalized, values, run.settings, *facts])
         points += [[*_identity(run), *_cells(point)] for point in run.curve]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "curves.csv", _text(CURVE_COLUMNS, points))
