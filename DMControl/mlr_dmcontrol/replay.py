@@ -247,7 +247,6 @@ class UniformReplay:
             "frames_written": self._frames_written,
             "episode_first_frame": self._first_frame,
             "episode_open": self._episode_open,
-            "starts_dropped": self._starts_dropped,
             "starts": torch.from_numpy(self._starts[places]),
             **{name: self._arrays[name][slots].cpu() for name in _ARRAYS},
         }
@@ -269,11 +268,9 @@ class UniformReplay:
             self._arrays[name][slots.to(self.device)] = state[name].to(self.device)
         oldest_frame = torch.maximum(state["frame"] - self._reach, state["first_frame"])
         self._oldest_frame[slots.numpy()] = oldest_frame.cpu().numpy()
-        self._starts_dropped = state["starts_dropped"]
-        self._starts_added = self._starts_dropped + len(state["starts"])
-        if self.sequence_length:
-            places = np.arange(self._starts_dropped, self._starts_added) % self.capacity
-            self._starts[places] = state["starts"].cpu().numpy()
+        # Where in its ring the queue of starts lies has no effect on what is drawn.
+        self._starts_dropped, self._starts_added = 0, len(state["starts"])
+        self._starts[: self._starts_added] = state["starts"].cpu().numpy()
         self._drop_overwritten()
 
     # ---- writing -----------------------------------------------------------------------------

@@ -59,12 +59,15 @@ class History:
         places = [max(0, len(self.frames) - STACK + j) for j in range(STACK)]
         return np.concatenate([self.frames[place] for place in places])
 
+    def begin(self, longest: int, *replays: UniformReplay) -> None:
+        self.episode, self.left = self.episode + 1, int(self.rng.integers(1, longest + 1))
+        self.frames = [self.frame()]
+        for replay in replays:
+            replay.start_episode(self.frames[0])
+
     def step(self, longest: int, *replays: UniformReplay) -> None:
         if self.left == 0:
-            self.episode, self.left = self.episode + 1, int(self.rng.integers(1, longest + 1))
-            self.frames = [self.frame()]
-            for replay in replays:
-                replay.start_episode(self.frames[0])
+            self.begin(longest, *replays)
         obs = self.stack()
         self.frames.append(self.frame())
         self.left -= 1
@@ -332,6 +335,22 @@ def test_state_round_trip(steps: int, tmp_path: Any) -> None:
         history.step(25, replay, restored)
     check(restored, history)
     assert_same_draws(replay, restored, count=1000)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2, 4, 5])
+def test_restored_near_an_episodes_beginning(position: int) -> None:
+    """What comes next has to know where its episode began."""
+    replay, history = make(60, 4), History(seed=3)
+    while history.episode < 5 or history.left > 0:
+        history.step(25, replay)
+    history.begin(25, replay)
+    history.left = 25
+    for _ in range(position):
+        history.step(25, replay)
+    restored = restore(make(60, 4), save(replay))
+    for _ in range(12):
+        history.step(25, replay, restored)
+    check(restored, history)
 
 
 def test_state_fits_a_larger_replay() -> None:
