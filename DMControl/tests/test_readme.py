@@ -80,9 +80,7 @@ def test_examples_run(section: str, tmp_path: Path) -> None:
     files, commands = examples()[section]
     assert commands, "an example without a command shows nothing"
     folder = tmp_path / "tree"
-    shutil.copytree(
-        TREE, folder, ignore=shutil.ignore_patterns("runs", "tests", "results", "__pycache__")
-    )
+    shutil.copytree(TREE, folder, ignore=shutil.ignore_patterns("runs", "tests", "__pycache__"))
     for name, text in files.items():
         (folder / name).write_text(text)
     for command in commands:
