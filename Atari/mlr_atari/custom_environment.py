@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -50,8 +50,6 @@ class CustomEnv(GameEnv):
             max_steps=max_steps,
         )
         self._pixels = np.zeros((1, 1), np.uint8)  # as the game showed them last
-        self._seed: int | None = None  # of the open game
-        self._actions: list[int] = []  # of the open game
 
     @property
     def frame_rate(self) -> float:
@@ -69,43 +67,12 @@ class CustomEnv(GameEnv):
         """Close the game."""
         self._game_env.close()
 
-    def state_dict(self) -> dict[str, Any]:
-        """The open game as its seed and actions, and the observation they led to."""
-        return {
-            "games": self._games,
-            "seed": self._seed,
-            "actions": list(self._actions),
-            "stack": self._stack.tobytes(),
-            "ended": self._ended,
-            "game_over": self._game_over,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
-        """Play the saved game again, up to where it was, as `GameEnv.load_state_dict`."""
-        if state["seed"] is not None:
-            self.reset(seed=state["seed"])
-            for action in state["actions"]:
-                if self._game_over:
-                    break
-                self._ended = False
-                self.step(action)
-        self._games = state["games"]
-        same = (self._game_over, self._stack.tobytes()) == (state["game_over"], state["stack"])
-        if not same:
-            self._abandon()
-            return False
-        self._ended = state["ended"]
-        return True
-
     def _begin(self, seed: int) -> np.ndarray:
-        self._seed = seed
-        self._actions.clear()
         self._pixels, info = self._game_env.reset(seed=seed)
         self._lives = int(info.get("lives", 0))
         return self._frame()
 
     def _play(self, action: int) -> Played:
-        self._actions.append(action)
         reward, game_over, truncated = 0.0, False, False
         for _ in range(self.settings.frame_skip):
             number = action + self._first_action

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import zlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -58,12 +57,8 @@ class Emulator(ABC):
         """The screen in colour, uint8 (rows, columns, 3)."""
 
     @abstractmethod
-    def ram(self) -> np.ndarray:
-        """The console's memory, uint8 (128,)."""
-
-    @abstractmethod
     def save(self) -> bytes:
-        """All of the console's state, its random generator included."""
+        """All of the console's state, its random generator included, but not the screen."""
 
     @abstractmethod
     def load(self, state: bytes) -> None:
@@ -72,20 +67,6 @@ class Emulator(ABC):
         Raises:
             ValueError: the state is not one of this emulator.
         """
-
-    def probe(self) -> int:
-        """CRC-32 of the frame that would come next; leaves the console as it was.
-
-        States hold no screen, so this is what shows that a loaded one is the one saved.
-        """
-        state = self.save()
-        self.act(NO_OP)
-        screen = np.zeros(self.screen_shape, np.uint8)
-        if not self.game_over():  # nothing is drawn any more once the game has ended
-            self.read_grey(screen)
-        checksum = zlib.crc32(self.ram().tobytes(), zlib.crc32(screen.tobytes()))
-        self.load(state)
-        return checksum
 
 
 class AlePy(Emulator):
@@ -114,9 +95,6 @@ class AlePy(Emulator):
 
     def rgb(self) -> np.ndarray:
         return np.asarray(self._console.getScreenRGB())
-
-    def ram(self) -> np.ndarray:
-        return np.asarray(self._console.getRAM())
 
     def save(self) -> bytes:
         return bytes(self._console.cloneState(include_rng=True).serialize())
@@ -155,9 +133,6 @@ class AtariPy(Emulator):
 
     def rgb(self) -> np.ndarray:
         return np.asarray(self._console.getScreenRGB2())
-
-    def ram(self) -> np.ndarray:
-        return np.asarray(self._console.getRAM())
 
     def save(self) -> bytes:
         state = self._console.cloneSystemState()

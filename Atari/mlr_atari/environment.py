@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -99,41 +98,13 @@ class AtariEnv(GameEnv):
         """The console's screen, uint8 (rows, columns, 3)."""
         return self._emulator.rgb()
 
-    def state_dict(self) -> dict[str, Any]:
-        """The console's own state, and ours; `probe` shows whether it was restored."""
-        return {
-            "console": self._emulator.save(),
-            "probe": self._emulator.probe(),
-            "random": self._random.bit_generator.state,
-            "held": self._held,
-            "stack": self._stack.tobytes(),
-            "lives": self._lives,
-            "lives_counted": self._lives_counted,
-            "games": self._games,
-            "game_steps": self._game_steps,
-            "score": self._score,
-            "ended": self._ended,
-            "game_over": self._game_over,
-        }
+    def _snapshot(self) -> bytes:
+        return self._emulator.save()
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
-        """Go on where `state` was taken, as `GameEnv.load_state_dict`."""
-        self._games = state["games"]
-        try:
-            self._emulator.load(state["console"])
-        except ValueError:
-            self._abandon()
-            return False
-        self._random.bit_generator.state = state["random"]
-        self._held = state["held"]
-        self._stack[:] = np.frombuffer(state["stack"], np.uint8).reshape(self._stack.shape)
-        self._lives, self._lives_counted = state["lives"], state["lives_counted"]
-        self._game_steps, self._score = state["game_steps"], state["score"]
-        self._ended, self._game_over = state["ended"], state["game_over"]
-        if self._emulator.probe() != state["probe"]:
-            self._abandon()
-            return False
-        return True
+    def _restore(self, snapshot: bytes | None) -> None:
+        if snapshot is None:
+            raise ValueError("an Atari game has a snapshot")
+        self._emulator.load(snapshot)
 
     def _begin(self, seed: int) -> np.ndarray:
         self._random = np.random.default_rng(seed)
