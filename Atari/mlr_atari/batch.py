@@ -1,12 +1,14 @@
-"""What the replay hands to the agent for one update."""
+"""What the replay hands to the agent for one update, and the random numbers that go with it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .augmentation import AugmentationNoise
 from .frames import FrameStacks
 
 
@@ -41,3 +43,28 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device (the ring of frames is moved too)."""
         return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+class ActionNoise(NamedTuple):
+    """Random numbers of one call of `act` for N observations."""
+
+    uniform: Tensor  # float32 (N,), in [0, 1): below epsilon the action is random
+    random_action: Tensor  # int64 (N,)
+    head: Tensor | None  # standard normals for the head, where it redraws to act
+
+
+@dataclass(frozen=True)
+class UpdateNoise:
+    """Random numbers of one update; M and T draws of the Q inputs and of the target inputs."""
+
+    head: Tensor  # standard normals (head.noise_size,)
+    target_head: Tensor | None  # the same for the target; None: it keeps the noise it copied
+    obs: AugmentationNoise  # (M, B), what the Q network learns from
+    n_step_obs: AugmentationNoise  # (T, B), what the target network sees
+    selection: AugmentationNoise | None  # (T, B), what picks the action; None: as n_step_obs
+    objective: Any | None
+
+    def to(self, device: torch.device | str) -> UpdateNoise:
+        """The same draws on another device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
+        return replace(self, **moved)

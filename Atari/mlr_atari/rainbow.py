@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .adam import fused_adam, load_optimizer
 from .augmentation import NAMES as AUGMENTATIONS
 from .augmentation import Augmentation, AugmentationNoise
-from .batch import Batch
+from .batch import ActionNoise, Batch, UpdateNoise
 from .frames import FrameStacks
 from .losses import ActionValues
 from .momentum import MomentumTarget
@@ -89,31 +89,6 @@ class RainbowSettings:
 
 def _between(start: float, end: float, progress: float) -> float:
     return start + (end - start) * min(1.0, max(0.0, progress))
-
-
-class ActionNoise(NamedTuple):
-    """Random numbers of one call of `act` for N observations."""
-
-    uniform: Tensor  # float32 (N,), in [0, 1): below epsilon the action is random
-    random_action: Tensor  # int64 (N,)
-    head: Tensor | None  # standard normals for the head, where it redraws to act
-
-
-@dataclass(frozen=True)
-class UpdateNoise:
-    """Random numbers of one update; M and T draws of the Q inputs and of the target inputs."""
-
-    head: Tensor  # standard normals (head.noise_size,)
-    target_head: Tensor | None  # the same for the target; None: it keeps the noise it copied
-    obs: AugmentationNoise  # (M, B), what the Q network learns from
-    n_step_obs: AugmentationNoise  # (T, B), what the target network sees
-    selection: AugmentationNoise | None  # (T, B), what picks the action; None: as n_step_obs
-    objective: Any | None
-
-    def to(self, device: torch.device | str) -> UpdateNoise:
-        """The same draws on another device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
-        return replace(self, **moved)
 
 
 class Rainbow:

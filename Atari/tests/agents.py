@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from mlr_atari.batch import Batch
+from mlr_atari.batch import Batch, UpdateNoise
 from mlr_atari.build import build_agent
 from mlr_atari.frames import FrameStacks
-from mlr_atari.rainbow import Rainbow, UpdateNoise
+from mlr_atari.rainbow import Rainbow
 from mlr_atari.run.seeding import Streams
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

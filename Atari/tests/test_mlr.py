@@ -260,6 +260,7 @@ def test_diagnostics_and_preview() -> None:
     assert isinstance(objective, MLR)
     batch, noise = synthetic_batch(0), objective.draw_noise(Streams(1))
     values = objective.diagnostics(agent.network.encoder, batch, noise)
+    assert set(values) == set(agent.diagnostic_names)
     assert values["mlr/masked_fraction"] == pytest.approx(24 / 49)
     assert -1 <= values["mlr/cosine_similarity"] <= 1
     assert 1 <= values["mlr/effective_rank"] <= 12

@@ -122,6 +122,18 @@ def test_normals_behind_published_noise(golden: Callable[[str], Any]) -> None:
     assert torch.allclose(head_normals(buffers), torch.cat(draws), rtol=1e-4, atol=1e-6)
 
 
+def test_normals_are_found_although_some_are_zero() -> None:
+    """The outer product hides the input draws wherever an output draw is zero."""
+    draws = torch.randn(40, generator=torch.Generator().manual_seed(0))
+    draws[4:8:2] = 0
+    parts = (draws.sign() * draws.abs().sqrt()).split([4, 6] * 4)
+    buffers = {}
+    for i, name in enumerate(HEAD_LAYERS):
+        buffers[f"head.{name}.weight_epsilon"] = torch.outer(parts[2 * i + 1], parts[2 * i])
+        buffers[f"head.{name}.bias_epsilon"] = parts[2 * i + 1]
+    assert torch.allclose(head_normals(buffers), draws, rtol=1e-5, atol=1e-6)
+
+
 def test_initialisation(golden: Callable[[str], Any]) -> None:
     file = golden("atari_i_noisy_dueling_head")
     head = DuelingHead(72, num_actions=4, num_atoms=51, hidden=12, sigma=0.1)

@@ -11,10 +11,11 @@ import torch
 from agents import CPU, agent_settings, run_updates, small_agent, synthetic_batch
 from torch import Tensor
 
+from mlr_atari.batch import ActionNoise, UpdateNoise
 from mlr_atari.build import settings_from
 from mlr_atari.frames import FrameStacks
 from mlr_atari.objectives.mlr import MLR
-from mlr_atari.rainbow import ActionNoise, Rainbow, RainbowSettings, UpdateNoise
+from mlr_atari.rainbow import Rainbow, RainbowSettings
 from mlr_atari.run.seeding import Streams
 
 
@@ -24,10 +25,6 @@ def _weights(agent: Rainbow) -> dict[str, Tensor]:
 
 def _same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
-
-
-def _fill(noise: UpdateNoise, **changes: Any) -> UpdateNoise:
-    return replace(noise, **changes)
 
 
 # ---- the baseline --------------------------------------------------------------------------
@@ -139,7 +136,7 @@ def test_target_keeps_the_noise_of_the_last_update() -> None:
     agent.update(synthetic_batch(1), second)
     handle.remove()
     assert [torch.equal(noise, old) for noise in seen] == [True]
-    fresh = _fill(second, target_head=torch.zeros_like(second.head))
+    fresh = replace(second, target_head=torch.zeros_like(second.head))
     agent.compute_update(synthetic_batch(1), fresh)
     assert torch.equal(agent.target_network.head.noise, fresh.target_head)
 
@@ -163,7 +160,7 @@ def test_averaging_equal_draws_changes_nothing() -> None:
     def repeated(draw: Any, count: int) -> Any:
         return type(draw)(*(None if v is None else v.expand(count, *v.shape[1:]) for v in draw))
 
-    copies = _fill(
+    copies = replace(
         noise,
         obs=repeated(noise.obs, 2),
         n_step_obs=repeated(noise.n_step_obs, 3),
@@ -187,7 +184,7 @@ def test_two_target_draws_average_the_distributions() -> None:
 
         alone = small_agent("rainbow")
         alone.network.head.redraw(noise.head)
-        single = _fill(noise, n_step_obs=pick(noise.n_step_obs), selection=pick(noise.selection))
+        single = replace(noise, n_step_obs=pick(noise.n_step_obs), selection=pick(noise.selection))
         return alone._regression_target(batch, single)
 
     assert not torch.allclose(one(0), one(1), atol=1e-4)
@@ -209,6 +206,22 @@ def test_scalar_double_q_learning() -> None:
     metrics, _ = agent.update(batch, noise)
     expected = (losses * batch.importance_weights).mean().item()
     assert metrics["loss/rl"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_network_that_picks_sees_a_draw_of_its_own() -> None:
+    agent = small_agent("rainbow")
+    noise, batch, seen = agent.draw_noise(Streams(1)), synthetic_batch(0), {}
+    for name in ("network", "target_network"):
+        getattr(agent, name).register_forward_pre_hook(
+            lambda _, args, name=name: seen.update({name: args[0]})
+        )
+    agent._regression_target(batch, noise)
+    later = batch.n_step_obs.select(None)
+    assert noise.selection is not None
+    assert torch.equal(seen["network"], agent.augmentation(later, noise.selection)[0])
+    assert torch.equal(seen["target_network"], agent.augmentation(later, noise.n_step_obs)[0])
+    agent._regression_target(batch, replace(noise, selection=None))
+    assert torch.equal(seen["network"], seen["target_network"])
 
 
 def test_single_q_learning_asks_the_target_network() -> None:
@@ -242,7 +255,7 @@ def test_metrics_are_detached_scalars() -> None:
     priorities = results.pop("priorities")
     assert priorities.shape == (3,)
     assert not priorities.requires_grad
-    assert {"loss/rl", "loss/mlr", "gradient_norm/network", "gradient_norm/decoder"} <= set(results)
+    assert set(results) == set(small_agent("mlr").metric_names)
     for value in results.values():
         assert value.shape == ()
         assert not value.requires_grad
