@@ -68,12 +68,12 @@ class Trainer:
         """Restore what an earlier process saved, then train to the end of the budget."""
         self.checkpointer.load(self.state, self.replay)
         console = Console(self.cfg.budget, records.STEP_NAME, initial=self.progress.env_step)
+        self.folder.begin(**records.facts(self.cfg, self.parts, renderer))
         with self.logger, console:
             self.books = Bookkeeper(
                 self.folder, self.logger, console, self.progress, self.metrics, self.cfg.task.name
             )
             console.banner("MLR on DMControl", records.banner(self.cfg, self.parts, renderer))
-            self.folder.begin(**records.facts(self.cfg, self.parts, renderer))
             self.train()
             self.books.finish()
 

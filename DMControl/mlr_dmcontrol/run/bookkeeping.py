@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import records
 from .console import Console
-from .folder import RunFolder, write_atomically
+from .folder import RunFolder
 from .logger import RunLogger, Value, fetch
 from .progress import LastMetrics, Progress
 
@@ -99,7 +99,7 @@ class Bookkeeper:
             "mean": mean,
             "normalized": records.normalized(self.subject, mean),
         }
-        write_atomically(self.folder.path / "final.json", json.dumps(final, indent=1) + "\n")
+        self.folder.write("final.json", json.dumps(final, indent=1) + "\n")
         self.folder.finish()
         self.console.line(
             f"finished: {records.METRIC} {mean:.1f} over {len(progress.evaluation)}; "

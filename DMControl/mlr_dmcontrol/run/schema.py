@@ -77,7 +77,7 @@ class CheckpointSettings:
 
     every_minutes: float = bounded(0)
     every_steps: int = bounded(0)
-    keep: int = bounded(1)
+    keep: int = bounded(2)
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
