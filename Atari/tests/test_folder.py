@@ -140,6 +140,12 @@ def test_an_unwritable_folder_is_a_storage_error(tmp_path: Path) -> None:
         folder.begin()
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(ConfigError, match="runs_dir: .*run cannot be used"):
+        RunFolder(tmp_path / "runs" / "run", CONFIG)
+
+
 def test_atomic_writing_replaces_the_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, "a long first text")

@@ -8,6 +8,8 @@ import itertools
 import logging
 import math
 import os
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -133,13 +135,15 @@ def test_lost_rows_and_other_columns_are_refused(tmp_path: Path) -> None:
     with make_logger(tmp_path) as logger:
         write_steps(logger, 0, 4)
         state = logger.state_dict()
-    text = (tmp_path / "train.csv").read_text()
-    with pytest.raises(CheckpointError, match="columns"):
-        (tmp_path / "train.csv").write_text(text.replace("loss", "cost"))
-        make_logger(tmp_path, state).__enter__()
-    with pytest.raises(CheckpointError, match="bytes"):
-        (tmp_path / "train.csv").write_text(text[:-1])
-        make_logger(tmp_path, state).__enter__()
+        write_steps(logger, 4, 8)
+    train = (tmp_path / "train.csv").read_text()
+    text = (tmp_path / "eval.csv").read_text()
+    for wrong, message in [(text.replace("return", "reward"), "columns"), (text[:10], "bytes")]:
+        (tmp_path / "eval.csv").write_text(wrong)
+        with pytest.raises(CheckpointError, match=message), make_logger(tmp_path, state):
+            pass
+        assert (tmp_path / "eval.csv").read_text() == wrong  # nothing was touched,
+        assert (tmp_path / "train.csv").read_text() == train  # nor what is not damaged
     with pytest.raises(CheckpointError, match="tables"):
         make_logger(tmp_path, {"sizes": {"train": 3}, "last_step": 1})
 
@@ -182,16 +186,33 @@ def test_tensorboard_shows_scalars_images_and_a_layout(tmp_path: Path) -> None:
     assert "custom_scalars__config__" in shown.Tags()["tensors"]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_training_goes_on_when_tensorboard_cannot_write(tmp_path: Path) -> None:
-    with make_logger(tmp_path) as logger:
-        logger._writer.add_scalar = raise_enospc  # its thread's error surfaces at any later call
-        logger.scalars(1, {"loss/critic": 1.0})
-        logger.scalars(2, {"loss/critic": 2.0})
-    assert [each.step for each in events(tmp_path).Scalars("loss/critic")] == [2]
-
-
-def raise_enospc(*arguments: object) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("may not mount a small file system here")
+    try:
+        with make_logger(disk) as logger:
+            logger.scalars(0, {"loss/critic": 0.0})
+            logger.state_dict()
+            logger._writer.flush()  # type: ignore[union-attr]
+            (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free))
+            for step in range(1, 3000):
+                logger.scalars(step, {"loss/critic": float(step)})
+                if logger._writer is None:
+                    break
+            assert logger._writer is None
+            (disk / "ballast").unlink()
+            logger.state_dict()
+            logger.scalars(5000, {"loss/critic": 1.0})
+        steps = [each.step for each in events(disk).Scalars("loss/critic")]
+        assert steps[0] == 0
+        assert steps[-1] == 5000
+        assert steps == sorted(set(steps))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_messages_of_the_package_go_to_the_log(tmp_path: Path) -> None:

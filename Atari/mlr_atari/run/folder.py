@@ -67,8 +67,13 @@ class RunFolder:
         self._record: dict[str, Any] = {}
         self._earlier_seconds: dict[str, float] = {}
         self._begun = False
-        path.mkdir(parents=True, exist_ok=True)
-        self._lock = _claim(path / "run.lock")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = _claim(path / "run.lock")
+        except OSError as error:
+            raise ConfigError(
+                f"runs_dir: {path} cannot be used ({error}); choose another runs_dir"
+            ) from error
         # A forked child shares the lock and would keep it beyond our death.
         os.register_at_fork(after_in_child=self.close)
         try:
@@ -107,7 +112,7 @@ class RunFolder:
             versions=versions,
         )
         self._begun = True
-        self._store("config.yaml", OmegaConf.to_yaml(OmegaConf.create(self._config)))
+        self.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(self._config)))
         self.note(**facts)
 
     def note(self, **facts: Any) -> None:
@@ -122,11 +127,22 @@ class RunFolder:
             phase: round(earlier.get(phase, 0.0) + current.get(phase, 0.0), 3)
             for phase in {**earlier, **current}
         }
-        self._store("run.json", json.dumps(self._record, indent=1) + "\n")
+        self.write("run.json", json.dumps(self._record, indent=1) + "\n")
 
     def finish(self, **facts: Any) -> None:
         """The run is complete; the same command will say so and do nothing."""
         self.note(status="finished", finished=_now(), **facts)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a whole file of the folder, or replace it.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        try:
+            write_atomically(self.path / name, text)
+        except OSError as error:
+            raise StorageError(f"{self.path / name} cannot be written: {error}") from error
 
     def close(self) -> None:
         """Release the folder; the lock file stays, since removing it would be a race."""
@@ -192,12 +208,6 @@ class RunFolder:
         for key in differing:
             log.info("continuing with %s=%s (was %s)", key, new.get(key), old.get(key))
         return bool(grown)
-
-    def _store(self, name: str, text: str) -> None:
-        try:
-            write_atomically(self.path / name, text)
-        except OSError as error:
-            raise StorageError(f"{self.path / name} cannot be written: {error}") from error
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -45,25 +45,29 @@ class CsvTable:
         self._descriptor = -1
 
     def open(self) -> None:
-        """Create the file, or cut what was written after the restored position.
+        """Open the file, but leave it as it is.
 
         Raises:
-            CheckpointError: the file is shorter than the restored position or has other columns.
+            CheckpointError: it is shorter than the restored position or has other columns.
+            OSError: it cannot be created.
         """
         header = _line(self.columns)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        if self._size:
-            length = os.fstat(self._descriptor).st_size
-            if length < self._size:
-                raise CheckpointError(
-                    f"{self.path} has {length} bytes, {self._size} when the checkpoint was saved"
-                )
-            if os.pread(self._descriptor, len(header), 0) != header:
-                raise CheckpointError(f"{self.path} has not the columns {','.join(self.columns)}")
-        os.ftruncate(self._descriptor, self._size)
         if not self._size:
-            self._pending = header + self._pending
-            self._write()
+            self._pending = header
+            return
+        length = os.fstat(self._descriptor).st_size
+        if length < self._size:
+            raise CheckpointError(
+                f"{self.path} has {length} bytes, {self._size} when the checkpoint was saved"
+            )
+        if os.pread(self._descriptor, len(header), 0) != header:
+            raise CheckpointError(f"{self.path} has not the columns {','.join(self.columns)}")
+
+    def cut(self) -> None:
+        """Cut off what was written after the restored position; write a new file's header."""
+        os.ftruncate(self._descriptor, self._size)
+        self._write()
 
     def append(self, values: Mapping[str, Value]) -> None:
         """Add a row; a missing column stays empty.
@@ -147,9 +151,19 @@ class RunLogger:
         package_log().addHandler(self._handler)
 
     def __enter__(self) -> RunLogger:
-        for table in self._tables.values():
-            table.open()
-        self._open_tensorboard()
+        """Raises CheckpointError if a table was damaged, StorageError if the disk is full."""
+        try:
+            for table in self._tables.values():
+                table.open()
+            for table in self._tables.values():
+                table.cut()
+            self._open_tensorboard()
+        except OSError as error:
+            self.close()
+            raise StorageError(f"{self._folder} cannot be written: {error}") from error
+        except CheckpointError:
+            self.close()
+            raise
         return self
 
     def __exit__(
@@ -166,9 +180,7 @@ class RunLogger:
         """Close every file; rows are on disk already unless the disk is full."""
         for table in self._tables.values():
             table.close()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        self._close_tensorboard()
         package_log().removeHandler(self._handler)
         self._handler.close()
 
@@ -192,10 +204,14 @@ class RunLogger:
     def state_dict(self) -> dict[str, Any]:
         """Lengths of the tables, in bytes, all on disk, and TensorBoard's last step.
 
+        It is also the moment to try TensorBoard again if the disk was full.
+
         Raises:
             OSError: rows could not be written.
         """
         sizes = {name: table.sync() for name, table in self._tables.items()}
+        if self._writer is None:
+            self._open_tensorboard()
         return {"sizes": sizes, "last_step": self._last_step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -214,23 +230,33 @@ class RunLogger:
 
     def _tensorboard(self, method: str, tag: str, value: Any, step: int) -> None:
         self._last_step = max(self._last_step, step)
+        if self._writer is None:
+            return
         try:
-            if self._writer is None:
-                self._open_tensorboard()
             getattr(self._writer, method)(tag, value, step)
         except OSError as error:
             # Its writing thread does not survive a full disk. The tables are the record.
-            log.warning("TensorBoard cannot write (%s); some of its points are lost", error)
-            self._writer = None
+            log.warning("TensorBoard cannot write (%s): no points until the next save", error)
+            self._close_tensorboard()
 
     def _open_tensorboard(self) -> None:
         # Readers drop what an interrupted process wrote from this step on.
-        self._writer = SummaryWriter(
+        writer = SummaryWriter(
             str(self._folder / "tb"), purge_step=self._last_step + 1, flush_secs=30
         )
         if self._last_step < 0:
-            self._writer.add_custom_scalars(self._layout)
-            self._writer.add_text("about", self._about, 0)
+            writer.add_custom_scalars(self._layout)
+            writer.add_text("about", self._about, 0)
+        self._writer = writer
+
+    def _close_tensorboard(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        try:
+            writer.close()
+        except OSError as error:
+            log.warning("TensorBoard has lost its last points (%s)", error)
 
 
 def fetch(metrics: Mapping[str, Tensor]) -> dict[str, float]:
