@@ -84,9 +84,11 @@ def record_video(act: Policy, env: PixelControlEnv, seed: int, path: Path) -> fl
         total += reward
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without macro_block_size the codec would resize to a multiple of 16.
-    imageio.mimwrite(path.with_suffix(".mp4"), frames, fps=env.frame_rate, macro_block_size=1)
+    imageio.mimwrite(
+        path.with_name(f"{path.name}.mp4"), frames, fps=env.frame_rate, macro_block_size=1
+    )
     every = max(1, round(env.frame_rate / 10))
     small = [frame[::2, ::2] for frame in frames[::every]]
     milliseconds = 1000 * every / env.frame_rate
-    imageio.mimwrite(path.with_suffix(".gif"), small, duration=milliseconds, loop=0)
+    imageio.mimwrite(path.with_name(f"{path.name}.gif"), small, duration=milliseconds, loop=0)
     return total
