@@ -9,8 +9,11 @@ SHELL := /bin/bash
 TREES := DMControl Atari
 PYTHON_VENV := ../.venv/bin/python
 READY := .venv/.ready
+# The demo's runs: their task or game, and what is smaller than in preset laptop.
 DEMO_TASK := cartpole_swingup
+DEMO_TASK_SETTINGS :=
 DEMO_GAME := pong
+DEMO_GAME_SETTINGS :=
 DEMO := preset=laptop seed=1 runs_dir=runs/demo
 
 # Both cores are used by running two tests at once, each with one thread.
@@ -31,11 +34,11 @@ demo: demo-dmcontrol demo-atari ## train and evaluate MLR on a real task and a r
 	@find DMControl/runs/demo Atari/runs/demo -name eval.csv | sed 's/^/  /'
 
 demo-dmcontrol: $(READY)
-	cd DMControl && $(PYTHON_VENV) train.py task=$(DEMO_TASK) $(DEMO)
+	cd DMControl && $(PYTHON_VENV) train.py task=$(DEMO_TASK) $(DEMO) $(DEMO_TASK_SETTINGS)
 	cd DMControl && $(PYTHON_VENV) evaluate.py runs/demo/$(DEMO_TASK)/mlr/seed_1 --episodes 10 --video
 
 demo-atari: $(READY)
-	cd Atari && $(PYTHON_VENV) train.py game=$(DEMO_GAME) $(DEMO)
+	cd Atari && $(PYTHON_VENV) train.py game=$(DEMO_GAME) $(DEMO) $(DEMO_GAME_SETTINGS)
 	cd Atari && $(PYTHON_VENV) evaluate.py runs/demo/$(DEMO_GAME)/mlr/seed_1 --episodes 10 --video
 
 # Everything is checked even when something before it failed; one failure fails the whole.
