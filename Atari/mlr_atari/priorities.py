@@ -13,6 +13,7 @@ from .errors import CheckpointError
 
 LARGEST_PRIORITY = 1e6  # the agent clamps its KL there; larger ones count as this
 _BITS = 62  # the sum of all fixed-point masses stays below 2 ** this
+_USUAL_CAPACITY = 2**20  # up to here the masses do not depend on the capacity, so it may grow
 _FLOOR = 1e-5  # added to a mass before its importance weight is taken (published)
 
 
@@ -33,7 +34,8 @@ class ProportionalPriorities:
         """
         largest = max(1.0, LARGEST_PRIORITY**exponent)
         # A power of two, so that masses such as 1 are kept exactly.
-        self._scale = 2.0 ** (_BITS - math.ceil(math.log2(capacity * largest)))
+        sum_at_most = max(capacity, _USUAL_CAPACITY) * largest
+        self._scale = 2.0 ** (_BITS - math.ceil(math.log2(sum_at_most)))
         self._exponent = exponent
         self._masses = torch.zeros(capacity, dtype=torch.int64, device=device)
         self._largest_seen = torch.ones((), dtype=torch.float64, device=device)
@@ -105,19 +107,25 @@ class ProportionalPriorities:
         weights = (1.0 / (masses + _FLOOR)) ** exponent.double()
         return (weights / weights.amax()).float()
 
-    def state_dict(self) -> dict[str, Any]:
-        """The masses and the largest priority seen."""
-        return {"masses": self._masses, "scale": self._scale, "largest_seen": self._largest_seen}
+    def state_dict(self, entries: Tensor) -> dict[str, Any]:
+        """The masses of `entries`, int64 (E,), and the largest priority seen."""
+        return {
+            "masses": self._masses[entries],
+            "scale": self._scale,
+            "exponent": self._exponent,
+            "largest_seen": self._largest_seen,
+        }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Copy `state` into place.
+    def load_state_dict(self, state: Mapping[str, Any], entries: Tensor) -> None:
+        """Copy `state` to the entries `entries`, which may be others than before; the rest is off.
 
         Raises:
-            CheckpointError: it was made with another capacity or exponent.
+            CheckpointError: it was made with another exponent, or a capacity of another magnitude.
         """
-        if state["scale"] != self._scale or len(state["masses"]) != len(self._masses):
-            raise CheckpointError("the saved priorities have another capacity or exponent")
-        self._masses.copy_(state["masses"])
+        if (state["scale"], state["exponent"]) != (self._scale, self._exponent):
+            raise CheckpointError("the saved priorities have another exponent or magnitude")
+        self._masses.zero_()
+        self._masses[entries] = state["masses"].to(self._masses.device)
         self._largest_seen.copy_(state["largest_seen"])
 
     def _fixed(self, priorities: Tensor) -> Tensor:

@@ -92,6 +92,7 @@ class SequenceReplay:
         powers = torch.arange(settings.n_step + 1, dtype=torch.float64, device=device)
         self._discounts = (settings.discount**powers).float()
         self._written = 0  # steps added in all
+        self._oldest = 0  # of the steps that are known; a replay that had less room knew fewer
         self._age = 0  # of the episode that the next step belongs to
         self._capped = [False] * self._behind  # of the newest steps, a ring by step number
 
@@ -103,7 +104,7 @@ class SequenceReplay:
     @property
     def first_live_frame(self) -> int:
         """Number of the oldest step that is not overwritten."""
-        return max(0, self._written - self._capacity)
+        return max(self._oldest, self._written - self._capacity)
 
     @property
     def can_draw(self) -> bool:
@@ -229,32 +230,42 @@ class SequenceReplay:
             self._frames[slots] = frames[begin - start : stop - start].to(self.device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the frames, which `read_frames` gives."""
+        """Everything but the frames, oldest step first, so that it also fits a larger replay."""
+        slots = self._live_slots()
         return {
             "settings": asdict(self._settings),
-            "shape": [self._capacity, self._depth, *self._frames.shape[1:]],
+            "shape": [self._depth, *self._frames.shape[1:]],
+            "oldest": self.first_live_frame,
             "written": self._written,
             "age": self._age,
             "capped": list(self._capped),
-            "priorities": self._priorities.state_dict(),
-            **{name: getattr(self, name) for name in _SMALL},
+            "priorities": self._priorities.state_dict(slots),
+            **{name: getattr(self, name)[slots] for name in _SMALL},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy `state` into place; the frames follow by `write_frames`.
 
         Raises:
-            CheckpointError: it is the state of a replay of another kind or size.
+            CheckpointError: it is the state of a replay of another kind, or of a larger one.
         """
-        mine = self.state_dict()
-        for key in ("settings", "shape"):
-            if state[key] != mine[key]:
-                raise CheckpointError(f"replay: saved with {key} {state[key]}, now {mine[key]}")
+        shape = [self._depth, *self._frames.shape[1:]]
+        for key, mine in (("settings", asdict(self._settings)), ("shape", shape)):
+            if state[key] != mine:
+                raise CheckpointError(f"replay: saved with {key} {state[key]}, now {mine}")
+        if state["written"] - state["oldest"] > self._capacity:
+            raise CheckpointError(f"replay: more steps were saved than it holds, {self._capacity}")
+        self._oldest, self._written = state["oldest"], state["written"]
+        self._age, self._capped = state["age"], list(state["capped"])
+        slots = self._live_slots()
         for name in _SMALL:
-            getattr(self, name).copy_(state[name])
-        self._priorities.load_state_dict(state["priorities"])
-        self._written, self._age = state["written"], state["age"]
-        self._capped = list(state["capped"])
+            getattr(self, name)[slots] = state[name].to(self.device)
+        self._priorities.load_state_dict(state["priorities"], slots)
+
+    def _live_slots(self) -> Tensor:
+        """Slots of all known steps, oldest first, int64."""
+        steps = torch.arange(self.first_live_frame, self._written, device=self.device)
+        return steps % self._capacity
 
     def _move_limits(self, step: int) -> None:
         """Open the slot whose sequence `step` completes, close the one whose stack it breaks."""

@@ -130,15 +130,16 @@ def test_the_largest_priority_seen_is_given_to_new_entries() -> None:
 def test_state_round_trip() -> None:
     values = np.random.default_rng(1).uniform(0.1, 5, 300)
     saved = _with(values)
-    restored = ProportionalPriorities(300, 0.5, "cpu")
-    restored.load_state_dict(saved.state_dict())
+    restored, entries = ProportionalPriorities(300, 0.5, "cpu"), torch.arange(300)
+    restored.load_state_dict(saved.state_dict(entries), entries)
     for seed in range(20):
         uniforms = _uniforms(32, seed)
         assert torch.equal(saved.draw(uniforms), restored.draw(uniforms))
         for each in (saved, restored):
             each.update(each.draw(uniforms), uniforms * 3)
-    with pytest.raises(CheckpointError, match="capacity or exponent"):
-        ProportionalPriorities(300, 1.0, "cpu").load_state_dict(saved.state_dict())
+    other = ProportionalPriorities(300, 1.0, "cpu")
+    with pytest.raises(CheckpointError, match="another exponent"):
+        other.load_state_dict(saved.state_dict(entries), entries)
 
 
 @pytest.mark.cuda
@@ -146,7 +147,8 @@ def test_the_gpu_draws_the_same_without_a_synchronisation() -> None:
     values = np.random.default_rng(2).uniform(0.01, 9, 100_000)
     cpu = _with(values)
     gpu = ProportionalPriorities(100_000, 0.5, "cuda")
-    gpu.load_state_dict(cpu.state_dict())
+    entries = torch.arange(100_000)
+    gpu.load_state_dict(cpu.state_dict(entries), entries.cuda())
     uniforms = _uniforms(512)
     wanted = cpu.draw(uniforms)
     on_gpu, beta = uniforms.cuda(), torch.tensor(0.5, device="cuda")

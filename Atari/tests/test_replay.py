@@ -340,6 +340,44 @@ def test_state_round_trip(written: int, new_priority: str) -> None:
     )
 
 
+@pytest.mark.parametrize("written", [5, 299, 300, 301, 1000])
+def test_the_state_fits_a_larger_replay(written: int) -> None:
+    steps, settings = _steps(300, seed=9), replace(SETTINGS, time_limit="bootstrap")
+    small, large = _replay(300, settings), _replay(700, settings)
+    for each in (small, large):
+        _fill(each, steps[:written])
+        for entry in range(20, 280, 2):  # priorities that are no powers of two
+            step = max(0, written - 300) + entry
+            each.update_priorities(torch.tensor([step % each._capacity]), torch.tensor([entry / 7]))
+    grown = _copied(small, _replay(700, settings))
+    assert grown.first_live_frame == max(0, written - 300)
+    for step in range(written, written + 900):
+        _fill(grown, [steps[step]])
+        _fill(large, [steps[step]])
+        if step < written + 404 and written > 300:
+            continue  # the small one had forgotten what the large one still knows
+        masses = large._priorities.masses()
+        assert torch.equal(grown._priorities.masses(), masses)
+        if step % 50 == 0 and masses.any():
+            slots = masses.nonzero()[:, 0]
+            one, other = (each.gather(slots, _beta()) for each in (grown, large))
+            assert _equal(one, other)
+    with pytest.raises(CheckpointError, match="more steps were saved than it holds"):
+        _replay(300, settings).load_state_dict(grown.state_dict())
+
+
+def test_what_a_smaller_replay_had_forgotten_stays_so() -> None:
+    small = _replay(30)
+    _fill(small, [Step(number, 0, 0.0, False, False) for number in range(50)])
+    grown = _copied(small, _replay(100))
+    assert (grown.first_live_frame, grown.frames_written) == (20, 50)
+    on = grown._priorities.masses().nonzero()[:, 0].tolist()
+    assert on == list(range(23, 42))  # whole stacks, whole sequences
+    with pytest.raises(IndexError):
+        grown.read_frames(19, 30)
+    assert torch.equal(grown.read_frames(20, 50), small.read_frames(20, 50))
+
+
 def test_frames_that_were_overwritten_are_not_put_back() -> None:
     replay = _replay(30)
     _fill(replay, [Step(number, 0, 0.0, False, False) for number in range(50)])
@@ -353,7 +391,7 @@ def test_frames_that_were_overwritten_are_not_put_back() -> None:
 
 def test_the_state_of_another_replay_is_refused() -> None:
     with pytest.raises(CheckpointError, match="shape"):
-        _replay(31).load_state_dict(_replay(30).state_dict())
+        _replay(30, frame_stack=3).load_state_dict(_replay(30).state_dict())
     with pytest.raises(CheckpointError, match="settings"):
         _replay(30, replace(SETTINGS, n_step=5)).load_state_dict(_replay(30).state_dict())
 
