@@ -57,6 +57,20 @@ def test_the_first_bad_update_is_kept(tmp_path: Path, name: str, bad: float) -> 
     }
 
 
+@pytest.mark.parametrize("bad", BAD)
+def test_numbers_of_the_host_are_looked_at_and_reported(tmp_path: Path, bad: float) -> None:
+    guard = make_guard()
+    guard.check(tmp_path, {"agent_step": 70, "returns": 1.5})
+    with pytest.raises(NonFiniteError, match=f"^returns={bad}; see "):
+        guard.check(tmp_path, {"agent_step": 71, "returns": bad})
+    report = json.loads((tmp_path / "nonfinite.json").read_text(), parse_constant=pytest.fail)
+    assert report == {"agent_step": 71, "returns": str(bad)}
+    observe(guard, 7, critic=bad)
+    with pytest.raises(NonFiniteError, match="at update 7"):
+        guard.check(tmp_path, {"agent_step": 72, "returns": 0.0})
+    assert json.loads((tmp_path / "nonfinite.json").read_text())["agent_step"] == 72
+
+
 def test_a_full_disk_does_not_hide_the_error(tmp_path: Path) -> None:
     guard = make_guard()
     observe(guard, 1, critic=math.nan)

@@ -51,6 +51,11 @@ class Progress:
         returns, self.finished_returns = self.finished_returns, []
         return sum(returns) / len(returns) if returns else None
 
+    def watched(self) -> dict[str, float]:
+        """What must be finite, and when; a reward that is not stays in its episode's return."""
+        returns = sum(self.finished_returns) + self.episode_return
+        return {"agent_step": self.agent_step, "episode_returns": returns}
+
     def state_dict(self) -> dict[str, Any]:
         """All counters."""
         return asdict(self)

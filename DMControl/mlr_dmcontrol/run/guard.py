@@ -67,15 +67,23 @@ class NonFiniteGuard:
             kept.copy_(torch.where(first, indices[name], kept))
         self._seen.logical_or_(first)
 
-    def check(self, folder: Path) -> None:
+    def check(self, folder: Path, known: Mapping[str, float] | None = None) -> None:
         """Look at what was noted; synchronises with the device.
+
+        Args:
+            known: numbers of the host to look at too, such as returns; all are reported.
 
         Raises:
             NonFiniteError: after `nonfinite.json` was written in `folder`.
         """
+        report: dict[str, Any] = dict(known or {})
+        bad = [f"{name}={value}" for name, value in report.items() if not math.isfinite(value)]
+        if bad:
+            write_report(folder, report)
+            raise NonFiniteError(f"{', '.join(bad)}; see {folder / 'nonfinite.json'}")
         if not bool(self._seen):
             return
-        report: dict[str, Any] = {"update_step": int(self._update_step), "losses": {}, "norms": {}}
+        report |= {"update_step": int(self._update_step), "losses": {}, "norms": {}}
         for (group, name), value in zip(self._names, self._values.tolist(), strict=True):
             report[group][name] = value
         report["indices"] = {name: each.tolist() for name, each in self._indices.items()}
