@@ -1,17 +1,36 @@
-"""Weights of the published code, both ways.
+"""Weights of the published code: its names and layouts, both ways.
 
-To continue or check a model of the published code here, build an agent of its sizes and load::
+A whole update of the published code can be repeated on given data::
 
-    agent = build_agent(cfg.agent, obs_shape=(4, 84, 84), num_actions=4, device=cpu, seed=0)
-    load_official(agent, tensors)              # tensors: the published model's state_dict
-    load_official(agent, tensors, target)      # target: state_dict of its DQN target network
-    metrics, priorities = agent.update(batch, noise)     # everything random is in `noise`
-    tensors = export_official(agent)
+    agent = build_agent(cfg["agent"], obs_shape=(4, 84, 84), num_actions=4, device=cpu, seed=0)
+    load_official(agent, tensors)           # state_dict of the published model
+    load_official(agent, tensors, target)   # ... and of its DQN target network, noise included
+    stacks = FrameStacks.from_dense(obs_uint8, channels=1)       # (K, B, 4, 84, 84)
+    batch = Batch(
+        obs=stacks,
+        n_step_obs=stacks_of_obs_n,          # (B, 4, 84, 84), or stacks.select(n) if n < K
+        action=all_action[1 : 1 + K],        # (K, B); all_action[0] was taken before o_0
+        n_step_return=return_[0],            # (B,)
+        bootstrap_discount=0.99**10 * (1 - done_n[0]),
+        ends=ends,                           # bool (K, B); no loss of MLR or Rainbow reads it
+        importance_weights=is_weights,       # (B,)
+        indices=torch.arange(B),
+    )
+    noise = UpdateNoise(
+        head=head_normals(tensors),          # or torch.cat of the raw draws: layer after layer
+        target_head=None,                    # in the order of HEAD_LAYERS, inputs before outputs
+        obs=AugmentationNoise(offsets, intensity),         # (1, B, 2), (1, B): RL input
+        n_step_obs=AugmentationNoise(offsets, intensity),  # (1, B, 2), (1, B): DQN target
+        selection=AugmentationNoise(offsets, intensity),   # the same for the online network
+        objective=MLRNoise(mask_grid.bool(), online, target),  # (K, B, 2), (K, B)
+    )
+    metrics, priorities = agent.update(batch, noise)
+    weights = export_official(agent)
 
-For `noise`: `head_normals(tensors)` gives back the normals behind the epsilon buffers of a
-published model; images are lists of draws, position first (K, B), where the published code flattens
-them batch first; the mask grid of `mlr_official` says what is kept (True), that of `mlr` what is
-hidden. Adam's moments are not touched: they are zero in an agent that has just been built.
+`mask_grid` says what is kept with `mlr_official`, and what is hidden with `mlr`. The published
+code flattens images of a sequence batch first (b * K + k): transpose those draws to (K, B). After
+`update`, `export_official(agent, lambda parameter: parameter.grad)` gives the clipped gradients;
+Adam's moments are not touched by loading, and zero in an agent that has just been built.
 
 Accepted and ignored, because nothing uses them in MLR: `head.advantage_bias` (it cancels in
 the dueling head, so its gradient is zero; exported as zeros), `dynamics_model.*`,
