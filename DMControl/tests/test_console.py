@@ -15,7 +15,8 @@ class Terminal(io.StringIO):
 
 def test_plain_lines_without_a_terminal() -> None:
     stream = io.StringIO()
-    with Console(1000, "env steps", initial=200, stream=stream) as console:
+    with Console(1000, "env steps", stream=stream) as console:
+        console.start(200)
         console.banner("MLR", {"task": "cartpole", "folder": "runs/x"})
         console.progress(600, {"return": 123.456, "loss": 0.00012345})
         logging.getLogger("mlr_dmcontrol.run.checkpoint").warning("disk is %s", "full")
@@ -31,7 +32,8 @@ def test_plain_lines_without_a_terminal() -> None:
 
 def test_a_bar_on_a_terminal() -> None:
     stream = Terminal()
-    with Console(1000, "env steps", initial=200, stream=stream) as console:
+    with Console(1000, "env steps", stream=stream) as console:
+        console.start(200)
         console.progress(600, {"return": 123.456})
         console.line("evaluation at 600: 130.2")
         console.progress(1000, {"return": 125.0})
@@ -44,5 +46,6 @@ def test_a_bar_on_a_terminal() -> None:
 def test_no_progress_yet_has_no_estimate() -> None:
     stream = io.StringIO()
     with Console(1000, "env steps", stream=stream) as console:
+        console.start(0)
         console.progress(0, {})
     assert "? left" in stream.getvalue()

@@ -219,10 +219,15 @@ def test_another_configuration_is_refused(
 
 
 @pytest.mark.parametrize("values", [{"device": "cuda"}, {"logging": {"every": 3}}, {"budget": 101}])
-def test_some_keys_may_change(tmp_path: Path, values: dict[str, Any]) -> None:
+def test_some_keys_may_change(
+    tmp_path: Path, values: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     leave_a_run(tmp_path)
+    caplog.set_level("INFO")
     with RunFolder(tmp_path, changed(**values), **RULES) as folder:
         folder.begin()
+    assert "continuing with" in caplog.text
+    assert "(was " in caplog.text
     with RunFolder(tmp_path, changed(**values), **RULES) as folder:  # they were adopted
         assert not folder.finished
 

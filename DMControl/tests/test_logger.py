@@ -11,7 +11,8 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,14 @@ from mlr_dmcontrol.run.logger import RunLogger, fetch
 TABLES = {"train": ("env_step", "loss", "note"), "eval": ("env_step", "return")}
 
 
-def make_logger(folder: Path, state: dict[str, Any] | None = None) -> RunLogger:
-    logger = RunLogger(folder, TABLES, layout={"run": {"loss": ["Multiline", ["loss/.*"]]}})
-    if state is not None:
-        logger.load_state_dict(state)
-    return logger
+@contextmanager
+def opened(folder: Path, state: dict[str, Any] | None = None) -> Iterator[RunLogger]:
+    layout = {"run": {"loss": ["Multiline", ["loss/.*"]]}}
+    with RunLogger(folder, TABLES, layout=layout) as logger:
+        if state is not None:
+            logger.load_state_dict(state)
+        logger.open()
+        yield logger
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -43,15 +47,14 @@ def events(folder: Path) -> EventAccumulator:
     return accumulator.Reload()
 
 
-def test_nothing_is_written_before_it_is_entered(tmp_path: Path) -> None:
-    logger = make_logger(tmp_path)
-    assert not list(tmp_path.iterdir())
-    logger.close()
+def test_nothing_is_written_before_it_is_opened(tmp_path: Path) -> None:
+    with RunLogger(tmp_path, TABLES):
+        assert not list(tmp_path.iterdir())
 
 
 def test_rows_have_a_fixed_header_and_read_back_exactly(tmp_path: Path) -> None:
     numbers = [0.1, 1 / 3, 1e-300, -1.7976931348623157e308, float(torch.tensor(0.3)), 5e-324]
-    with make_logger(tmp_path) as logger:
+    with opened(tmp_path) as logger:
         for step, number in enumerate(numbers):
             logger.row("train", {"loss": number, "env_step": step, "note": 'a "b", c'})
             assert len(rows(tmp_path / "train.csv")) == step + 1  # on disk at once
@@ -67,7 +70,7 @@ def test_rows_have_a_fixed_header_and_read_back_exactly(tmp_path: Path) -> None:
 
 
 def test_an_unknown_column_or_table_is_a_mistake(tmp_path: Path) -> None:
-    with make_logger(tmp_path) as logger:
+    with opened(tmp_path) as logger:
         with pytest.raises(ValueError, match="los"):
             logger.row("train", {"los": 1})
         with pytest.raises(KeyError):
@@ -95,15 +98,15 @@ def test_a_resumed_run_leaves_the_same_files(tmp_path: Path, lost: int) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     parts.mkdir()
-    with make_logger(whole) as logger:
+    with opened(whole) as logger:
         write_steps(logger, 0, 12)
     state = None
     for start, stop in [(0, 5), (5, 8), (8, 12)]:
-        with make_logger(parts, state) as logger:
+        with opened(parts, state) as logger:
             write_steps(logger, start, stop)
             state = logger.state_dict()
             write_steps(logger, stop, stop + lost)  # lost: done after the checkpoint
-    with make_logger(parts, state):
+    with opened(parts, state):
         pass
     for name in ("train.csv", "eval.csv"):
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
@@ -112,27 +115,27 @@ def test_a_resumed_run_leaves_the_same_files(tmp_path: Path, lost: int) -> None:
 
 
 def test_a_torn_last_row_is_cut_off(tmp_path: Path) -> None:
-    with make_logger(tmp_path) as logger:
+    with opened(tmp_path) as logger:
         write_steps(logger, 0, 3)
         state = logger.state_dict()
     before = (tmp_path / "train.csv").read_bytes()
     with (tmp_path / "train.csv").open("ab") as file:
         file.write(b"3,0.42")
-    with make_logger(tmp_path, state):
+    with opened(tmp_path, state):
         assert (tmp_path / "train.csv").read_bytes() == before
 
 
 @pytest.mark.usefixtures("fast_clock")
 def test_a_start_without_a_checkpoint_begins_anew(tmp_path: Path) -> None:
     for _ in range(2):
-        with make_logger(tmp_path) as logger:
+        with opened(tmp_path) as logger:
             write_steps(logger, 0, 4)
     assert [each["env_step"] for each in rows(tmp_path / "train.csv")] == ["0", "1", "2", "3"]
     assert [each.step for each in events(tmp_path).Scalars("loss/critic")] == [0, 1, 2, 3]
 
 
 def test_lost_rows_and_other_columns_are_refused(tmp_path: Path) -> None:
-    with make_logger(tmp_path) as logger:
+    with opened(tmp_path) as logger:
         write_steps(logger, 0, 4)
         state = logger.state_dict()
         write_steps(logger, 4, 8)
@@ -140,16 +143,17 @@ def test_lost_rows_and_other_columns_are_refused(tmp_path: Path) -> None:
     text = (tmp_path / "eval.csv").read_text()
     for wrong, message in [(text.replace("return", "reward"), "columns"), (text[:10], "bytes")]:
         (tmp_path / "eval.csv").write_text(wrong)
-        with pytest.raises(CheckpointError, match=message), make_logger(tmp_path, state):
+        with pytest.raises(CheckpointError, match=message), opened(tmp_path, state):
             pass
         assert (tmp_path / "eval.csv").read_text() == wrong  # nothing was touched,
         assert (tmp_path / "train.csv").read_text() == train  # nor what is not damaged
-    with pytest.raises(CheckpointError, match="tables"):
-        make_logger(tmp_path, {"sizes": {"train": 3}, "last_step": 1})
+    other = {"sizes": {"train": 3}, "last_step": 1}
+    with pytest.raises(CheckpointError, match="tables"), opened(tmp_path, other):
+        pass
 
 
 def test_rows_wait_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with make_logger(tmp_path) as logger:
+    with opened(tmp_path) as logger:
         write_steps(logger, 0, 2)
         with monkeypatch.context() as patch:
             patch.setattr(os, "pwrite", full_after(4))
@@ -177,7 +181,7 @@ def full_after(count: int) -> Callable[[int, bytes, int], int]:
 
 def test_tensorboard_shows_scalars_images_and_a_layout(tmp_path: Path) -> None:
     image = torch.arange(3 * 8 * 8, dtype=torch.uint8).reshape(3, 8, 8)
-    with make_logger(tmp_path) as logger:
+    with opened(tmp_path) as logger:
         logger.scalars(5, {"loss/critic": 0.5, "time/fps": 3})
         logger.image(5, "masked", image)
     shown = events(tmp_path)
@@ -194,7 +198,7 @@ def test_training_goes_on_when_tensorboard_cannot_write(tmp_path: Path) -> None:
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("may not mount a small file system here")
     try:
-        with make_logger(disk) as logger:
+        with opened(disk) as logger:
             logger.scalars(0, {"loss/critic": 0.0})
             logger.state_dict()
             logger._writer.flush()  # type: ignore[union-attr]
@@ -216,7 +220,7 @@ def test_training_goes_on_when_tensorboard_cannot_write(tmp_path: Path) -> None:
 
 
 def test_messages_of_the_package_go_to_the_log(tmp_path: Path) -> None:
-    with pytest.raises(ValueError), make_logger(tmp_path):
+    with pytest.raises(ValueError), opened(tmp_path):
         logging.getLogger("mlr_dmcontrol.run.checkpoint").info("saved step_000000003")
         raise ValueError("why it ended")
     logging.getLogger("mlr_dmcontrol.run.checkpoint").info("after the run")

@@ -17,35 +17,23 @@ from .logger import package_log
 class Console:
     """Progress of a run on `stream`; a bar on a terminal, plain lines elsewhere.
 
-    Warnings of the package are shown too. Nothing here influences the run.
+    While it is entered as a context manager, warnings of the package are shown too. Nothing here
+    influences the run.
 
     Args:
         total: where progress ends, in `unit`.
         unit: what is counted, such as `env steps`.
-        initial: where a resumed run starts.
         stream: standard error if None.
     """
 
-    def __init__(
-        self, total: int, unit: str, *, initial: int = 0, stream: TextIO | None = None
-    ) -> None:
+    def __init__(self, total: int, unit: str, *, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr
-        self._total, self._unit, self._initial = total, unit, initial
+        self._total, self._unit, self._initial = total, unit, 0
         self._start = time.monotonic()
         self._bar: tqdm | None = None
         self._handler = _LineHandler(self)
 
     def __enter__(self) -> Console:
-        self._start = time.monotonic()
-        if self._stream.isatty():
-            self._bar = tqdm(
-                total=self._total,
-                initial=self._initial,
-                unit=f" {self._unit}",
-                file=self._stream,
-                dynamic_ncols=True,
-                smoothing=0.05,
-            )
         package_log().addHandler(self._handler)
         return self
 
@@ -66,6 +54,19 @@ class Console:
         self.line(title)
         for key, value in facts.items():
             self.line(f"  {key:<{width}}  {value}")
+
+    def start(self, step: int) -> None:
+        """Training starts, or goes on, at `step`."""
+        self._start, self._initial = time.monotonic(), step
+        if self._stream.isatty():
+            self._bar = tqdm(
+                total=self._total,
+                initial=step,
+                unit=f" {self._unit}",
+                file=self._stream,
+                dynamic_ncols=True,
+                smoothing=0.05,
+            )
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         """Show that `step` is reached, with a few numbers; to be called once a log interval."""

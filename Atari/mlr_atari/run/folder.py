@@ -66,6 +66,7 @@ class RunFolder:
         self._packages = tuple(packages)
         self._record: dict[str, Any] = {}
         self._earlier_seconds: dict[str, float] = {}
+        self._changes: list[str] = []
         self._begun = False
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -95,6 +96,8 @@ class RunFolder:
         """
         versions = {name: _version(name) for name in self._packages}
         versions["python"] = platform.python_version()
+        if self._changes:
+            log.info("continuing with %s", ", ".join(self._changes))
         before = self._record.get("versions", versions)
         if before != versions:
             log.warning("versions changed from %s to %s: no bit-identical resume", before, versions)
@@ -205,8 +208,7 @@ class RunFolder:
                 f"{', '.join(shown)}: not what the run in {self.path} was started with; "
                 f"{_REMEDY}, or go on as before"
             )
-        for key in differing:
-            log.info("continuing with %s=%s (was %s)", key, new.get(key), old.get(key))
+        self._changes = [f"{key}={new.get(key)} (was {old.get(key)})" for key in differing]
         return bool(grown)
 
 

@@ -120,8 +120,8 @@ class CsvTable:
 class RunLogger:
     """Everything that a run writes down while it goes on.
 
-    Nothing is written before the logger is entered as a context manager, which is after its
-    state was restored; only messages go to `log.txt` from the start.
+    Entered as a context manager it sends the package's messages to `log.txt`; the tables and
+    TensorBoard begin with `open`, once the state was restored.
 
     Args:
         folder: the run's folder.
@@ -148,10 +148,19 @@ class RunLogger:
         self._writer: SummaryWriter | None = None
         self._handler = logging.FileHandler(folder / "log.txt", encoding="utf-8", delay=True)
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        package_log().addHandler(self._handler)
 
     def __enter__(self) -> RunLogger:
-        """Raises CheckpointError if a table was damaged, StorageError if the disk is full."""
+        package_log().addHandler(self._handler)
+        package_log().propagate = False  # some libraries print whatever reaches the root
+        return self
+
+    def open(self) -> None:
+        """Continue the tables and TensorBoard at the restored position, or start them.
+
+        Raises:
+            CheckpointError: a table was damaged; none was changed.
+            StorageError: they cannot be written.
+        """
         try:
             for table in self._tables.values():
                 table.open()
@@ -159,12 +168,7 @@ class RunLogger:
                 table.cut()
             self._open_tensorboard()
         except OSError as error:
-            self.close()
             raise StorageError(f"{self._folder} cannot be written: {error}") from error
-        except CheckpointError:
-            self.close()
-            raise
-        return self
 
     def __exit__(
         self,
@@ -182,6 +186,7 @@ class RunLogger:
             table.close()
         self._close_tensorboard()
         package_log().removeHandler(self._handler)
+        package_log().propagate = True
         self._handler.close()
 
     def row(self, table: str, values: Mapping[str, Value]) -> None:
@@ -215,7 +220,7 @@ class RunLogger:
         return {"sizes": sizes, "last_step": self._last_step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state` was taken; what was written later is cut off when entered.
+        """Continue where `state` was taken; what was written later is cut off by `open`.
 
         Raises:
             CheckpointError: the tables differ.
