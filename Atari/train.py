@@ -63,14 +63,15 @@ class Trainer:
 
     def run(self) -> None:
         """Restore what an earlier process saved, then train to the end of the budget."""
-        self.restore()
-        console = Console(self.cfg.budget, records.STEP_NAME, initial=self.progress.agent_step)
-        self.folder.begin(**records.facts(self.cfg, self.parts))
-        with self.logger, console:
+        with self.logger, Console(self.cfg.budget, records.STEP_NAME) as console:
+            self.restore()
+            self.folder.begin(**records.facts(self.cfg, self.parts))
+            self.logger.open()
             self.books = Bookkeeper(
                 self.folder, self.logger, console, self.progress, self.metrics, self.cfg.game.name
             )
             console.banner("MLR on Atari", records.banner(self.cfg, self.parts))
+            console.start(self.progress.agent_step)
             self.train()
             self.books.finish()
 

@@ -66,14 +66,15 @@ class Trainer:
 
     def run(self, renderer: Renderer) -> None:
         """Restore what an earlier process saved, then train to the end of the budget."""
-        self.checkpointer.load(self.state, self.replay)
-        console = Console(self.cfg.budget, records.STEP_NAME, initial=self.progress.env_step)
-        self.folder.begin(**records.facts(self.cfg, self.parts, renderer))
-        with self.logger, console:
+        with self.logger, Console(self.cfg.budget, records.STEP_NAME) as console:
+            self.checkpointer.load(self.state, self.replay)
+            self.folder.begin(**records.facts(self.cfg, self.parts, renderer))
+            self.logger.open()
             self.books = Bookkeeper(
                 self.folder, self.logger, console, self.progress, self.metrics, self.cfg.task.name
             )
             console.banner("MLR on DMControl", records.banner(self.cfg, self.parts, renderer))
+            console.start(self.progress.env_step)
             self.train()
             self.books.finish()
 
