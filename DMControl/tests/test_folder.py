@@ -295,9 +295,8 @@ try:
 except ConfigError as error:
     print(error, flush=True)
     sys.exit(error.exit_code)
-if sys.argv[2] == "fork" and os.fork() == 0:
-    time.sleep(60)
-print("holding", os.getpid(), flush=True)
+if sys.argv[2] == "plain" or os.fork() == 0:
+    print("holding", os.getpid(), flush=True)
 time.sleep(60)
 """
 
