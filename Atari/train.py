@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from omegaconf import DictConfig
 
+from mlr_atari.batch import Batch, UpdateNoise
 from mlr_atari.build import objective_settings
 from mlr_atari.errors import Preempted, RunError
 from mlr_atari.parts import Parts, build_parts
@@ -45,6 +46,7 @@ class Trainer:
         self.streams, self.progress = Streams(cfg.seed), Progress()
         self.metrics = LastMetrics(self.agent.metric_names, self.agent.device)
         self.guard = parts.guard()
+        self.latest: tuple[Batch, UpdateNoise] | None = None  # what was learnt from last
         names = (*self.agent.metric_names, *self.agent.diagnostic_names)
         self.logger = RunLogger(
             folder.path, records.tables(names), layout=records.layout(names), about=records.ABOUT
@@ -92,7 +94,7 @@ class Trainer:
                 break
             self.step()
             if progress.agent_step % self.cfg.logging.every == 0:
-                self.guard.check(self.folder.path)
+                self.guard.check(self.folder.path, progress.watched())
                 self.books.log(self.diagnostics())
             if self.stop.requested or self.schedule.due(progress.agent_step):
                 self.save()
@@ -132,11 +134,12 @@ class Trainer:
         uniforms = torch.rand(size, generator=draws, dtype=torch.float64)
         exponent = torch.tensor(agent.settings.importance_exponent(agent_step))
         indices = self.replay.draw(uniforms.to(device, non_blocking=True))
-        self.batch = self.replay.gather(indices, exponent.to(device, non_blocking=True))
-        self.noise = agent.draw_noise(self.streams).to(device)
-        metrics, priorities = agent.update(self.batch, self.noise)
+        batch = self.replay.gather(indices, exponent.to(device, non_blocking=True))
+        noise = agent.draw_noise(self.streams).to(device)
+        metrics, priorities = agent.update(batch, noise)
         self.replay.update_priorities(indices, priorities)
         self.metrics.update(metrics)
+        self.latest = batch, noise
         self.guard.observe(
             self.progress.update_step,
             self.metrics.starting("loss/"),
@@ -147,7 +150,7 @@ class Trainer:
 
     def diagnostics(self) -> dict[str, float]:
         """The objective's signs of health on the latest batch, once there is one."""
-        return self.agent.diagnostics(self.batch, self.noise) if self.progress.update_step else {}
+        return self.agent.diagnostics(*self.latest) if self.latest else {}
 
     def evaluate(self) -> None:
         """Score the noise-free policy on its own games, always the same ones; changes nothing."""
@@ -168,12 +171,12 @@ class Trainer:
             self.save()
             return
         self.books.evaluated(result.scores, result.lengths, time.perf_counter() - start)
-        if progress.update_step:
-            self.books.preview(self.agent.preview(self.batch, self.noise))
+        if self.latest:  # there is none yet if the run was resumed for this evaluation
+            self.books.preview(self.agent.preview(*self.latest))
 
     def save(self, *, final: bool = False) -> None:
         """Write a checkpoint; raises Preempted after it if the process was asked to stop."""
-        self.guard.check(self.folder.path)
+        self.guard.check(self.folder.path, self.progress.watched())
         stopping = self.stop.requested and not final
         step = self.progress.agent_step
         with self.folder.stopwatch("checkpoint"):

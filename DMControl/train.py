@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from mlr_dmcontrol.batch import Batch, SACNoise
 from mlr_dmcontrol.build import objective_settings
 from mlr_dmcontrol.environment import COLOURS
 from mlr_dmcontrol.errors import Preempted, RunError
@@ -48,6 +49,7 @@ class Trainer:
         self.streams, self.progress = Streams(cfg.seed), Progress()
         self.metrics = LastMetrics(self.agent.metric_names, self.agent.device)
         self.guard = parts.guard()
+        self.latest: tuple[Batch, SACNoise] | None = None  # what was learnt from last
         names = (*self.agent.metric_names, *self.agent.diagnostic_names)
         self.logger = RunLogger(
             folder.path, records.tables(names), layout=records.layout(names), about=records.ABOUT
@@ -88,7 +90,7 @@ class Trainer:
                 break
             self.step()
             if progress.agent_step % self.cfg.logging.every == 0:
-                self.guard.check(self.folder.path)
+                self.guard.check(self.folder.path, progress.watched())
                 self.books.log(self.diagnostics())
             if self.stop.requested or self.schedule.due(progress.agent_step):
                 self.save()
@@ -128,21 +130,22 @@ class Trainer:
     def update(self) -> None:
         """Draw a batch and its noise, and improve the agent; waits for no device."""
         size, windows = self.cfg.agent.batch_size, self.parts.num_windows
-        self.batch = self.replay.gather(*self.replay.draw(self.streams["replay"], size, windows))
-        self.noise = self.agent.draw_noise(self.streams).to(self.agent.device)
+        batch = self.replay.gather(*self.replay.draw(self.streams["replay"], size, windows))
+        noise = self.agent.draw_noise(self.streams).to(self.agent.device)
         due = self.agent.due(self.progress.agent_step)
-        self.metrics.update(self.agent.update(self.batch, self.noise, **due))
+        self.metrics.update(self.agent.update(batch, noise, **due))
+        self.latest = batch, noise
         self.guard.observe(
             self.progress.update_step,
             self.metrics.starting("loss/"),
             self.metrics.starting("gradient_norm/"),
-            self.parts.indices(self.batch),
+            self.parts.indices(batch),
         )
         self.progress.update_step += 1
 
     def diagnostics(self) -> dict[str, float]:
         """The objective's signs of health on the latest batch, once there is one."""
-        return self.agent.diagnostics(self.batch, self.noise) if self.progress.update_step else {}
+        return self.agent.diagnostics(*self.latest) if self.latest else {}
 
     def evaluate(self) -> None:
         """Score the mean policy on its own episodes, always the same ones; changes nothing."""
@@ -163,12 +166,12 @@ class Trainer:
             self.save()
             return
         self.books.evaluated(result.returns, result.lengths, time.perf_counter() - start)
-        if progress.update_step:
-            self.books.preview(self.agent.preview(self.batch, self.noise))
+        if self.latest:  # there is none yet if the run was resumed for this evaluation
+            self.books.preview(self.agent.preview(*self.latest))
 
     def save(self, *, final: bool = False) -> None:
         """Write a checkpoint; raises Preempted after it if the process was asked to stop."""
-        self.guard.check(self.folder.path)
+        self.guard.check(self.folder.path, self.progress.watched())
         stopping = self.stop.requested and not final
         step = self.progress.agent_step
         with self.folder.stopwatch("checkpoint"):
