@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ TWINS = (
     "{package}/momentum.py",
     "{package}/seeds.py",
     "{package}/settings.py",
+    "{package}/objectives/__init__.py",
     "{package}/objectives/decoder.py",
     "{package}/objectives/masking.py",
     "{package}/report/__init__.py",
@@ -58,6 +60,7 @@ TWINS = (
     "{package}/report/study.py",
     "{package}/report/tables.py",
     "{package}/run/__init__.py",
+    "{package}/run/bookkeeping.py",
     "{package}/run/checkpoint.py",
     "{package}/run/chunks.py",
     "{package}/run/command.py",
@@ -105,6 +108,11 @@ MACHINE_PATH = re.compile(r"(?<![\w.$}])/(?:work|root|farm|opt|home)/\w")
 REGISTRY_HOST = re.compile(
     r"pypi\.(?:org|python)|pythonhosted|download\.pytorch|--(?:extra-)?index-url"
 )
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def files_of(root: Path, *, deep: bool = True) -> Iterator[Path]:
@@ -248,7 +256,7 @@ def test_rule_holds_in_every_module(rule: str) -> None:
         f"{path.relative_to(TREE)}:{finding}"
         for path in SOURCES
         if path not in excepted
-        for finding in RULES[rule](ast.parse(path.read_text()))
+        for finding in RULES[rule](parsed(path))
     ]
     assert not found, "\n".join(found)
 
@@ -340,7 +348,7 @@ def own_imports(path: Path, names: set[str]) -> set[str]:
     """Modules of the package that `path` imports, wherever in the file, by name in the package."""
     container = list(path.relative_to(PACKAGE).parts[:-1])
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names if alias.name.startswith(PACKAGE.name)]
             found |= {target.removeprefix(PACKAGE.name).lstrip(".") for target in targets}
@@ -401,9 +409,7 @@ def test_evaluation_workers_need_no_torch() -> None:
     with_torch = {
         module_name(path)
         for path in MODULES
-        if any(
-            name.split(".")[0] == "torch" for name in aliases(ast.parse(path.read_text())).values()
-        )
+        if any(name.split(".")[0] == "torch" for name in aliases(parsed(path)).values())
     }
     found = [
         f"{name} reaches torch through {sorted(reached)}"
