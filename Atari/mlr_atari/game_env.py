@@ -79,7 +79,8 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._score = 0.0
         self._ended = True  # the episode has, so that a step needs a reset first
         self._game_over = True
-        self._before: bytes | None = None  # what the open game began from, beside its seed
+        self._pristine = self._snapshot()
+        self._before = self._pristine  # what the open game began from, beside its seed
         self._seed: int | None = None  # of the open game
         self._actions: list[int] = []  # of the open game
         side = settings.image_size
@@ -116,9 +117,10 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, Info]:
-        """Go on after a lost life, or begin a game: the one of `seed`, or of `episode_seed`.
+        """Go on after a lost life, or begin the next game; with a seed, begin the seed's game.
 
-        A seed always begins a new game.
+        A seed's game depends on nothing else. The next game also depends on what the game before
+        left in the console's memory, where some Atari games take their chance from.
 
         Raises:
             ValueError: a new game needs a seed and neither it nor `episode_seed` is there.
@@ -131,11 +133,9 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
                 raise ValueError("reset needs a seed, or the environment an `episode_seed`")
             seed = self._episode_seed(self._games)
             self._games += 1
-        self._game_steps, self._score = 0, 0.0
-        self._ended = self._game_over = False
-        self._before, self._seed = self._snapshot(), seed
-        self._actions.clear()
-        self._restart_stack(self._begin(seed))
+        else:
+            self._restore(self._pristine)
+        self._new_game(seed)
         return self._stack.copy(), self._info(0.0, life_lost=False)
 
     def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, Info]:
@@ -222,6 +222,13 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
     def _play(self, action: int) -> Played:
         """Play one agent step and keep `_lives` up to date."""
 
+    def _new_game(self, seed: int) -> None:
+        self._before, self._seed = self._snapshot(), seed
+        self._actions.clear()
+        self._game_steps, self._score = 0, 0.0
+        self._ended = self._game_over = False
+        self._restart_stack(self._begin(seed))
+
     def _restart_stack(self, frame: np.ndarray) -> None:
         self._stack[:] = 0
         self._stack[-1] = frame
@@ -249,7 +256,7 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
             self._restore(state["before"])
         except ValueError:
             return False
-        self.reset(seed=state["seed"])
+        self._new_game(state["seed"])
         for action in state["actions"]:
             if self._game_over:
                 return False

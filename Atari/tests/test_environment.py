@@ -238,6 +238,21 @@ def test_resets_count_games_and_not_lives() -> None:
         make_environment("breakout", SETTINGS, training=True, seed=0).reset()
 
 
+def test_the_game_of_a_seed_depends_on_nothing_else() -> None:
+    """Assault takes its chance from what the game before left in the console's memory."""
+    fresh, used, going_on = (game_env("assault") for _ in range(3))
+    actions = drawn_actions(fresh.num_actions, 200)
+    fresh.reset(seed=5)
+    wanted = play(fresh, actions)
+    for env in (used, going_on):
+        env.reset(seed=4)
+        play(env, actions)
+    used.reset(seed=5)
+    assert play(used, actions) == wanted
+    going_on._new_game(5)
+    assert play(going_on, actions) != wanted, "training goes on with the console as it is"
+
+
 def test_sticky_actions_repeat_a_quarter_of_the_frames() -> None:
     env = game_env("pong", protocol="atari100k_sticky")
     assert isinstance(env, AtariEnv)
