@@ -83,12 +83,14 @@ class Optimizer:
         self._adam.zero_grad(set_to_none=True)
         return norm
 
+    @property
+    def learning_rates(self) -> list[Tensor]:
+        """The present rate of each group, 0-d."""
+        return [group["lr"] for group in self._adam.param_groups]
+
     def state_dict(self) -> dict[str, Any]:
-        """Learning rates and moments, in the order of the parameters."""
-        return {
-            "learning_rates": [group["lr"] for group in self._adam.param_groups],
-            "moments": [dict(self._adam.state[parameter]) for parameter in self.parameters],
-        }
+        """Step counts and moments, in the order of the parameters; rates follow from a schedule."""
+        return {"moments": [dict(self._adam.state[parameter]) for parameter in self.parameters]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` was taken.
@@ -96,10 +98,7 @@ class Optimizer:
         Raises:
             ValueError: it belongs to other parameters.
         """
-        own = self.state_dict()
-        for mine, saved in zip(own["learning_rates"], state["learning_rates"], strict=True):
-            mine.copy_(saved)
-        for mine, saved in zip(own["moments"], state["moments"], strict=True):
+        for mine, saved in zip(self.state_dict()["moments"], state["moments"], strict=True):
             for name, tensor in mine.items():
                 if saved[name].shape != tensor.shape:
                     raise ValueError(f"{name} {tuple(saved[name].shape)} of another network")

@@ -151,7 +151,7 @@ def test_schedule() -> None:
     assert warmup_inverse_sqrt(40, 10, 0.1) == pytest.approx(0.5)
     assert warmup_inverse_sqrt(1000, 0, 0.1) == 1.0
     agent = make_agent("mlr", warmup_updates=2, warmup_start=0.5, critic_learning_rate=0.1)
-    rate = agent.objective_optimizer.state_dict()["learning_rates"][0]
+    rate = agent.objective_optimizer.learning_rates[0]
     rates, streams = [], Streams(0)
     for _ in range(4):
         agent.update(
@@ -159,7 +159,7 @@ def test_schedule() -> None:
         )
         rates.append(rate.item())
     assert rates == pytest.approx([0.025, 0.0375, 0.05, 0.05 * (2 / 3) ** 0.5])
-    critic_rate = agent.critic_optimizer.state_dict()["learning_rates"][0]
+    critic_rate = agent.critic_optimizer.learning_rates[0]
     assert critic_rate.item() == pytest.approx(0.1)
 
 

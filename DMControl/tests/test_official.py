@@ -255,7 +255,7 @@ def test_mlr_step(golden: Load) -> None:
     agent.update_step = 3000
     agent.set_schedules()
     assert agent.objective_optimizer is not None
-    (rate,) = agent.objective_optimizer.state_dict()["learning_rates"]
+    (rate,) = agent.objective_optimizer.learning_rates
     assert rate.item() == pytest.approx(float(file["lr_used"]), rel=1e-6)
     noise = sac_noise(torch.zeros(5, 3), torch.zeros(5, 3), noise)
     metrics = agent.update_objective(batch, noise)

@@ -223,6 +223,21 @@ def test_equal_draws_are_one_draw() -> None:
     assert ratio.item() == pytest.approx(2, rel=1e-4)
 
 
+def test_temperature_has_an_adam_of_its_own() -> None:
+    agent = make_agent("sac", temperature_learning_rate=0.01)
+    log_temperature = agent.networks.log_temperature
+    twin = torch.nn.Parameter(log_temperature.detach().clone())
+    adam = torch.optim.Adam([twin], lr=0.01, betas=(0.5, 0.999))
+    streams = Streams(0)
+    for step in range(3):
+        metrics = agent.update_actor(make_batch(agent, seed=step), agent.draw_noise(streams))
+        # d/d log α of α · mean(-log π - target) is the loss itself.
+        twin.grad = metrics["loss/temperature"].clone()
+        adam.step()
+        torch.testing.assert_close(log_temperature.detach(), twin.detach())
+    assert agent.target_entropy == -3
+
+
 def test_acting_uses_the_centre_and_the_given_noise() -> None:
     agent = make_agent("sac")
     obs = make_batch(agent).obs.dense()
