@@ -34,6 +34,7 @@ def test_published_differences_and_nothing_else() -> None:
         "masked_input_scale": 255,
         "mask_polarity": "kept",
         "n_step_end_flag": "one_step",
+        "time_limit": "terminal",
     }
 
 
