@@ -110,14 +110,14 @@ class AtariPy(Emulator):
     """atari-py: no longer maintained; what the published scores were made with."""
 
     def __init__(self, game: str, seed: int) -> None:
+        importer = f"python -m atari_py.import_roms {rom_folder() or '<folder of ROMs>'}"
         atari_py = _package(
             "atari_py",
             "pip install atari-py==0.2.9 (needs cmake 3, a C++ compiler and zlib), "
-            "then python -m atari_py.import_roms <folder of ROMs>",
+            f"then {importer}",
         )
         folder = Path(atari_py.__file__).parent / "atari_roms"
-        remedy = "python -m atari_py.import_roms <folder of ROMs> adds it"
-        rom = _existing_rom(game, folder, "atari-py", remedy)
+        rom = _existing_rom(game, folder, "atari-py", f"{importer} adds it")
         self._console = atari_py.ALEInterface()
         self._console.setInt(b"random_seed", _console_seed(seed))
         self._console.setFloat(b"repeat_action_probability", 0.0)
