@@ -3,7 +3,8 @@
 `load_official(agent, tensors)` takes the names that the published agent's parts give to their
 parameters: `critic/encoder.convs.0.weight`, `critic_target/Q1.trunk.0.bias`, `actor/trunk.4.bias`,
 `MTM/transformer.0.attn.qkv.weight`, ..., and `log_alpha`. The actor's convolutions and
-`MTM/encoder.*` are the critic's very tensors there and are not repeated.
+`MTM/encoder.*` are the critic's very tensors there and are not repeated; an agent without an
+objective knows no `MTM/` names.
 
 A whole update of the published code can be repeated on given data::
 

@@ -56,6 +56,7 @@ class Optimizer:
             ],
             betas=betas,
             fused=True,
+            capturable=device.type == "cuda",  # may be part of a CUDA graph
         )
         for parameter in self.parameters:
             self._adam.state[parameter] = {
