@@ -197,7 +197,8 @@ class Checkpointer:
         temporary = self._folder / f".tmp-step_{step:09d}"
         temporary.mkdir(parents=True)
         (self._folder / "frames").mkdir(exist_ok=True)
-        self._require_space(storage.tree_bytes(items) + self._frames.new_bytes(frames))
+        planned = storage.tree_bytes(items) + self._frames.new_bytes(frames)
+        self._require_space(planned)
         entries = {
             name: storage.write_tree(temporary / f"{name}.pt", tree) for name, tree in items.items()
         }
@@ -214,7 +215,8 @@ class Checkpointer:
         self._line.append(target)
         self._frames.adopt(section)
         self._prune()
-        log.info("saved %s in %.2f s", target.name, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        log.info("saved %s, %.1f MB in %.2f s", target.name, planned / 1e6, seconds)
         return target
 
     def _refuse_non_finite(self, step: int, states: Mapping[str, Any]) -> None:
