@@ -82,7 +82,7 @@ class ConvEncoder(nn.Module):
         features = images
         with self.autocast():
             for conv in self.convs:
-                features = F.relu(conv(features))
+                features = F.relu(conv(features), inplace=True)
         return features.float()
 
     def forward(self, images: Tensor) -> Tensor:
