@@ -71,6 +71,7 @@ class Trainer:
         with self.logger, Console(self.cfg.budget, records.STEP_NAME) as console:
             self.checkpointer.load(self.state, self.replay)
             self.folder.begin(**records.facts(self.cfg, self.parts, renderer))
+            self.schedule.saved(self.progress.agent_step)
             self.logger.open()
             self.books = Bookkeeper(
                 self.folder, self.logger, console, self.progress, self.metrics, self.cfg.task.name
@@ -88,12 +89,13 @@ class Trainer:
                 self.evaluate()
             if progress.agent_step == plan.agent_steps:
                 break
+            # After the evaluation, so that what is saved at a step is all that belongs to it.
+            if self.stop.requested or self.schedule.due(progress.agent_step):
+                self.save()
             self.step()
             if progress.agent_step % self.cfg.logging.every == 0:
                 self.guard.check(self.folder.path, progress.watched())
                 self.books.log(self.diagnostics())
-            if self.stop.requested or self.schedule.due(progress.agent_step):
-                self.save()
         self.save(final=True)
 
     def step(self) -> None:
@@ -178,7 +180,7 @@ class Trainer:
             self.checkpointer.save(
                 step, self.state, self.replay, final=final, required=final or stopping
             )
-        self.schedule.saved()
+        self.schedule.saved(step)
         if stopping:
             raise Preempted(f"{self.stop.reason} at agent step {step}; the same command goes on")
 

@@ -105,13 +105,14 @@ class SaveSchedule:
 
     def __init__(self, minutes: float, steps: int) -> None:
         self._seconds, self._steps = 60.0 * minutes, steps
-        self._saved_at = time.monotonic()
+        self.saved(0)
 
     def due(self, agent_step: int) -> bool:
         """Whether to save now, after `agent_step` steps."""
-        by_time = 0 < self._seconds <= time.monotonic() - self._saved_at
-        return by_time or (self._steps > 0 and agent_step % self._steps == 0)
+        by_time = 0 < self._seconds <= time.monotonic() - self._time
+        by_steps = self._steps > 0 and agent_step % self._steps == 0
+        return by_time or (by_steps and agent_step != self._agent_step)
 
-    def saved(self) -> None:
-        """A checkpoint was written, or tried: time counts from now on."""
-        self._saved_at = time.monotonic()
+    def saved(self, agent_step: int) -> None:
+        """A checkpoint was written, tried or restored at `agent_step`: time counts from now on."""
+        self._time, self._agent_step = time.monotonic(), agent_step

@@ -201,15 +201,17 @@ class RunLogger:
         """Write scalars to TensorBoard at `step`, in the run's x-axis unit."""
         for tag, value in values.items():
             self._tensorboard("add_scalar", tag, value, step)
+        self._last_step = max(self._last_step, step)
 
     def image(self, step: int, tag: str, image: Tensor) -> None:
         """Write an image, uint8 (3, H, W) or (1, H, W), to TensorBoard."""
         self._tensorboard("add_image", tag, image.cpu(), step)
+        self._last_step = max(self._last_step, step)
 
     def state_dict(self) -> dict[str, Any]:
         """Lengths of the tables, in bytes, all on disk, and TensorBoard's last step.
 
-        It is also the moment to try TensorBoard again if the disk was full.
+        TensorBoard is written too; if the disk was full, this is when it is tried again.
 
         Raises:
             OSError: rows could not be written.
@@ -217,6 +219,7 @@ class RunLogger:
         sizes = {name: table.sync() for name, table in self._tables.items()}
         if self._writer is None:
             self._open_tensorboard()
+        self._tensorboard("flush")
         return {"sizes": sizes, "last_step": self._last_step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -233,12 +236,11 @@ class RunLogger:
             self._tables[name].restore(size)
         self._last_step = state["last_step"]
 
-    def _tensorboard(self, method: str, tag: str, value: Any, step: int) -> None:
-        self._last_step = max(self._last_step, step)
+    def _tensorboard(self, method: str, *arguments: Any) -> None:
         if self._writer is None:
             return
         try:
-            getattr(self._writer, method)(tag, value, step)
+            getattr(self._writer, method)(*arguments)
         except OSError as error:
             # Its writing thread does not survive a full disk. The tables are the record.
             log.warning("TensorBoard cannot write (%s): no points until the next save", error)
