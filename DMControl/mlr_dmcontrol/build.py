@@ -50,17 +50,6 @@ def build_agent(
     with initialisation(seed, "agent"):
         networks = _networks(settings, obs_shape[0], action_dim, precision)
     image_size = obs_shape[-1]
-    weight = objective_weight(agent_cfg)
-    objective = None
-    if weight > 0:
-        kind = objective_type(agent_cfg["objective"])
-        own: Any = settings_from(kind.settings_type, agent_cfg)
-        augmentation = _augmentation(
-            settings, own.objective_augmentation, image_size, "agent.objective_augmentation"
-        )
-        # A seed of its own, so that adding an objective leaves the agent's weights alone.
-        with initialisation(seed, "objective"):
-            objective = kind(own, networks, augmentation)
     augmentation = _augmentation(
         settings,
         settings.augmentation,
@@ -68,6 +57,16 @@ def build_agent(
         "agent.augmentation",
         skip_last_offset=settings.skip_last_crop_offset,
     )
+    weight = objective_weight(agent_cfg)
+    objective = None
+    if weight > 0:
+        kind = objective_type(agent_cfg["objective"])
+        own: Any = settings_from(kind.settings_type, agent_cfg)
+        menu, key = getattr(own, "objective_augmentation", None), "agent.objective_augmentation"
+        views = augmentation if menu is None else _augmentation(settings, menu, image_size, key)
+        # A seed of its own, so that adding an objective leaves the agent's weights alone.
+        with initialisation(seed, "objective"):
+            objective = kind(own, networks, views)
     return SAC(settings, networks, augmentation, objective, weight, device)
 
 
@@ -111,6 +110,7 @@ def _networks(settings: SACSettings, channels: int, action_dim: int, precision: 
         settings.conv_strides,
         settings.latent_dim,
         precision,
+        settings.latent_tanh,
     )
     return Networks(
         encoder,
@@ -120,6 +120,7 @@ def _networks(settings: SACSettings, channels: int, action_dim: int, precision: 
         initial_temperature=settings.initial_temperature,
         critic_tau=settings.critic_tau,
         encoder_tau=settings.encoder_tau,
+        conv_init=settings.conv_init,
     )
 
 

@@ -12,14 +12,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def squashed_gaussian(
+    mean: Tensor, log_std: Tensor, noise: Tensor, exact: bool = False
+) -> tuple[Tensor, Tensor]:
     """Sample of tanh(N(mean, std)) and its log-probability: (*, A) -> (*, A), (*).
 
-    The published form of the tanh correction, bounded by 1e-6 from below.
+    Args: `exact`: log tanh' = 2 (log 2 - x - softplus(-2x)), as in DrQ, instead of MLR's published
+    form log(1 - tanh² + 1e-6).
     """
-    action = torch.tanh(mean + log_std.exp() * noise)
+    sample = mean + log_std.exp() * noise
+    action = torch.tanh(sample)
     log_prob = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
-    correction = torch.log(F.relu(1 - action.square()) + 1e-6)
+    if exact:
+        correction = 2 * (math.log(2) - sample - F.softplus(-2 * sample))
+    else:
+        correction = torch.log(F.relu(1 - action.square()) + 1e-6)
     return action, (log_prob - correction).sum(-1)
 
 

@@ -1,4 +1,4 @@
-"""Momentum targets: a frozen network that follows another one as a moving average."""
+"""Targets of a loss: a frozen network that follows another one, or that one without gradient."""
 
 from __future__ import annotations
 
@@ -52,3 +52,36 @@ class MomentumTarget(nn.Module, Generic[ModuleType]):
         targets = list(self.target.buffers())
         if targets:
             torch._foreach_copy_(targets, list(online.buffers()))
+
+
+class OnlineTarget(nn.Module, Generic[ModuleType]):
+    """A network as its own target, without gradient: what is left of a target without momentum.
+
+    It is held without being registered, and there is nothing to move or to save.
+    """
+
+    def __init__(self, online: ModuleType) -> None:
+        super().__init__()
+        self._online = (online,)
+
+    @property
+    def target(self) -> ModuleType:
+        """The online network."""
+        return self._online[0]
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Output of the network; never part of a gradient graph."""
+        return self.target(*args, **kwargs)
+
+    def update(self) -> None:
+        """Nothing: the network moves by itself."""
+
+
+def make_target(
+    online: ModuleType, tau: float | None
+) -> MomentumTarget[ModuleType] | OnlineTarget[ModuleType]:
+    """The momentum copy of a network, or without `tau`, or for one that has no weights, itself."""
+    if tau is None or not any(True for _ in online.parameters()):
+        return OnlineTarget(online)
+    return MomentumTarget(online, tau)

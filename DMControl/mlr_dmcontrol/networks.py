@@ -15,20 +15,23 @@ from torch import Tensor, nn
 from .errors import ConfigError
 from .momentum import MomentumTarget
 
+CONV_INITS = ("delta_orthogonal", "orthogonal")
 _KERNEL = 3
 
 
 class LatentHead(nn.Module):
-    """Convolution features to the latent: a linear map and a layer norm, no activation."""
+    """Convolution features to the latent: a linear map and a layer norm, and tanh if asked for."""
 
-    def __init__(self, num_features: int, latent_dim: int) -> None:
+    def __init__(self, num_features: int, latent_dim: int, tanh: bool = False) -> None:
         super().__init__()
         self.linear = nn.Linear(num_features, latent_dim)
         self.norm = nn.LayerNorm(latent_dim)
+        self.tanh = tanh
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, features) -> (N, Z)."""
-        return self.norm(self.linear(features))
+        latent = self.norm(self.linear(features))
+        return latent.tanh() if self.tanh else latent
 
 
 class Encoder(nn.Module):
@@ -42,9 +45,11 @@ class Encoder(nn.Module):
         strides: Sequence[int],
         latent_dim: int,
         precision: str = "fp32",
+        latent_tanh: bool = False,
     ) -> None:
         """Args: `image_size`: side of the input in pixels. `precision`: `bf16` computes
         convolutions and linear maps in bfloat16; weights and latents stay float32.
+        `latent_tanh`: latents end with tanh.
 
         Raises:
             ConfigError: the image is too small for the strides.
@@ -62,11 +67,12 @@ class Encoder(nn.Module):
                 f" use fewer or smaller strides"
             )
         self.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
+        self.channels = channels
         self.latent_dim = latent_dim
         self.map_shape = (num_filters, size, size)
         self.convolutions = nn.Sequential(*layers)
         self.convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.head = LatentHead(math.prod(self.map_shape), latent_dim)
+        self.head = LatentHead(math.prod(self.map_shape), latent_dim, latent_tanh)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Where reduced precision may be used: convolutions and transformers, never losses."""
@@ -101,7 +107,8 @@ class Actor(nn.Module):
         """Args: `encoder`: decides the sizes; not kept. `log_std`: lowest and highest value."""
         super().__init__()
         self.log_std_min, self.log_std_max = log_std
-        self.head = LatentHead(encoder.head.linear.in_features, encoder.latent_dim)
+        features = encoder.head.linear.in_features
+        self.head = LatentHead(features, encoder.latent_dim, encoder.head.tanh)
         self.trunk = _mlp(encoder.latent_dim, hidden_dim, 2 * action_dim)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,30 +145,35 @@ class Networks(nn.Module):
         initial_temperature: float,
         critic_tau: float,
         encoder_tau: float,
+        conv_init: str = "delta_orthogonal",
     ) -> None:
-        """Args: `critic_tau`, `encoder_tau`: weights of the online networks in their targets."""
+        """Args: `critic_tau`, `encoder_tau`: weights of the online networks in their targets.
+        `conv_init`: one of `CONV_INITS`.
+        """
         super().__init__()
         self.action_dim = action_dim
         self.encoder = encoder
         self.actor = Actor(encoder, action_dim, hidden_dim, log_std)
         self.critic = TwinCritic(encoder.latent_dim, action_dim, hidden_dim)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(initial_temperature)))
-        initialise_orthogonal(self)
+        initialise_orthogonal(self, conv_init)
         self.encoder_target = MomentumTarget(encoder, encoder_tau)
         self.critic_target = MomentumTarget(self.critic, critic_tau)
 
 
-def initialise_orthogonal(module: nn.Module) -> None:
-    """Linear maps orthogonal; convolutions delta-orthogonal with gain √2; biases 0.
+def initialise_orthogonal(module: nn.Module, conv_init: str = "delta_orthogonal") -> None:
+    """Linear maps orthogonal; convolutions orthogonal in one of two ways, gain √2; biases 0.
 
-    Delta-orthogonal (Xiao et al. 2018): only the centre tap is not 0. With ReLU after each layer
-    it keeps the scale of the signal.
+    `delta_orthogonal` (Xiao et al. 2018): only the centre tap is not 0. With ReLU after each layer
+    it keeps the scale of the signal. `orthogonal`: the kernel flattened to (out, in * 9) (DrQ).
     """
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)) and layer.bias is not None:
             nn.init.zeros_(layer.bias)
         if isinstance(layer, nn.Linear):
             nn.init.orthogonal_(layer.weight)
+        elif isinstance(layer, nn.Conv2d) and conv_init == "orthogonal":
+            nn.init.orthogonal_(layer.weight, math.sqrt(2))
         elif isinstance(layer, nn.Conv2d):
             tap = nn.init.orthogonal_(torch.empty(layer.weight.shape[:2]), math.sqrt(2))
             nn.init.zeros_(layer.weight)

@@ -80,13 +80,14 @@ def build_parts(cfg: DictConfig, device: torch.device) -> Parts:
         seed=cfg.seed,
         precision=cfg.precision,
     )
-    numbers = plan(cfg)
+    numbers, objective = plan(cfg), agent.objective
+    length = objective.sequence_length if objective and objective.sequence_batch_size else None
     replay = UniformReplay(
         numbers.capacity,
         frame_shape=(COLOURS, height, width),
         action_dim=env.action_dim,
         frame_stack=settings.frame_stack,
-        sequence_length=agent.objective.sequence_length if agent.objective else None,
+        sequence_length=length,
         device=device,
     )
     evaluation_envs = EvaluationEnvs(

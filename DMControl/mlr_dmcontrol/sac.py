@@ -24,10 +24,10 @@ from .losses import (
     squashed_gaussian,
     temperature_loss,
 )
-from .networks import Networks
+from .networks import CONV_INITS, Networks
 from .objectives.interface import Metrics, Objective, Streams
 from .optimization import Optimizer, ParameterGroup
-from .settings import bounded
+from .settings import bounded, choice
 
 _METRICS = (
     "loss/critic",
@@ -55,9 +55,12 @@ class SACSettings:
     num_filters: int = bounded(1)
     conv_strides: tuple[int, ...] = bounded(1)
     latent_dim: int = bounded(1)
+    latent_tanh: bool
+    conv_init: str = choice(*CONV_INITS)
     hidden_dim: int = bounded(1)
     log_std_min: float
     log_std_max: float
+    exact_log_prob: bool
     batch_size: int = bounded(1)
     discount: float = bounded(0, 1)
     critic_learning_rate: float = bounded(above=0)
@@ -156,7 +159,7 @@ class SAC:
         mean, log_std = self.networks.actor(self.networks.encoder.features(to_float(obs)))
         if noise is None:
             return mean.tanh()
-        return squashed_gaussian(mean, log_std, noise.to(self.device))[0]
+        return self._sample(mean, log_std, noise.to(self.device))[0]
 
     def mean_policy(self, obs: np.ndarray) -> np.ndarray:
         """`act` without exploration, between arrays: what an evaluation scores."""
@@ -167,12 +170,13 @@ class SAC:
         settings, size = self.settings, self.settings.batch_size
         actions = (size, self.networks.action_dim)
         views, q_views = settings.num_target_augmentations, settings.num_q_augmentations
+        obs = self.augmentation.draw(streams["augmentation"], (q_views, size))
         return SACNoise(
-            self.augmentation.draw(streams["augmentation"], (q_views, size)),
+            obs,
             self.augmentation.draw(streams["augmentation"], (views, size)),
             torch.randn(views, *actions, generator=streams["noise"]),
             torch.randn(actions, generator=streams["noise"]),
-            None if self.objective is None else self.objective.draw_noise(streams),
+            None if self.objective is None else self.objective.draw_noise(streams, obs),
         )
 
     def due(self, agent_step: int) -> dict[str, bool]:
@@ -202,17 +206,22 @@ class SAC:
         if self.objective is not None and self.objective_optimizer is not None:
             factor = self.objective.learning_rate_factor(self.update_step)
             self.objective_optimizer.set_schedule(factor)
+            self.objective.set_schedules(self.update_step)
 
     def compute_update(
         self, batch: Batch, noise: SACNoise, *, actor_step: bool, target_step: bool
     ) -> Metrics:
         """Device side of an update: tensors only, static shapes, no synchronisation."""
+        last = self.objective is not None and self.objective.position == "last"
         metrics = self.update_critic(batch, noise)
-        metrics |= self.update_objective(batch, noise)
+        if not last:
+            metrics |= self.update_objective(batch, noise)
         if actor_step:
             metrics |= self.update_actor(batch, noise)
         if target_step:
             self.update_targets()
+        if last:
+            metrics |= self.update_objective(batch, noise)
         return metrics
 
     def update_critic(self, batch: Batch, noise: SACNoise) -> Metrics:
@@ -236,7 +245,7 @@ class SAC:
         networks, count = self.networks, self.settings.num_target_augmentations
         views = self._views(batch.next_obs, noise.next_obs, count)
         mean, log_std = networks.actor(networks.encoder.features(views))
-        action, log_prob = squashed_gaussian(mean, log_std, noise.next_action.flatten(0, 1))
+        action, log_prob = self._sample(mean, log_std, noise.next_action.flatten(0, 1))
         values = networks.critic_target(networks.encoder_target(views), action)
         return soft_target(
             values.unflatten(1, (count, -1)),
@@ -267,7 +276,7 @@ class SAC:
             features = networks.encoder.features(views)
             latent = networks.encoder.latent(features)
         mean, log_std = networks.actor(features)
-        action, log_prob = squashed_gaussian(mean, log_std, noise.action)
+        action, log_prob = self._sample(mean, log_std, noise.action)
         temperature = networks.log_temperature.exp().detach()
         loss = actor_loss(networks.critic(latent, action), log_prob, temperature)
         self.actor_optimizer.accumulate(loss)
@@ -325,6 +334,10 @@ class SAC:
             parts["objective"] = self.objective
             parts["objective_optimizer"] = self.objective_optimizer
         return parts
+
+    def _sample(self, mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions and their log-probabilities."""
+        return squashed_gaussian(mean, log_std, noise, self.settings.exact_log_prob)
 
     def _views(self, obs: FrameStacks, noise: AugmentationNoise, count: int) -> Tensor:
         """`count` augmented views of each observation, (count * B, C, H, W)."""

@@ -11,13 +11,8 @@ from small_agents import make_agent, make_batch
 
 from mlr_dmcontrol.augmentation import AugmentationNoise
 from mlr_dmcontrol.errors import ConfigError
-from mlr_dmcontrol.objectives.mlr import (
-    MLR,
-    MLRNoise,
-    distance,
-    effective_rank,
-    warmup_inverse_sqrt,
-)
+from mlr_dmcontrol.objectives.heads import distance, effective_rank
+from mlr_dmcontrol.objectives.mlr import MLR, MLRNoise, warmup_inverse_sqrt
 from mlr_dmcontrol.run.seeding import Streams
 from mlr_dmcontrol.sac import SAC
 
@@ -41,7 +36,7 @@ def test_distance_is_that_of_the_specification() -> None:
 def test_masked_images(per: str) -> None:
     agent = make_agent("mlr", mask_per=per)
     objective, batch = _mlr(agent), make_batch(agent)
-    noise, obs = objective.draw_noise(Streams(0)), batch.sequence.obs
+    noise, obs = agent.draw_noise(Streams(0)).objective, batch.sequence.obs
     assert noise.grid.shape == ((3, 2, 10, 10) if per == "sequence" else (2, 10, 10))
     images = objective.masked_images(obs, noise).unflatten(0, obs.lead)
     whole = objective.augmentation(obs, noise.online).unflatten(0, obs.lead)
@@ -56,7 +51,7 @@ def test_masked_images(per: str) -> None:
 
 def test_online_and_target_have_draws_of_their_own() -> None:
     agent = make_agent("mlr")
-    noise = _mlr(agent).draw_noise(Streams(0))
+    noise = agent.draw_noise(Streams(0)).objective
     assert noise.online.offsets.shape == (4, 3, 2)
     assert len(noise.online.offsets.flatten(0, 1).unique(dim=0)) > 1
     assert not torch.equal(noise.online.offsets, noise.target.offsets)

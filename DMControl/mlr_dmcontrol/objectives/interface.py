@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..augmentation import Augmentation
+from ..augmentation import Augmentation, AugmentationNoise
 from ..batch import Batch
 from ..networks import Encoder, Networks
 from ..optimization import ClipGroup, ParameterGroup
 
 Metrics = dict[str, Tensor]
+POSITIONS = ("after_critic", "last")
 
 
 class Streams(Protocol):
@@ -31,10 +32,12 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         settings_type: dataclass of its settings, the keys of its YAML. Among them must be
-            `<file name>_weight`, the weight of its loss (at 0 it is never built), and
-            `objective_augmentation`, the menu of its augmentation.
+            `<file name>_weight`, the weight of its loss (at 0 it is never built). With the key
+            `objective_augmentation`, a menu, it has an augmentation of its own, else the agent's.
         metric_names, diagnostic_names: keys of what `loss` and `diagnostics` report.
-        sequence_length, sequence_batch_size: windows that it wants of the replay, K and B'.
+        sequence_length, sequence_batch_size: windows that it wants of the replay, K and B';
+            B' = 0 if it does without.
+        position: whether it is stepped right after the critic, or after all momentum targets.
     """
 
     settings_type: ClassVar[type]
@@ -42,6 +45,7 @@ class Objective(nn.Module, ABC):
     diagnostic_names: ClassVar[tuple[str, ...]]
     sequence_length: int
     sequence_batch_size: int
+    position: str = POSITIONS[0]
 
     @abstractmethod
     def __init__(self, settings: Any, networks: Networks, augmentation: Augmentation) -> None:
@@ -49,8 +53,11 @@ class Objective(nn.Module, ABC):
         super().__init__()
 
     @abstractmethod
-    def draw_noise(self, streams: Streams) -> Any:
-        """All random numbers of one update: CPU tensors in an object with `.to(device)`."""
+    def draw_noise(self, streams: Streams, views: AugmentationNoise) -> Any:
+        """All random numbers of one update: CPU tensors in an object with `.to(device)`.
+
+        Args: `views`: what the critic's views of `batch.obs` are cut out with, lead (M, B).
+        """
 
     @abstractmethod
     def loss(self, encoder: Encoder, batch: Batch, noise: Any) -> tuple[Tensor, Metrics]:
@@ -82,6 +89,10 @@ class Objective(nn.Module, ABC):
     def learning_rate_factor(self, update_step: int) -> float:
         """Schedule of the learning rate; `update_step` counts from 0."""
         return 1.0
+
+    def set_schedules(self, update_step: int) -> None:
+        """Write other numbers that change over a run into device tensors; on the host."""
+        del update_step
 
     @abstractmethod
     def diagnostics(self, encoder: Encoder, batch: Batch, noise: Any) -> dict[str, float]:

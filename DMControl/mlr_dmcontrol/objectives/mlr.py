@@ -8,21 +8,20 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..augmentation import Augmentation, AugmentationNoise, center_crop
 from ..batch import Batch, SequenceBatch
 from ..frames import FrameStacks
-from ..momentum import MomentumTarget
+from ..momentum import make_target
 from ..networks import Encoder, Networks
 from ..optimization import ClipGroup, ParameterGroup
 from ..settings import bounded, choice
 from .decoder import LatentDecoder
+from .heads import distance, health, health_names, picture, projection_head, windows_of
 from .interface import Metrics, Objective, Streams
 from .masking import MODES, PER, CubeMasking
+from .pixels import PixelDecoder, pixel_errors
 
-# Vectors shorter than this are not blown up to unit length (published).
-MIN_LENGTH = 1e-3
 _INITIAL_STD = 0.02
 _DIAGNOSED_SEQUENCES = 16
 
@@ -40,14 +39,17 @@ class Settings:
     cube_depth: int = bounded(1)
     mask_mode: str = choice(*MODES)
     mask_per: str = choice(*PER)
+    mask_level: str = choice("pixel", "latent")
     decoder_depth: int = bounded(1)
     decoder_heads: int = bounded(1)
     decoder_width: int | None = bounded(1)
     decoder_mlp_ratio: float = bounded(above=0)
     decoder_actions: bool
-    projection_dim: int = bounded(1)
+    projection_dim: int | None = bounded(1)
+    reconstruction: str = choice("latent", "pixel")
+    loss_positions: str = choice("all", "masked")
     sequences_at_once: int = bounded(1)
-    target_ema_tau: float = bounded(0, 1)
+    target_ema_tau: float | None = bounded(0, 1)
     objective_learning_rate_scale: float = bounded(above=0)
     warmup_updates: int = bounded(0)
     warmup_start: float = bounded(0, 1)
@@ -74,16 +76,6 @@ class MLRNoise:
         return MLRNoise(grid, self.online.to(device), self.target.to(device))
 
 
-def normalise(vectors: Tensor) -> Tensor:
-    """n(v) = v / max(|v|, 1e-3) along the last dimension."""
-    return F.normalize(vectors, dim=-1, eps=MIN_LENGTH)
-
-
-def distance(prediction: Tensor, target: Tensor) -> Tensor:
-    """|n(y) - n(ȳ)|², (*, Z) -> (*); 2 - 2 cos for all but tiny vectors."""
-    return (normalise(prediction) - normalise(target)).square().sum(-1)
-
-
 def warmup_inverse_sqrt(update_step: int, warmup: int, start: float) -> float:
     """Factor on the learning rate: linear from `start` to 1, then falling as 1/√k.
 
@@ -101,13 +93,7 @@ class MLR(Objective):
 
     settings_type = Settings
     metric_names = ("loss/mlr",)
-    diagnostic_names = (
-        "mlr/cosine_similarity",
-        "mlr/masked_fraction",
-        "mlr/prediction_norm",
-        "mlr/projection_std",
-        "mlr/effective_rank",
-    )
+    diagnostic_names = (*health_names("mlr"), "mlr/masked_fraction")
 
     def __init__(self, settings: Settings, networks: Networks, augmentation: Augmentation) -> None:
         """Raises: ConfigError: mask settings do not fit the image.
@@ -127,10 +113,11 @@ class MLR(Objective):
             settings.sequence_length,
             settings.cube_depth,
             settings.mask_ratio,
-            settings.mask_mode,
+            # A latent is hidden as a whole, and with it its step.
+            settings.mask_mode if settings.mask_level == "pixel" else "temporal",
             settings.mask_per,
         )
-        latent_dim, hidden = encoder.latent_dim, settings.projection_dim
+        latent_dim = encoder.latent_dim
         self.decoder = LatentDecoder(
             latent_dim,
             networks.action_dim,
@@ -141,18 +128,25 @@ class MLR(Objective):
             max_length=settings.sequence_length,
             use_actions=settings.decoder_actions,
         )
-        self.projection = _mlp(latent_dim, hidden)
-        self.predictor = _mlp(latent_dim, hidden)
+        tau, hidden = settings.target_ema_tau, settings.projection_dim
+        self.token = self.pixel_decoder = None
+        if settings.mask_level == "latent":
+            self.token = nn.Parameter(torch.zeros(latent_dim))
+        if settings.reconstruction == "pixel":
+            self.pixel_decoder = PixelDecoder(encoder, augmentation.crop_size)
+            tau = hidden = None  # pixels need neither heads nor momentum
+        self.projection = projection_head(latent_dim, hidden)
+        self.predictor = projection_head(latent_dim, hidden)
         self.apply(_initialise_truncated)
         if settings.redraw_linear_maps:
             encoder.apply(_initialise_truncated)
-        self.target_encoder = MomentumTarget(encoder, settings.target_ema_tau)
-        self.target_projection = MomentumTarget(self.projection, settings.target_ema_tau)
+        self.target_encoder = make_target(encoder, tau)
+        self.target_projection = make_target(self.projection, tau)
         if settings.redraw_linear_maps:
             self.target_encoder.apply(_initialise_truncated)
             self.target_projection.apply(_initialise_truncated)
 
-    def draw_noise(self, streams: Streams) -> MLRNoise:
+    def draw_noise(self, streams: Streams, views: AugmentationNoise) -> MLRNoise:
         lead = (self.sequence_length, self.sequence_batch_size)
         return MLRNoise(
             self.masking.draw(streams["masking"], self.sequence_batch_size),
@@ -161,17 +155,26 @@ class MLR(Objective):
         )
 
     def loss(self, encoder: Encoder, batch: Batch, noise: MLRNoise) -> tuple[Tensor, Metrics]:
-        """Mean distance over all K * B' positions, masked or not."""
-        sequence = _sequence(batch)
-        # First, so that its images are gone before the gradient branch needs the memory.
-        target = self.target_projection(self.target_latents(sequence, noise))
-        prediction = self.predictor(self.projection(self.decoded(encoder, sequence, noise)))
-        loss = distance(prediction, target).mean()
+        """Mean error over all K * B' positions, masked or not, or over those with a mask."""
+        sequence = windows_of(batch)
+        if self.pixel_decoder is None:
+            # First, so that its images are gone before the gradient branch needs the memory.
+            target = self.target_projection(self.target_latents(sequence, noise))
+            prediction = self.predictor(self.projection(self.decoded(encoder, sequence, noise)))
+            errors = distance(prediction, target)
+        else:
+            images = self.pixel_decoder(self.decoded(encoder, sequence, noise).flatten(0, 1))
+            errors = self.pixel_errors(images, sequence.obs, noise)
+        if self.settings.loss_positions == "all":
+            loss = errors.mean()
+        else:
+            counts = self.hidden_steps(noise.grid).expand(errors.shape)
+            loss = (errors * counts).sum() / counts.sum().clamp_min(1)
         return loss, {"loss/mlr": loss.detach()}
 
     def parts(self, batch: Batch, noise: MLRNoise) -> Iterator[tuple[float, Batch, MLRNoise]]:
         """A few sequences at a time; the loss is a mean over them, so nothing else changes."""
-        sequence = _sequence(batch)
+        sequence = windows_of(batch)
         total, size = len(sequence.indices), self.settings.sequences_at_once
         for start in range(0, total, size):
             part, part_noise = _part(sequence, noise, slice(start, start + size))
@@ -180,8 +183,13 @@ class MLR(Objective):
 
     def decoded(self, encoder: Encoder, sequence: SequenceBatch, noise: MLRNoise) -> Tensor:
         """ŝ: latents decoded from the masked images, (K, B', Z)."""
-        images = self.masked_images(sequence.obs, noise)
-        latents = encoder(images).unflatten(0, sequence.obs.lead)
+        if self.token is None:
+            images = self.masked_images(sequence.obs, noise)
+            latents = encoder(images).unflatten(0, sequence.obs.lead)
+        else:
+            images = self.augmentation(sequence.obs, noise.online)
+            latents = encoder(images).unflatten(0, sequence.obs.lead)
+            latents = torch.where(self.hidden_steps(noise.grid)[..., None], self.token, latents)
         with encoder.autocast():
             states, actions = latents.transpose(0, 1), sequence.action.transpose(0, 1)
             return self.decoder(states, actions).transpose(0, 1).float()
@@ -194,12 +202,27 @@ class MLR(Objective):
 
     def masked_images(self, obs: FrameStacks, noise: MLRNoise) -> Tensor:
         """Masked, then augmented: float32 (K * B', C, H, W)."""
+        return self.augmentation(obs, noise.online, self.hidden_pixels(obs, noise))
+
+    def hidden_pixels(self, obs: FrameStacks, noise: MLRNoise) -> FrameStacks:
+        """A stack of one frame for each of `obs`, 1 where its pixels are hidden."""
         length, batch_size = obs.lead
         pixels = self.masking.pixels(noise.grid).to(torch.uint8).flatten(0, -3).unsqueeze(1)
         # One mask frame per step, or per sequence and step; stacks of one frame each.
         index = torch.arange(len(pixels), device=pixels.device).view(-1, length).transpose(0, 1)
-        hidden = FrameStacks(pixels, index.expand(length, batch_size).unsqueeze(-1))
-        return self.augmentation(obs, noise.online, hidden)
+        return FrameStacks(pixels, index.expand(length, batch_size).unsqueeze(-1))
+
+    def hidden_steps(self, grid: Tensor) -> Tensor:
+        """Steps of which anything is hidden, bool (K, 1), or (K, B') with a mask per sequence."""
+        steps = self.masking.expand(grid).flatten(-2).any(dim=-1)
+        return steps.unsqueeze(-1) if steps.ndim == 1 else steps.transpose(0, 1)
+
+    def pixel_errors(self, images: Tensor, obs: FrameStacks, noise: MLRNoise) -> Tensor:
+        """Mean squared error of each reconstructed image, or of its hidden pixels: (K, B')."""
+        target, hidden = self.augmentation(obs, noise.online), None
+        if self.settings.loss_positions == "masked":
+            hidden = self.augmentation(self.hidden_pixels(obs, noise), noise.online) > 0
+        return pixel_errors(images, target, hidden).view(obs.lead)
 
     def update_targets(self) -> None:
         self.target_encoder.update()
@@ -220,50 +243,26 @@ class MLR(Objective):
 
     @torch.no_grad()
     def diagnostics(self, encoder: Encoder, batch: Batch, noise: MLRNoise) -> dict[str, float]:
-        """Similarity and collapse watch on the first sequences of the batch.
-
-        `projection_std` is 1 for targets spread evenly on the sphere, and `effective_rank` counts
-        the directions that latents use; both fall towards 0 and 1 in a collapse.
-        """
-        sequence, noise = _part(_sequence(batch), noise, slice(_DIAGNOSED_SEQUENCES))
+        """Similarity and collapse watch on the first sequences of the batch."""
+        sequence, noise = _part(windows_of(batch), noise, slice(_DIAGNOSED_SEQUENCES))
         latents = self.target_latents(sequence, noise)
         target = self.target_projection(latents)
         prediction = self.predictor(self.projection(self.decoded(encoder, sequence, noise)))
-        unit = F.normalize(target.flatten(0, 1), dim=-1)
-        values = {
-            "mlr/cosine_similarity": F.cosine_similarity(prediction, target, dim=-1).mean(),
-            "mlr/masked_fraction": self.masking.expand(noise.grid).float().mean(),
-            "mlr/prediction_norm": prediction.norm(dim=-1).mean(),
-            "mlr/projection_std": unit.std(dim=0).square().sum().sqrt(),
-            "mlr/effective_rank": effective_rank(latents.flatten(0, 1)),
-        }
+        values = health("mlr", prediction, target, latents)
+        values["mlr/masked_fraction"] = self.masking.expand(noise.grid).float().mean()
         return {name: value.item() for name, value in values.items()}
 
     @torch.no_grad()
     def preview(self, batch: Batch, noise: MLRNoise) -> Tensor:
         """Newest frames of the first sequence in time: original, masked input, target; rows."""
-        sequence, noise = _part(_sequence(batch), noise, slice(1))
+        sequence, noise = _part(windows_of(batch), noise, slice(1))
         size = self.augmentation.crop_size
         rows = [
             center_crop(sequence.obs.dense()[:, 0], size) / 255.0,
             self.masked_images(sequence.obs, noise),
             self.augmentation(sequence.obs, noise.target),
         ]
-        strips = [torch.cat(list(images[:, -3:]), dim=-1) for images in rows]
-        return (torch.cat(strips, dim=-2) * 255.0).round_().clamp_(0, 255).to(torch.uint8).cpu()
-
-
-def effective_rank(vectors: Tensor) -> Tensor:
-    """exp of the entropy of the normalised singular values of the centred `vectors` (N, Z)."""
-    values = torch.linalg.svdvals((vectors - vectors.mean(dim=0)).double())
-    share = values / values.sum().clamp_min(1e-12)
-    return torch.special.entr(share).sum().exp()
-
-
-def _sequence(batch: Batch) -> SequenceBatch:
-    if batch.sequence is None:
-        raise ValueError("the batch has no windows; draw some from the replay for the objective")
-    return batch.sequence
+        return picture(rows)
 
 
 def _part(sequence: SequenceBatch, noise: MLRNoise, some: slice) -> tuple[SequenceBatch, MLRNoise]:
@@ -277,12 +276,6 @@ def _part(sequence: SequenceBatch, noise: MLRNoise, some: slice) -> tuple[Sequen
     )
     grid = noise.grid if noise.grid.ndim == 3 else noise.grid[some]
     return cut, MLRNoise(grid, noise.online.select(key), noise.target.select(key))
-
-
-def _mlp(latent_dim: int, hidden: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(latent_dim, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, latent_dim)
-    )
 
 
 def _initialise_truncated(module: nn.Module) -> None:
