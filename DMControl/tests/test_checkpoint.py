@@ -417,7 +417,9 @@ def test_a_step_can_be_saved_again(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step_000000003-10", "step_000000003-11"]
     restored = Run(tmp_path)
     assert restored.load() == 3
-    assert restored.checkpointer.newest().folder.name == "step_000000003-11"  # type: ignore[union-attr]
+    newest = restored.checkpointer.newest()
+    assert newest is not None
+    assert newest.folder.name == "step_000000003-11"
     run.save(4)
     assert names(tmp_path) == ["step_000000003-11", "step_000000004"]
 
