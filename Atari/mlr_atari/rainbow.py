@@ -194,15 +194,17 @@ class Rainbow:
         n_step_obs = (chosen.num_target_augmentations, chosen.batch_size)
         normal, image = streams["noise"], streams["augmentation"]
         selects = chosen.double_q and chosen.separate_selection_draw
+        rl_view = self.augmentation.draw(image, obs)
+        objective = self.objective
         return UpdateNoise(
             head=torch.randn(size, generator=normal),
             target_head=(
                 torch.randn(size, generator=normal) if chosen.redraw_target_noise else None
             ),
-            obs=self.augmentation.draw(image, obs),
+            obs=rl_view,
             n_step_obs=self.augmentation.draw(image, n_step_obs),
             selection=self.augmentation.draw(image, n_step_obs) if selects else None,
-            objective=None if self.objective is None else self.objective.draw_noise(streams),
+            objective=None if objective is None else objective.draw_noise(streams, rl_view),
         )
 
     def update(self, batch: Batch, noise: UpdateNoise) -> tuple[Metrics, Tensor]:

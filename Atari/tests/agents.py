@@ -37,7 +37,7 @@ def agent_settings(name: str, **changes: Any) -> dict[str, Any]:
     while "defaults" in layers[0]:
         (parent,) = (each for each in layers[0].pop("defaults") if each != "_self_")
         layers.insert(0, OmegaConf.load(CONFIGS / "agent" / f"{parent}.yaml"))
-    sections = {"scale": SMALL, "game": {"mlr_weight": 1.0}}
+    sections = {"scale": SMALL, "game": {"mlr_weight": 1.0, "curl_weight": 1.0}}
     config = OmegaConf.create({**sections, "agent": OmegaConf.merge(*layers, changes)})
     return dict(OmegaConf.to_container(config, resolve=True)["agent"])
 
@@ -52,10 +52,12 @@ def small_agent(
     )
 
 
-def synthetic_batch(seed: int, batch_size: int = 3, length: int = 4, actions: int = 4) -> Batch:
+def synthetic_batch(
+    seed: int, batch_size: int = 3, length: int = 4, actions: int = 4, side: int = 84
+) -> Batch:
     """Random frames, actions, returns and weights."""
     generator = torch.Generator().manual_seed(seed)
-    frames = torch.randint(256, (40, 1, 84, 84), generator=generator, dtype=torch.uint8)
+    frames = torch.randint(256, (40, 1, side, side), generator=generator, dtype=torch.uint8)
     stack = torch.arange(4)
     first = torch.randint(20, (batch_size,), generator=generator)
     index = first[None, :, None] + torch.arange(length)[:, None, None] + stack

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from agents import CPU, agent_settings, small_agent
+from agents import CONFIGS, CPU, agent_settings, small_agent
 
 from mlr_atari.build import build_agent, objective_settings, settings_from
 from mlr_atari.errors import ConfigError
@@ -17,10 +18,13 @@ from mlr_atari.rainbow import RainbowSettings
 from mlr_atari.settings import check
 
 
-@pytest.mark.parametrize("name", ["rainbow", "mlr", "mlr_official"])
-def test_files_hold_exactly_the_settings(name: str) -> None:
-    values = agent_settings(name)
-    types = [RainbowSettings] + ([] if name == "rainbow" else [MLRSettings])
+@pytest.mark.parametrize(
+    "path", sorted((CONFIGS / "agent").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_files_hold_exactly_the_settings(path: Path) -> None:
+    values = agent_settings(path.stem)
+    own = values["objective"]
+    types = [RainbowSettings] + ([] if own is None else [objective_settings()[own]])
     known = {field.name for kind in types for field in dataclasses.fields(kind)}
     assert set(values) == known | {"objective"}
     for kind in types:

@@ -14,7 +14,8 @@ from mlr_atari.augmentation import AugmentationNoise
 from mlr_atari.batch import Batch
 from mlr_atari.errors import ConfigError
 from mlr_atari.frames import FrameStacks
-from mlr_atari.objectives.mlr import MLR, MLRNoise, distance, effective_rank
+from mlr_atari.objectives.heads import distance, effective_rank
+from mlr_atari.objectives.mlr import MLR, MLRNoise
 from mlr_atari.official import export_official, head_normals, load_official
 from mlr_atari.rainbow import Rainbow
 from mlr_atari.run.seeding import Streams
@@ -151,7 +152,9 @@ def test_only_these_receive_gradient() -> None:
     objective = agent.objective
     assert isinstance(objective, MLR)
     batch = synthetic_batch(0)
-    loss, _ = objective.loss(agent.network.encoder, batch, objective.draw_noise(Streams(1)))
+    loss, _ = objective.loss(
+        agent.network.encoder, batch, objective.draw_noise(Streams(1), AugmentationNoise())
+    )
     loss.backward()
     received = {name for name, each in agent.network.named_parameters() if each.grad is not None}
     encoder = {f"encoder.{name}" for name, _ in agent.network.encoder.named_parameters()}
@@ -191,7 +194,7 @@ def test_importance_weights_the_sequences() -> None:
     agent = small_agent()
     objective = agent.objective
     assert isinstance(objective, MLR)
-    batch, noise = synthetic_batch(0), objective.draw_noise(Streams(1))
+    batch, noise = synthetic_batch(0), objective.draw_noise(Streams(1), AugmentationNoise())
     encoder = agent.network.encoder
     distances = distance(
         objective.predictions(encoder, batch, noise),
@@ -211,7 +214,7 @@ def test_masked_pixels_are_black_and_others_are_not(per: str, polarity: str) -> 
     agent = small_agent(mask_per=per, mask_polarity=polarity, augmentation=[], cube_depth=3)
     objective = agent.objective
     assert isinstance(objective, MLR)
-    batch, noise = synthetic_batch(0), objective.draw_noise(Streams(2))
+    batch, noise = synthetic_batch(0), objective.draw_noise(Streams(2), AugmentationNoise())
     images = objective.masked_images(batch.obs, noise)
     original = agent.augmentation(batch.obs, AugmentationNoise())
     hidden = objective.masked_steps(noise.grid)  # (K, H, W) or (B, K, H, W)
@@ -230,7 +233,9 @@ def test_official_scale_of_masked_images() -> None:
     for name in ("mlr", "mlr_official"):
         objective = small_agent(name, augmentation=[]).objective
         assert isinstance(objective, MLR)
-        images = objective.masked_images(batch.obs, objective.draw_noise(Streams(2)))
+        images = objective.masked_images(
+            batch.obs, objective.draw_noise(Streams(2), AugmentationNoise())
+        )
         maxima.append(images.max().item())
     assert maxima == pytest.approx([1.0, 255.0])
 
@@ -238,7 +243,7 @@ def test_official_scale_of_masked_images() -> None:
 def test_draws_are_as_many_as_needed_and_repeatable() -> None:
     objective = small_agent().objective
     assert isinstance(objective, MLR)
-    noise, again = (objective.draw_noise(Streams(3)) for _ in range(2))
+    noise, again = (objective.draw_noise(Streams(3), AugmentationNoise()) for _ in range(2))
     assert noise.grid.shape == (1, 7, 7)
     assert torch.equal(noise.grid, again.grid)
     for ours, theirs in ((noise.online, again.online), (noise.target, again.target)):
@@ -258,7 +263,7 @@ def test_diagnostics_and_preview() -> None:
     agent = small_agent()
     objective = agent.objective
     assert isinstance(objective, MLR)
-    batch, noise = synthetic_batch(0), objective.draw_noise(Streams(1))
+    batch, noise = synthetic_batch(0), objective.draw_noise(Streams(1), AugmentationNoise())
     values = objective.diagnostics(agent.network.encoder, batch, noise)
     assert set(values) == set(agent.diagnostic_names)
     assert values["mlr/masked_fraction"] == pytest.approx(24 / 49)

@@ -10,6 +10,7 @@ import torch
 from agents import run_updates, small_agent, synthetic_batch
 from torch import Tensor
 
+from mlr_atari.augmentation import AugmentationNoise
 from mlr_atari.errors import ConfigError
 from mlr_atari.official import export_official, load_official
 from mlr_atari.run.seeding import Streams
@@ -126,7 +127,7 @@ def test_settings_without_published_counterpart(changes: dict[str, Any]) -> None
 def test_gradients_under_published_names() -> None:
     agent = small_agent()
     assert agent.objective is not None
-    noise = agent.objective.draw_noise(Streams(1))
+    noise = agent.objective.draw_noise(Streams(1), AugmentationNoise())
     agent.objective.loss(agent.network.encoder, synthetic_batch(0), noise)[0].backward()
     gradients = export_official(agent, lambda parameter: parameter.grad)
     assert gradients["head.advantage_out.weight_mu"] is None

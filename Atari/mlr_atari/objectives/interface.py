@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..augmentation import Augmentation
+from ..augmentation import Augmentation, AugmentationNoise
 from ..batch import Batch
 from ..networks import ConvEncoder, QNetwork
 
@@ -48,8 +48,12 @@ class Objective(nn.Module, ABC):
         super().__init__()
 
     @abstractmethod
-    def draw_noise(self, streams: Streams) -> Any:
-        """All random numbers of one update: CPU tensors in an object with `.to(device)`."""
+    def draw_noise(self, streams: Streams, rl_view: AugmentationNoise) -> Any:
+        """All random numbers of one update: CPU tensors in an object with `.to(device)`.
+
+        Args: `rl_view`: leading shape (M, B), how the RL loss augments the first observations, for
+        objectives that look at the same images.
+        """
 
     @abstractmethod
     def loss(self, encoder: ConvEncoder, batch: Batch, noise: Any) -> tuple[Tensor, Metrics]:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..augmentation import Augmentation, AugmentationNoise
 from ..batch import Batch
@@ -17,11 +16,9 @@ from ..momentum import MomentumTarget
 from ..networks import ConvEncoder, Projection, QNetwork
 from ..settings import bounded, choice
 from .decoder import LatentDecoder
+from .heads import distance, health, health_names, picture
 from .interface import Metrics, Objective, Streams
 from .masking import MODES, PER, CubeMasking
-
-# Vectors shorter than this are not blown up to unit length (published).
-MIN_LENGTH = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +55,6 @@ class MLRNoise(NamedTuple):
         return MLRNoise(grid, self.online.to(device), self.target.to(device))
 
 
-def normalise(vectors: Tensor) -> Tensor:
-    """n(v) = v / max(|v|, 1e-3) along the last dimension."""
-    return F.normalize(vectors, dim=-1, eps=MIN_LENGTH)
-
-
-def distance(prediction: Tensor, target: Tensor) -> Tensor:
-    """|n(y) - n(ȳ)|², (*, P) -> (*); 2 - 2 cos for all but tiny vectors."""
-    return (normalise(prediction) - normalise(target)).square().sum(dim=-1)
-
-
 class MLR(Objective):
     """Reconstruct, from masked observations and actions, the latents of the unmasked ones.
 
@@ -77,13 +64,7 @@ class MLR(Objective):
 
     settings_type = Settings
     metric_names = ("loss/mlr",)
-    diagnostic_names = (
-        "mlr/cosine_similarity",
-        "mlr/masked_fraction",
-        "mlr/prediction_norm",
-        "mlr/projection_std",
-        "mlr/effective_rank",
-    )
+    diagnostic_names = ("mlr/masked_fraction", *health_names("mlr"))
     targets_move = "before_step"
 
     def __init__(
@@ -118,7 +99,8 @@ class MLR(Objective):
         # A tuple, because the projection's layers belong to the head and not to this module.
         self._projection = (projection,)
 
-    def draw_noise(self, streams: Streams) -> MLRNoise:
+    def draw_noise(self, streams: Streams, rl_view: AugmentationNoise) -> MLRNoise:
+        del rl_view  # masked images are augmented by themselves
         lead = (self.settings.sequence_length, self.batch_size)
         return MLRNoise(
             self.masking.draw(streams["masking"], self.batch_size),
@@ -184,41 +166,21 @@ class MLR(Objective):
 
     @torch.no_grad()
     def diagnostics(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> dict[str, float]:
-        """Similarity to the targets, and the collapse watch.
-
-        `projection_std` is 1 for targets spread evenly on the sphere, and `effective_rank` counts
-        the directions that latents use; both fall towards 0 and 1 in a collapse.
-        """
+        """Similarity to the targets, and the collapse watch of `health`."""
         latents = self.target_latents(batch, noise)
         target = self.target_projection(latents)
         prediction = self.predictions(encoder, batch, noise)
-        unit = F.normalize(target.flatten(0, 1), dim=-1)
-        values = {
-            "mlr/cosine_similarity": F.cosine_similarity(prediction, target, dim=-1).mean(),
-            "mlr/masked_fraction": self.masked_steps(noise.grid).float().mean(),
-            "mlr/prediction_norm": prediction.norm(dim=-1).mean(),
-            "mlr/projection_std": unit.std(dim=0).square().sum().sqrt(),
-            "mlr/effective_rank": effective_rank(latents.flatten(0, 1)),
-        }
-        return {name: value.item() for name, value in values.items()}
+        masked = self.masked_steps(noise.grid).float().mean().item()
+        return {"mlr/masked_fraction": masked, **health("mlr", prediction, target, latents)}
 
     @torch.no_grad()
     def preview(self, batch: Batch, noise: MLRNoise) -> Tensor:
         """Newest frames of the first sequence: originals, masked inputs and targets, in rows."""
         scale = 255 / self.settings.masked_input_scale
-        rows = [
-            batch.obs.dense()[:, 0, -1].float(),
-            self.masked_images(batch.obs, noise)[:, 0, -1] * scale,
-            self.augmentation(batch.obs, noise.target, scale=1.0)[:, 0, -1],
-        ]
-        strip = torch.cat([torch.cat(list(row), dim=1) for row in rows])
-        return strip.round().clamp(0, 255).to(torch.uint8).cpu().expand(3, -1, -1)
-
-
-def effective_rank(vectors: Tensor) -> Tensor:
-    """exp of the entropy of the normalised spectrum of the centred `vectors` (N, Z); 0-d."""
-    centred = (vectors - vectors.mean(dim=0)).double()
-    # N is far below Z, and the Gram matrix has the same non-zero spectrum.
-    spectrum = torch.linalg.eigvalsh(centred @ centred.t()).clamp_min(0).sqrt()
-    share = spectrum / spectrum.sum().clamp_min(1e-12)
-    return torch.special.entr(share).sum().exp()
+        return picture(
+            [
+                batch.obs.dense()[:, 0],
+                self.masked_images(batch.obs, noise)[:, 0] * scale,
+                self.augmentation(batch.obs, noise.target, scale=1.0)[:, 0],
+            ]
+        )

@@ -32,10 +32,11 @@ LAYOUT = Layout(Path(__file__).resolve().parents[2] / "configs", "game", canonic
 
 @dataclass(frozen=True, kw_only=True)
 class GameSettings:
-    """What depends on the game; agents take the weight through `${game.mlr_weight}`."""
+    """What depends on the game; agents take the weights through `${game.mlr_weight}`."""
 
     name: str
     mlr_weight: float = bounded(0)
+    curl_weight: float = bounded(0)
 
 
 @dataclass(frozen=True, kw_only=True)

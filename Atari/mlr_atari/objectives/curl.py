@@ -1,0 +1,164 @@
+"""CURL (Srinivas et al. 2020): two views of one observation are each other's nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..augmentation import Augmentation, AugmentationNoise
+from ..batch import Batch
+from ..frames import FrameStacks
+from ..momentum import MomentumTarget
+from ..networks import ConvEncoder, QNetwork
+from ..settings import bounded, choice
+from .heads import health, health_names, picture
+from .interface import Metrics, Objective, Streams
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Keys of configs/agent/curl.yaml, which says what each one is."""
+
+    curl_weight: float = bounded(0)
+    contrast_hidden_dim: int = bounded(1)
+    contrast_dim: int = bounded(1)
+    logit_scale: float = bounded(above=0)
+    crop_margin: int = bounded(1)
+    target_ema_tau: float = bounded(0, 1)
+    clip_with: str = choice("itself", "network")
+
+
+class ViewNoise(NamedTuple):
+    """Offsets of the two views."""
+
+    query: Tensor  # int64 (B, 2, 2): first and second crop, row and column, in [0, margin]
+    key: Tensor  # the same
+
+    def to(self, device: torch.device | str) -> ViewNoise:
+        """The same draws on another device."""
+        return ViewNoise(*(each.to(device, non_blocking=True) for each in self))
+
+
+def crop_pad_crop(stacks: FrameStacks, offsets: Tensor, margin: int) -> Tensor:
+    """Crop `margin` pixels away, repeat the border `margin` times, crop to the old size.
+
+    Args:
+        stacks: leading shape (B,). offsets: int64 (B, 2, 2), of `ViewNoise`.
+
+    Returns:
+        uint8 (B, S*C, H, W), channels last in memory.
+    """
+    images = stacks.dense()
+    side = images.shape[-1]
+    place = torch.arange(side, device=images.device)
+    inner = (offsets[:, 1, :, None] + place - margin).clamp(0, side - margin - 1)
+    row, column = (offsets[:, 0, :, None] + inner).unbind(1)  # (B, H) and (B, W)
+    sample = torch.arange(len(images), device=images.device)[:, None, None]
+    return images[sample, :, row[:, :, None], column[:, None, :]].permute(0, 3, 1, 2)
+
+
+def contrast(query: Tensor, key: Tensor, matrix: Tensor, scale: float) -> Tensor:
+    """Logits scale * (z W z̄ᵀ - row maximum), (B, D), (B, D), (D, D) -> (B, B)."""
+    logits = query @ matrix @ key.t()
+    return scale * (logits - logits.amax(dim=1, keepdim=True))
+
+
+class ContrastHead(nn.Module):
+    """LN(W_c ReLU(LN(W_h f + b_h)) + b_c); LN has no weights, W_h and W_c are uniform in [0, 1)."""
+
+    def __init__(self, latent_dim: int, hidden_dim: int, contrast_dim: int) -> None:
+        super().__init__()
+        self.hidden, self.out = (
+            nn.Linear(latent_dim, hidden_dim),
+            nn.Linear(hidden_dim, contrast_dim),
+        )
+        for layer in (self.hidden, self.out):
+            nn.init.uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(N, F) -> (N, D)."""
+        hidden = F.relu(F.layer_norm(self.hidden(latents), (self.hidden.out_features,)))
+        return F.layer_norm(self.out(hidden), (self.out.out_features,))
+
+
+class CURL(Objective):
+    """Among the keys of a batch, find the one that shows the same stack."""
+
+    settings_type = Settings
+    metric_names = ("loss/curl",)
+    diagnostic_names = (*health_names("curl"), "curl/accuracy")
+    targets_move = "after_step"
+
+    def __init__(
+        self, settings: Settings, network: QNetwork, augmentation: Augmentation, batch_size: int
+    ) -> None:
+        super().__init__(settings, network, augmentation, batch_size)
+        self.settings, self.batch_size = settings, batch_size
+        size = settings.contrast_dim
+        self.head = ContrastHead(network.encoder.latent_dim, settings.contrast_hidden_dim, size)
+        self.matrix = nn.Parameter(torch.rand(size, size))
+        self.target_encoder = MomentumTarget(network.encoder, settings.target_ema_tau)
+        self.target_head = MomentumTarget(self.head, settings.target_ema_tau)
+        # A tuple, because its weights belong to the agent and not to this module.
+        self._network = (network,)
+
+    def draw_noise(self, streams: Streams, rl_view: AugmentationNoise) -> ViewNoise:
+        del rl_view  # both views are drawn anew
+        shape, high = (self.batch_size, 2, 2), self.settings.crop_margin + 1
+        generator = streams["objective"]
+        return ViewNoise(*(torch.randint(high, shape, generator=generator) for _ in range(2)))
+
+    def loss(self, encoder: ConvEncoder, batch: Batch, noise: ViewNoise) -> tuple[Tensor, Metrics]:
+        """Mean cross-entropy over the batch, times the mean importance weight (published)."""
+        key = self.target_head(self.key_latents(batch, noise))
+        query = self.head(encoder(self.view(batch, noise.query)).flatten(1))
+        logits = contrast(query, key, self.matrix, self.settings.logit_scale)
+        loss = F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+        return loss * batch.importance_weights.mean(), {"loss/curl": loss.detach()}
+
+    @torch.no_grad()
+    def key_latents(self, batch: Batch, noise: ViewNoise) -> Tensor:
+        """f̄ of the second view, (B, F)."""
+        latents: Tensor = self.target_encoder(self.view(batch, noise.key)).flatten(1)
+        return latents
+
+    def view(self, batch: Batch, offsets: Tensor) -> Tensor:
+        """A view of o_0: float32 (B, S*C, H, W) in [0, 1]."""
+        images = crop_pad_crop(batch.obs.select(0), offsets, self.settings.crop_margin)
+        return images.float() * (1 / 255)
+
+    def update_targets(self) -> None:
+        self.target_encoder.update()
+        self.target_head.update()
+
+    def clip_groups(self) -> dict[str, Sequence[nn.Parameter]]:
+        """One group for the head and W, or as published one for them and the network."""
+        own: list[nn.Parameter] = [*self.head.parameters(), self.matrix]
+        if self.settings.clip_with == "itself":
+            return {"contrast": own}
+        (network,) = self._network
+        return {"network": [*network.parameters(), *own]}
+
+    @torch.no_grad()
+    def diagnostics(self, encoder: ConvEncoder, batch: Batch, noise: ViewNoise) -> dict[str, float]:
+        """Collapse watch of the views' projections; share of queries that find their key."""
+        latents = self.key_latents(batch, noise)
+        key = self.target_head(latents)
+        query = self.head(encoder(self.view(batch, noise.query)).flatten(1))
+        found = contrast(query, key, self.matrix, self.settings.logit_scale).argmax(dim=1)
+        hits = found == torch.arange(len(found), device=found.device)
+        values = health("curl", query, key, latents)
+        return {**values, "curl/accuracy": hits.float().mean().item()}
+
+    @torch.no_grad()
+    def preview(self, batch: Batch, noise: ViewNoise) -> Tensor:
+        """Newest frames of up to 8 stacks: original, query and key view, in rows."""
+        first, margin = batch.obs.select(0), self.settings.crop_margin
+        views = [crop_pad_crop(first, offsets, margin) for offsets in noise]
+        return picture([rows[:8] for rows in (first.dense(), *views)])

@@ -1,0 +1,265 @@
+"""What every objective of the folder, and every agent file, must keep to."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from agents import CONFIGS, CPU, agent_settings, small_agent, synthetic_batch
+from torch import Tensor
+
+from mlr_atari.augmentation import AugmentationNoise
+from mlr_atari.batch import Batch
+from mlr_atari.build import build_agent, objective_settings
+from mlr_atari.momentum import MomentumTarget
+from mlr_atari.objectives import Objective, available
+from mlr_atari.rainbow import Rainbow, RainbowSettings
+from mlr_atari.run.config import load
+from mlr_atari.run.seeding import Streams
+
+OBJECTIVES = sorted(available())
+AGENTS = sorted(path.stem for path in (CONFIGS / "agent").glob("*.yaml"))
+PRESETS = sorted(path.stem for path in (CONFIGS / "preset").glob("*.yaml"))
+
+
+def batch_for(agent: Rainbow, seed: int) -> Batch:
+    chosen = agent.settings
+    return synthetic_batch(seed, chosen.batch_size, chosen.sequence_length)
+
+
+def updates(agent: Rainbow, count: int, first: int = 0) -> list[dict[str, Tensor]]:
+    """Metrics and priorities of `count` updates on synthetic batches."""
+    streams, results = Streams(5), []
+    for step in range(first, first + count):
+        agent.set_schedules(2000 + step)
+        metrics, priorities = agent.update(batch_for(agent, step), agent.draw_noise(streams))
+        results.append({**metrics, "priorities": priorities})
+    return results
+
+
+def objective_of(agent: Rainbow) -> Objective:
+    assert agent.objective is not None
+    return agent.objective
+
+
+def objective_loss(agent: Rainbow, batch: Batch, seed: int = 1) -> Tensor:
+    noise = agent.draw_noise(Streams(seed)).objective
+    loss, _ = objective_of(agent).loss(agent.network.encoder, batch, noise)
+    return loss
+
+
+def same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same, first, second))
+    return bool(first == second)
+
+
+# ---- every agent file ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_updates_are_finite_and_report_what_they_name(name: str) -> None:
+    agent = small_agent(name)
+    before = {key: value.clone() for key, value in agent.network.state_dict().items()}
+    for results in updates(agent, 2):
+        assert set(results) - {"priorities"} == set(agent.metric_names)
+        assert all(value.isfinite().all() for value in results.values())
+        assert all(results[key].ndim == 0 for key in agent.metric_names)
+        assert results["priorities"].shape == (3,)
+        assert all(results[key] > 0 for key in results if key.startswith("gradient_norm/"))
+    after = agent.network.state_dict()
+    assert not torch.equal(before["encoder.convs.0.weight"], after["encoder.convs.0.weight"])
+    assert all(each.isfinite().all() for each in after.values())
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_restored_agents_go_on_exactly(name: str) -> None:
+    agent, other = small_agent(name, seed=1), small_agent(name, seed=2)
+    updates(agent, 2)
+    saved = io.BytesIO()
+    torch.save(agent.state_dict(), saved)
+    saved.seek(0)
+    other.load_state_dict(torch.load(saved, weights_only=True))
+    assert same(updates(agent, 2, first=2), updates(other, 2, first=2))
+    assert same(agent.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", AGENTS)
+def test_agents_work_at_every_preset(name: str, preset: str) -> None:
+    size = ["scale.decoder_width=16"] if preset == "paper" else []  # 161 M weights otherwise
+    words = [f"agent={name}", f"preset={preset}", "scale.batch_size=2", *size]
+    cfg = load(words, objective_settings(), RainbowSettings)
+    shape = (4, cfg.environment.image_size, cfg.environment.image_size)
+    agent = build_agent(cfg.agent, obs_shape=shape, num_actions=3, device=CPU, seed=0)
+    batch = synthetic_batch(0, 2, agent.settings.sequence_length, 3, shape[-1])
+    metrics, _ = agent.update(batch, agent.draw_noise(Streams(1)))
+    assert all(value.isfinite() for value in metrics.values())
+
+
+# ---- every objective -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_each_has_a_file_of_its_settings(name: str) -> None:
+    assert agent_settings(name)["objective"] == name
+    assert f"{name}_weight" in agent_settings(name)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_weight_zero_is_rainbow_bit_for_bit(name: str) -> None:
+    without = small_agent("rainbow", seed=3, sequence_length=4)
+    zero = small_agent(name, seed=3, sequence_length=4, **{f"{name}_weight": 0})
+    assert zero.objective is None
+    assert same(updates(without, 3), updates(zero, 3))
+    assert same(without.state_dict(), zero.state_dict())
+
+
+def test_curl_published_is_der_published_with_an_objective() -> None:
+    without = small_agent("der_published", seed=3, sequence_length=1)
+    zero = small_agent("curl_published", seed=3, curl_weight=0)
+    assert same(updates(without, 3), updates(zero, 3))
+    assert same(without.state_dict(), zero.state_dict())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_initial_weights_and_draws_of_the_agent_are_left_alone(name: str) -> None:
+    without = small_agent("rainbow", seed=3, sequence_length=4)
+    agent = small_agent(name, seed=3, sequence_length=4)
+    assert same(dict(without.network.state_dict()), dict(agent.network.state_dict()))
+    ours, theirs = without.draw_noise(Streams(1)), agent.draw_noise(Streams(1))
+    for each in ("head", "obs", "n_step_obs", "selection"):
+        assert same(getattr(ours, each), getattr(theirs, each))
+    updates(without, 1)
+    updates(agent, 1)
+    assert not same(dict(without.network.state_dict()), dict(agent.network.state_dict()))
+
+
+@pytest.mark.parametrize("renormalize", [True, False])
+@pytest.mark.parametrize(
+    "encoder", [{"encoder": "nature"}, {"encoder": "data_efficient", "num_filters": [4, 2]}]
+)
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_works_with_every_encoder(name: str, encoder: dict[str, Any], renormalize: bool) -> None:
+    agent = small_agent(name, renormalize=renormalize, values="scalar", **encoder)
+    (metrics,) = updates(agent, 1)
+    assert all(value.isfinite().all() for value in metrics.values())
+
+
+SHARED = {
+    f"head.{stream}_hidden.{kind}_mu"
+    for stream in ("advantage", "value")
+    for kind in ("weight", "bias")
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gradient_goes_where_it_should(name: str) -> None:
+    agent = small_agent(name)
+    objective_loss(agent, batch_for(agent, 0)).backward()
+    encoder = {key for key, _ in agent.network.named_parameters() if key.startswith("encoder.")}
+    expected = encoder | (set() if name == "curl" else SHARED)
+    reached = {k for k, each in agent.network.named_parameters() if each.grad is not None}
+    assert reached == expected
+    for key, each in agent.network.named_parameters():
+        assert each.grad is None or each.grad.abs().sum() > 0, key
+    for key, each in objective_of(agent).named_parameters():
+        assert (each.grad is None) == (not each.requires_grad) == ("target_" in key), key
+    assert all(each.grad is None for each in agent.target_network.parameters())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_own_parameters_are_trained_and_those_of_the_agent_not_registered(name: str) -> None:
+    agent = small_agent(name)
+    own = {id(each) for each in objective_of(agent).parameters()}
+    assert not own & {id(each) for each in agent.network.parameters()}
+    (group,) = agent.optimizer.param_groups
+    trained = {id(each) for each in group["params"]}
+    assert trained >= {id(p) for p in objective_of(agent).parameters() if p.requires_grad}
+    assert not trained & {id(p) for p in objective_of(agent).parameters() if not p.requires_grad}
+    assert len(trained) == len(group["params"])
+    clipped = [id(each) for members in agent.clip_groups.values() for each in members]
+    assert len(clipped) == len(set(clipped))
+    assert set(clipped) <= trained
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_targets_move_as_tau_says(name: str) -> None:
+    agent = small_agent(name, target_ema_tau=0.3)
+    objective = objective_of(agent)
+    targets = [each for each in objective.modules() if isinstance(each, MomentumTarget)]
+    assert targets
+    updates(agent, 1)
+
+    def weights(which: str) -> list[Tensor]:
+        modules = [each.target if which == "target" else each._online[0] for each in targets]
+        return [each.detach().clone() for module in modules for each in module.parameters()]
+
+    old, online = weights("target"), weights("online")
+    updates(agent, 1, first=1)
+    if objective.targets_move == "after_step":
+        online = weights("online")
+    for before, follows, after in zip(old, online, weights("target"), strict=True):
+        assert torch.allclose(after, 0.7 * before + 0.3 * follows, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_importance_weights_scale_the_loss(name: str) -> None:
+    agent = small_agent(name)
+    batch = batch_for(agent, 0)
+    values = vars(batch) | {"importance_weights": torch.ones(3)}
+    whole = objective_loss(agent, Batch(**values)).item()
+    for share in (0.0, 0.25):
+        values["importance_weights"] = torch.full((3,), share)
+        assert objective_loss(agent, Batch(**values)).item() == pytest.approx(share * whole)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_draws_depend_on_the_seed_alone(name: str) -> None:
+    agent = small_agent(name)
+    batch = batch_for(agent, 0)
+    first, again, other = (objective_loss(agent, batch, seed).item() for seed in (1, 1, 2))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_signs_of_health_and_picture(name: str) -> None:
+    agent = small_agent(name)
+    batch = batch_for(agent, 0)
+    noise = agent.draw_noise(Streams(1))
+    values = agent.diagnostics(batch, noise)
+    assert set(values) == set(agent.diagnostic_names)
+    assert {f"{name}/projection_std", f"{name}/effective_rank"} <= set(values)
+    assert all(torch.tensor(value).isfinite() for value in values.values())
+    assert 1 <= values[f"{name}/effective_rank"] <= batch.batch_size * batch.sequence_length
+    assert 0 < values[f"{name}/projection_std"] <= 1.3
+    picture = agent.preview(batch, noise)
+    assert picture is not None
+    assert picture.dtype == torch.uint8
+    assert picture.shape[0] == 3
+    assert all(side % 84 == 0 for side in picture.shape[1:])
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_collapse_is_seen(name: str) -> None:
+    """Every image the same: latents and projections do not vary."""
+    agent = small_agent(name, augmentation=[])
+    batch = batch_for(agent, 0)
+    batch.obs.frames.fill_(7)
+    values = agent.diagnostics(batch, agent.draw_noise(Streams(1)))
+    assert values[f"{name}/projection_std"] < 1e-3
+    assert values[f"{name}/effective_rank"] < 1.5
+
+
+def test_noise_may_lack_every_augmentation() -> None:
+    for name in OBJECTIVES:
+        agent = small_agent(name, augmentation=[])
+        noise = objective_of(agent).draw_noise(Streams(1), AugmentationNoise())
+        loss, _ = objective_of(agent).loss(agent.network.encoder, batch_for(agent, 0), noise)
+        assert loss.isfinite()
