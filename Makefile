@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak lint figures demo-dmcontrol demo-atari
+.PHONY: help setup demo test soak lint doctor figures demo-dmcontrol demo-atari
 
 TREES := DMControl Atari
 PYTHON_VENV := ../.venv/bin/python
@@ -62,6 +62,11 @@ lint: $(READY) ## ruff and mypy
 	  (cd $$tree && ../.venv/bin/mypy) || status=1; \
 	done; \
 	.venv/bin/ruff check -q --config DMControl/pyproject.toml figs || status=1; exit $$status
+
+doctor: $(READY) ## whether a run would work here, and how long it would take
+	@status=0; for tree in $(TREES); do \
+	  printf '\n== %s\n' "$$tree"; (cd $$tree && $(PYTHON_VENV) doctor.py) || status=1; \
+	done; exit $$status
 
 figures: $(READY) ## draw figs/*.png again
 	.venv/bin/python figs/draw.py

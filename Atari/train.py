@@ -1,6 +1,7 @@
 """Train an agent on an Atari game from pixels.
 
     python train.py game=pong agent=mlr seed=1
+    python train.py -m game=all seed=1,2,3 launcher=local      a sweep; plan=true: only its cost
     python train.py --help
 
 The same command again goes on where the run stopped, or says that it is finished.
@@ -19,13 +20,14 @@ from omegaconf import DictConfig
 from mlr_atari.batch import Batch, UpdateNoise
 from mlr_atari.build import objective_settings
 from mlr_atari.errors import Preempted, RunError
+from mlr_atari.estimate import estimate
 from mlr_atari.parts import Parts, build_parts
 from mlr_atari.rainbow import RainbowSettings
-from mlr_atari.run import records
+from mlr_atari.run import records, sweep
 from mlr_atari.run.bookkeeping import Bookkeeper
 from mlr_atari.run.checkpoint import Checkpointer, Stateful
 from mlr_atari.run.command import as_plain
-from mlr_atari.run.config import load
+from mlr_atari.run.config import LAYOUT, compose_job, load
 from mlr_atari.run.console import Console
 from mlr_atari.run.evaluation import evaluate
 from mlr_atari.run.folder import RunFolder
@@ -213,8 +215,13 @@ def train(cfg: DictConfig) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Exit code: 0 done, 2 wrong config or checkpoints, 3 storage, 4 non-finite, 75 preempted."""
+    schema = objective_settings(), RainbowSettings
     try:
-        train(load(argv, objective_settings(), RainbowSettings))
+        if sweep.wanted(argv):
+            compose = partial(compose_job, objective_settings=schema[0], agent_settings=schema[1])
+            benchmark = sweep.Benchmark(LAYOUT, compose, records.run_path, estimate)
+            return sweep.main(argv, benchmark)
+        train(load(argv, *schema))
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -1,6 +1,7 @@
 """Train an agent on a DMControl task from pixels.
 
     python train.py task=cartpole_swingup agent=mlr seed=1
+    python train.py -m task=all seed=1,2,3 launcher=local      a sweep; plan=true: only its cost
     python train.py --help
 
 The same command again goes on where the run stopped, or says that it is finished.
@@ -21,13 +22,14 @@ from mlr_dmcontrol.batch import Batch, SACNoise
 from mlr_dmcontrol.build import objective_settings
 from mlr_dmcontrol.environment import COLOURS
 from mlr_dmcontrol.errors import Preempted, RunError
+from mlr_dmcontrol.estimate import estimate
 from mlr_dmcontrol.parts import Parts, build_parts
 from mlr_dmcontrol.renderer import Renderer, choose_renderer
-from mlr_dmcontrol.run import records
+from mlr_dmcontrol.run import records, sweep
 from mlr_dmcontrol.run.bookkeeping import Bookkeeper
 from mlr_dmcontrol.run.checkpoint import Checkpointer, Stateful
 from mlr_dmcontrol.run.command import as_plain
-from mlr_dmcontrol.run.config import load
+from mlr_dmcontrol.run.config import LAYOUT, compose_job, load
 from mlr_dmcontrol.run.console import Console
 from mlr_dmcontrol.run.evaluation import evaluate
 from mlr_dmcontrol.run.folder import RunFolder
@@ -209,8 +211,13 @@ def train(cfg: DictConfig) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Exit code: 0 done, 2 wrong config or checkpoints, 3 storage, 4 non-finite, 75 preempted."""
+    schema = objective_settings(), SACSettings
     try:
-        train(load(argv, objective_settings(), SACSettings))
+        if sweep.wanted(argv):
+            compose = partial(compose_job, objective_settings=schema[0], agent_settings=schema[1])
+            benchmark = sweep.Benchmark(LAYOUT, compose, records.run_path, estimate)
+            return sweep.main(argv, benchmark)
+        train(load(argv, *schema))
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -44,6 +44,9 @@ BENCHMARK_GAMES = (
     "up_n_down",
 )
 
+# A sweep's `game=dev`: games on which learning is seen early, for trying out an idea.
+DEVELOPMENT_GAMES = ("breakout", "ms_pacman", "pong")
+
 _GYM_SUFFIX = re.compile(r"(-ram)?(NoFrameskip|Deterministic)?-v\d+$")
 
 

@@ -20,6 +20,9 @@ BENCHMARK_TASKS = (
     "walker_walk",
 )
 
+# A sweep's `task=dev`: an easy and a hard one of them, for trying out an idea.
+DEVELOPMENT_TASKS = ("cartpole_swingup", "cheetah_run")
+
 # Domains and tasks of `dm_control.suite`; a test compares them with the installed package.
 _SUITE = {
     "acrobot": ("swingup", "swingup_sparse"),

@@ -36,6 +36,7 @@ class Layout:
     directory: Path  # of train.yaml
     subject: str  # the group that says what is played: "task" or "game"
     canonical: Callable[[str], str]  # any spelling -> the name used everywhere; raises ConfigError
+    sets: Mapping[str, tuple[str, ...]]  # names for several tasks or games in a sweep, as `all`
 
     @property
     def groups(self) -> list[str]:
@@ -90,6 +91,7 @@ def normalise(words: Iterable[str], layout: Layout, *, multirun: bool = False) -
         if not equals or not re.fullmatch(r"[\w./@-]+", key) or key.startswith("-"):
             raise ConfigError(f"{word}: not understood; write <key>=<value>, or see --help")
         if key == layout.subject:
+            value = _without_sets(value, layout, multirun)
             value = _each(value, lambda name: register(name, layout), multirun)
         elif key == "budget":
             value = _each(value, _in_digits, multirun)
@@ -192,6 +194,8 @@ def _split(overrides: Sequence[str], layout: Layout) -> tuple[list[str], list[st
     fixed = {"agent.name": "agent", f"{layout.subject}.name": layout.subject}
     for word in overrides:
         key, _, value = word.partition("=")
+        if key in ("launcher", "runs_per_gpu", "jobs_at_once"):
+            raise ConfigError(f"{word}: belongs to a sweep; add -m")
         if key in fixed:
             raise ConfigError(f"{word}: follows from {fixed[key]}=; set that, or tag=<word>")
         _check_grammar(word)
@@ -249,6 +253,15 @@ def _nearest(key: str, known: Sequence[str]) -> str:
     return hint if hint.startswith("did") else "--help lists the keys"
 
 
+def _without_sets(value: str, layout: Layout, multirun: bool) -> str:
+    """`value` with the tasks or games that a name such as `all` stands for in its place."""
+    names = [name.strip() for name in value.split(",")]
+    if not multirun and value in layout.sets:
+        raise ConfigError(f"{layout.subject}={value}: several values; add -m to run each")
+    members = itertools.chain.from_iterable(layout.sets.get(name, (name,)) for name in names)
+    return ",".join(dict.fromkeys(members)) if multirun else value
+
+
 def _each(value: str, convert: Callable[[str], str], multirun: bool) -> str:
     """Convert a value, or in a multirun each of several separated by commas."""
     parts = value.split(",") if multirun else [value]
@@ -267,7 +280,7 @@ def _in_digits(text: str) -> str:
 def _quoted(text: str) -> str:
     """`text` as a quoted string of Hydra's grammar."""
     if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
-        text = text[1:-1]
+        return text
     # A backslash is itself, unless it stands before a quote: then there must be two.
     escaped = re.sub(r"(\\*)('|\Z)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
     return f"'{escaped}'"

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..environment import EPISODE_LENGTH, EnvironmentSettings
 from ..errors import ConfigError
 from ..settings import bounded
-from ..tasks import BENCHMARK_TASKS, canonical
+from ..tasks import BENCHMARK_TASKS, DEVELOPMENT_TASKS, canonical
 from .command import Layout, as_plain, compose_overrides, finished, read_command
 from .help import help_text
 from .protocol import agent_steps
@@ -28,7 +28,12 @@ from .schema import (
     check_section,
 )
 
-LAYOUT = Layout(Path(__file__).resolve().parents[2] / "configs", "task", canonical)
+LAYOUT = Layout(
+    Path(__file__).resolve().parents[2] / "configs",
+    "task",
+    canonical,
+    {"all": BENCHMARK_TASKS, "dev": DEVELOPMENT_TASKS},
+)
 
 
 @dataclass(frozen=True, kw_only=True)

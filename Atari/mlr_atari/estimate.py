@@ -1,0 +1,70 @@
+"""What a configured run will cost: hours, memory, disk; nothing of it is started."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from .build import build_agent
+from .cost import update_flops
+from .machine import matmul_rate
+from .run.plan_text import Estimate
+from .run.protocol import plan
+
+STEP_SECONDS = 0.0008  # an agent step of the emulator: four frames and the resized picture
+_ACTIONS = 18  # the largest set; it hardly matters here
+_GAME_STEPS = 2000  # agent steps of an evaluation's game, about
+_PROCESS = 0.6e9  # bytes: Python, PyTorch and the emulator before anything is allocated
+_GRAPH = 3  # tensors kept of each image's activations: outputs, before the ReLU, gradients
+_IMAGE = 4.0 * 31_000  # bytes of one image's activations in the published encoder, forward
+_COPIES = 5  # of each parameter in memory: itself, its gradient, two moments, a target
+_SAVED = 4  # of them in a checkpoint
+
+
+def estimate(cfg: DictConfig, step_seconds: float = STEP_SECONDS) -> Estimate:
+    """Cost of the whole run on the device that it would use.
+
+    Args:
+        cfg: a checked configuration.
+        step_seconds: an agent step of the emulator, with its picture.
+    """
+    numbers, environment = plan(cfg), cfg.environment
+    device = torch.device("cuda" if _uses_gpu(cfg) else "cpu")
+    games = cfg.evaluation.episodes * len(numbers.evaluations) + cfg.evaluation.final_episodes
+    steps = numbers.agent_steps + games * min(_GAME_STEPS, numbers.agent_steps)
+    rate = _rate(device.type)
+    agent, size = OmegaConf.to_yaml(cfg.agent), environment.image_size
+    parameters, flops = _agent_cost(agent, environment.frame_stack, size)
+    replay = float(numbers.capacity * size**2)
+    images = cfg.agent.batch_size * cfg.agent.sequence_length
+    return Estimate(
+        hours=(numbers.updates * flops / rate + steps * step_seconds) / 3600,
+        memory=_PROCESS + replay + 4.0 * _COPIES * parameters + images * _IMAGE * _GRAPH,
+        disk=replay + (cfg.checkpoint.keep + 1) * 4.0 * _SAVED * parameters + 2e7,
+        basis=f"{rate / 1e9:,.0f} billion operations a second on the {device.type} (a matrix "
+        f"product) and {1000 * step_seconds:.1f} ms a step",
+    )
+
+
+def _uses_gpu(cfg: DictConfig) -> bool:
+    return cfg.device != "cpu" and torch.cuda.is_available()
+
+
+@cache
+def _rate(device: str) -> float:
+    return matmul_rate(torch.device(device))
+
+
+@cache
+def _agent_cost(agent: str, stack: int, image_size: int) -> tuple[int, float]:
+    """Parameters of an agent, and operations of one of its updates."""
+    built = build_agent(
+        OmegaConf.create(agent),
+        obs_shape=(stack, image_size, image_size),
+        num_actions=_ACTIONS,
+        device="cpu",
+        seed=0,
+    )
+    return built.num_parameters, update_flops(built)

@@ -1,0 +1,54 @@
+"""Would a run work on this machine, and how long would it take?
+
+    python doctor.py                       the published setting
+    python doctor.py preset=laptop         any words of train.py
+
+Exit code 1 if a run would fail; each line that is wrong says what to do.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mlr_dmcontrol import checks
+from mlr_dmcontrol.build import objective_settings
+from mlr_dmcontrol.errors import RunError
+from mlr_dmcontrol.estimate import STEP_SECONDS, estimate
+from mlr_dmcontrol.run import doctor
+from mlr_dmcontrol.run.config import load
+from mlr_dmcontrol.sac import SACSettings
+
+REQUIREMENTS = Path(__file__).resolve().parent / "requirements.txt"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Look at everything, also after something was wrong; 1 if a run would fail."""
+    lines = doctor.python(REQUIREMENTS, checks.IN_LOCK_STEP)
+    try:
+        cfg = load(argv, objective_settings(), SACSettings)
+    except RunError as error:
+        lines.append(doctor.Line("wrong", "settings", str(error)))
+    else:
+        seconds = STEP_SECONDS
+        lines.append(doctor.gpu(cfg.device))
+        uses_gpu = cfg.device != "cpu" and torch.cuda.is_available()
+        lines += checks.renderer(0 if uses_gpu else None)
+
+        def play() -> list[doctor.Line]:
+            nonlocal seconds
+            found, seconds = checks.environment(cfg)
+            return found
+
+        if lines[-1].state != "wrong":
+            lines += doctor.guarded("simulator", play, checks.REMEDY)
+        lines += doctor.room(cfg, estimate(cfg, seconds))
+    print(doctor.report(lines, colour=sys.stdout.isatty()))
+    return doctor.exit_code(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

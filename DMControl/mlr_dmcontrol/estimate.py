@@ -1,0 +1,84 @@
+"""What a configured run will cost: hours, memory, disk; nothing of it is started."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from .build import build_agent
+from .cost import update_flops
+from .environment import COLOURS, EPISODE_LENGTH
+from .machine import matmul_rate
+from .run.plan_text import Estimate
+from .run.protocol import plan
+
+STEP_SECONDS = 0.02  # an agent step with a software renderer; a GPU draws several times as fast
+_ACTION_DIM = 6  # of the benchmark's largest; it hardly matters here
+_PROCESS = 0.7e9  # bytes: Python, PyTorch and MuJoCo before anything is allocated
+_GRAPH = 3  # tensors kept of each convolution's output: itself, before the ReLU, its gradient
+_COPIES = 5  # of each parameter in memory: itself, its gradient, two moments, a momentum copy
+_SAVED = 4  # of them in a checkpoint
+
+
+def estimate(cfg: DictConfig, step_seconds: float = STEP_SECONDS) -> Estimate:
+    """Cost of the whole run on the device that it would use.
+
+    Args:
+        cfg: a checked configuration.
+        step_seconds: an agent step of the simulator, with its picture.
+    """
+    numbers, stack = plan(cfg), cfg.environment.frame_stack
+    device = torch.device("cuda" if _uses_gpu(cfg) else "cpu")
+    episodes = cfg.evaluation.episodes * len(numbers.evaluations) + cfg.evaluation.final_episodes
+    steps = numbers.agent_steps + episodes * EPISODE_LENGTH / cfg.environment.action_repeat
+    rate = _rate(device.type)
+    updates = numbers.updates * update_flops(cfg.agent, COLOURS * stack) / rate
+    replay = (numbers.capacity + 1) * COLOURS * cfg.environment.image_size**2
+    parameters = 4.0 * _parameters(_shape_of(cfg), stack, cfg.environment.image_size)
+    return Estimate(
+        hours=(updates + steps * step_seconds) / 3600,
+        memory=_PROCESS + replay + _COPIES * parameters + _activations(cfg),
+        disk=replay + (cfg.checkpoint.keep + 1) * _SAVED * parameters + 2e7,
+        basis=f"{rate / 1e9:,.0f} billion operations a second on the {device.type} (a matrix "
+        f"product) and {1000 * step_seconds:.1f} ms a step",
+    )
+
+
+def _uses_gpu(cfg: DictConfig) -> bool:
+    return cfg.device != "cpu" and torch.cuda.is_available()
+
+
+@cache
+def _rate(device: str) -> float:
+    return matmul_rate(torch.device(device))
+
+
+def _shape_of(cfg: DictConfig) -> str:
+    return OmegaConf.to_yaml(cfg.agent)
+
+
+@cache
+def _parameters(agent: str, stack: int, image_size: int) -> int:
+    built = build_agent(
+        OmegaConf.create(agent),
+        obs_shape=(COLOURS * stack, image_size, image_size),
+        action_dim=_ACTION_DIM,
+        device="cpu",
+        seed=0,
+    )
+    return built.num_parameters
+
+
+def _activations(cfg: DictConfig) -> float:
+    """Bytes of what the largest backward pass keeps."""
+    agent, side, per_image = cfg.agent, cfg.agent.crop_size, 0.0
+    for stride in agent.conv_strides:
+        side = (side - 3) // stride + 1
+        per_image += 4.0 * side * side * agent.num_filters * _GRAPH
+    images = agent.batch_size
+    if agent.objective is not None:
+        together = agent.get("sequences_at_once", agent.get("sequence_batch_size", 0))
+        images = max(images, together * agent.get("sequence_length", 1))
+    return images * per_image
