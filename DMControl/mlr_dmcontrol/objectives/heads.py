@@ -24,10 +24,10 @@ def distance(prediction: Tensor, target: Tensor) -> Tensor:
     return (normalise(prediction) - normalise(target)).square().sum(-1)
 
 
-def projection_head(latent_dim: int, hidden: int | None) -> nn.Module:
-    """Projection or predictor, (*, Z) -> (*, Z), one hidden layer; `hidden=None`: nothing."""
+def projection_head(latent_dim: int, hidden: int | None) -> nn.Sequential:
+    """Projection or predictor, (*, Z) -> (*, Z), one hidden layer; `hidden=None`: no layer."""
     if hidden is None:
-        return nn.Identity()
+        return nn.Sequential()
     return nn.Sequential(
         nn.Linear(latent_dim, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, latent_dim)
     )

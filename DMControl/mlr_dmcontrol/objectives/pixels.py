@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class PixelDecoder(nn.Module):
             nn.Linear(encoder.latent_dim, filters * side * side),
             nn.Unflatten(1, (filters, side, side)),
         ]
-        for incoming, outgoing in zip(channels, channels[1:], strict=False):
+        for incoming, outgoing in itertools.pairwise(channels):
             layers += [nn.ReLU(), nn.ConvTranspose2d(incoming, outgoing, 4, 2, padding=1)]
         self.layers = nn.Sequential(*layers)
         self.image_size = image_size

@@ -1,0 +1,115 @@
+"""CURL: two views of an observation are each other's nearest (BASELINES, section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..augmentation import Augmentation, AugmentationNoise, center_crop
+from ..batch import Batch
+from ..networks import Encoder, Networks
+from ..optimization import ParameterGroup
+from ..settings import bounded, choice
+from .heads import health, health_names, picture
+from .interface import POSITIONS, Metrics, Objective, Streams
+
+_SHOWN = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Keys of configs/agent/curl.yaml, which says what each one is."""
+
+    curl_weight: float = bounded(0)
+    batch_size: int = bounded(1)
+    objective_position: str = choice(*POSITIONS)
+    objective_encoder_learning_rate_scale: float = bounded(above=0)
+    objective_learning_rate_scale: float = bounded(above=0)
+
+
+@dataclass(frozen=True)
+class CURLNoise:
+    """Random numbers of one update: the critic's view, and the key's, lead (B,)."""
+
+    anchor: AugmentationNoise
+    key: AugmentationNoise
+
+    def to(self, device: torch.device | str) -> CURLNoise:
+        """The same numbers on `device`."""
+        return CURLNoise(self.anchor.to(device), self.key.to(device))
+
+
+def similarities(anchor: Tensor, key: Tensor, weight: Tensor) -> Tensor:
+    """Logits a W kᵀ minus each row's largest: (B, Z), (B, Z), (Z, Z) -> (B, B)."""
+    logits = anchor @ (weight @ key.T)
+    return logits - logits.amax(dim=1, keepdim=True)
+
+
+def info_nce(anchor: Tensor, key: Tensor, weight: Tensor) -> Tensor:
+    """Mean cross-entropy of picking, for each anchor, the key of the same row."""
+    labels = torch.arange(len(anchor), device=anchor.device)
+    return F.cross_entropy(similarities(anchor, key, weight), labels)
+
+
+class CURL(Objective):
+    """Contrast the critic's latents with those of another view by the critic target's encoder.
+
+    It has the agent's own augmentation, no windows, and no momentum copy of its own.
+    """
+
+    settings_type = Settings
+    metric_names = ("loss/curl",)
+    diagnostic_names = health_names("curl")
+    sequence_length, sequence_batch_size = 1, 0
+
+    def __init__(self, settings: Settings, networks: Networks, augmentation: Augmentation) -> None:
+        super().__init__(settings, networks, augmentation)
+        self.settings, self.augmentation = settings, augmentation
+        self.position = settings.objective_position
+        latent_dim = networks.encoder.latent_dim
+        self.bilinear = nn.Parameter(nn.init.uniform_(torch.empty(latent_dim, latent_dim)))
+        self._key_encoder = (networks.encoder_target,)  # a tuple keeps it from being registered
+
+    def draw_noise(self, streams: Streams, views: AugmentationNoise) -> CURLNoise:
+        key = self.augmentation.draw(streams["objective"], (self.settings.batch_size,))
+        return CURLNoise(views.select(0), key)
+
+    def loss(self, encoder: Encoder, batch: Batch, noise: CURLNoise) -> tuple[Tensor, Metrics]:
+        """Gradient for the encoder and W, none for the key's side."""
+        key = self.key_latents(batch, noise)
+        loss = info_nce(encoder(self.augmentation(batch.obs, noise.anchor)), key, self.bilinear)
+        return loss, {"loss/curl": loss.detach()}
+
+    def key_latents(self, batch: Batch, noise: CURLNoise) -> Tensor:
+        """z̄ of the second view, (B, Z); no gradient."""
+        return self._key_encoder[0](self.augmentation(batch.obs, noise.key))
+
+    def update_targets(self) -> None:
+        """Nothing: the key's encoder is the agent's own target."""
+
+    def parameter_groups(self, encoder: Encoder) -> Sequence[ParameterGroup]:
+        settings = self.settings
+        return [
+            ParameterGroup(
+                list(encoder.parameters()), settings.objective_encoder_learning_rate_scale
+            ),
+            ParameterGroup([self.bilinear], settings.objective_learning_rate_scale),
+        ]
+
+    @torch.no_grad()
+    def diagnostics(self, encoder: Encoder, batch: Batch, noise: CURLNoise) -> dict[str, float]:
+        """Similarity of the views' latents, and collapse watch."""
+        anchor = encoder(self.augmentation(batch.obs, noise.anchor))
+        key = self.key_latents(batch, noise)
+        return {name: value.item() for name, value in health("curl", anchor, key, key).items()}
+
+    @torch.no_grad()
+    def preview(self, batch: Batch, noise: CURLNoise) -> Tensor:
+        """Newest frames of the first observations: whole, the anchor's view, the key's; rows."""
+        obs, some = batch.obs.select(slice(_SHOWN)), slice(_SHOWN)
+        views = [self.augmentation(obs, each.select(some)) for each in (noise.anchor, noise.key)]
+        return picture([center_crop(obs.dense(), self.augmentation.crop_size) / 255.0, *views])

@@ -1,0 +1,163 @@
+"""SPR: predict the latents of the next observations from one and the actions (BASELINES, 4.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..augmentation import Augmentation, AugmentationNoise, center_crop
+from ..batch import Batch, SequenceBatch
+from ..momentum import MomentumTarget
+from ..networks import Encoder, Networks
+from ..optimization import ClipGroup, ParameterGroup
+from ..settings import bounded
+from .heads import distance, health, health_names, picture, projection_head, windows_of
+from .interface import Metrics, Objective, Streams
+from .transition import TransitionModel, rollout
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionSettings:
+    """Keys that SPR and PlayVirtual share."""
+
+    sequence_length: int = bounded(2)
+    sequence_batch_size: int = bounded(1)
+    objective_augmentation: tuple[str, ...]
+    transition_hidden_dim: int = bounded(1)
+    projection_dim: int = bounded(1)
+    target_ema_tau: float = bounded(0, 1)
+    redraw_target_projection: bool
+    objective_encoder_learning_rate_scale: float = bounded(above=0)
+    objective_learning_rate_scale: float = bounded(above=0)
+    max_gradient_norm: float | None = bounded(above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(PredictionSettings):
+    """Keys of configs/agent/spr.yaml, which says what each one is."""
+
+    spr_weight: float = bounded(0)
+
+
+@dataclass(frozen=True)
+class PredictionNoise:
+    """Augmentation of o_0 as an input, lead (B',), and of o_1 ... o_K as targets, lead (K, B')."""
+
+    first: AugmentationNoise
+    target: AugmentationNoise
+
+    def to(self, device: torch.device | str) -> PredictionNoise:
+        """The same numbers on `device`."""
+        return PredictionNoise(self.first.to(device), self.target.to(device))
+
+
+class SPR(Objective):
+    """Roll the online latent of o_0 forward, and compare with momentum latents of o_1 ... o_K.
+
+    Windows have K + 1 = `sequence_length` observations; a_k leads from o_k to o_{k+1}.
+    """
+
+    name = "spr"
+    settings_type: ClassVar[type] = Settings
+    metric_names: ClassVar[tuple[str, ...]] = ("loss/spr",)
+    diagnostic_names = health_names(name)
+
+    def __init__(
+        self, settings: PredictionSettings, networks: Networks, augmentation: Augmentation
+    ) -> None:
+        super().__init__(settings, networks, augmentation)
+        self.settings, self.augmentation = settings, augmentation
+        self.sequence_length = settings.sequence_length
+        self.sequence_batch_size = settings.sequence_batch_size
+        latent_dim, hidden = networks.encoder.latent_dim, settings.projection_dim
+        self.transition = TransitionModel(
+            latent_dim, networks.action_dim, settings.transition_hidden_dim
+        )
+        self.projection = projection_head(latent_dim, hidden)
+        self.predictor = projection_head(latent_dim, hidden)
+        tau = settings.target_ema_tau
+        self.target_encoder = MomentumTarget(networks.encoder, tau)
+        self.target_projection = MomentumTarget(self.projection, tau)
+        if settings.redraw_target_projection:
+            other = projection_head(latent_dim, hidden)
+            self.target_projection.target.load_state_dict(other.state_dict())
+
+    def draw_noise(self, streams: Streams, views: AugmentationNoise) -> PredictionNoise:
+        stream, size = streams["objective"], self.sequence_batch_size
+        return PredictionNoise(
+            self.augmentation.draw(stream, (size,)),
+            self.augmentation.draw(stream, (self.sequence_length - 1, size)),
+        )
+
+    def loss(self, encoder: Encoder, batch: Batch, noise: Any) -> tuple[Tensor, Metrics]:
+        """Mean distance over the K predicted steps and B' windows; o_0 itself does not count."""
+        sequence = windows_of(batch)
+        latent = self.first_latent(encoder, sequence, noise)
+        loss = self.prediction_loss(latent, sequence, noise)
+        return loss, {"loss/spr": loss.detach()}
+
+    def first_latent(
+        self, encoder: Encoder, sequence: SequenceBatch, noise: PredictionNoise
+    ) -> Tensor:
+        """ẑ_0, the online latent of o_0, (B', Z)."""
+        return encoder(self.augmentation(sequence.obs.select(0), noise.first))
+
+    def prediction_loss(
+        self, latent: Tensor, sequence: SequenceBatch, noise: PredictionNoise
+    ) -> Tensor:
+        """Mean distance of steps 1 ... K, predicted from ẑ_0 = `latent`."""
+        target = self.target_projection(self.target_latents(sequence, noise))
+        return distance(self.predicted(latent, sequence), target).mean()
+
+    def predicted(self, latent: Tensor, sequence: SequenceBatch) -> Tensor:
+        """y_1 ... y_K from ẑ_0 = `latent`, (K, B', Z)."""
+        latents = rollout(self.transition, latent, sequence.action[:-1])
+        return self.predictor(self.projection(latents))
+
+    def target_latents(self, sequence: SequenceBatch, noise: PredictionNoise) -> Tensor:
+        """Momentum latents of o_1 ... o_K, (K, B', Z); no gradient."""
+        obs = sequence.obs.select(slice(1, None))
+        return self.target_encoder(self.augmentation(obs, noise.target)).unflatten(0, obs.lead)
+
+    def update_targets(self) -> None:
+        self.target_encoder.update()
+        self.target_projection.update()
+
+    def parameter_groups(self, encoder: Encoder) -> Sequence[ParameterGroup]:
+        settings = self.settings
+        own = [each for each in self.parameters() if each.requires_grad]
+        return [
+            ParameterGroup(
+                list(encoder.parameters()), settings.objective_encoder_learning_rate_scale
+            ),
+            ParameterGroup(own, settings.objective_learning_rate_scale),
+        ]
+
+    def clip_groups(self, encoder: Encoder) -> Sequence[ClipGroup]:
+        norm = self.settings.max_gradient_norm
+        groups = self.parameter_groups(encoder)
+        everything = [each for group in groups for each in group.parameters]
+        return [] if norm is None else [ClipGroup(everything, norm)]
+
+    @torch.no_grad()
+    def diagnostics(self, encoder: Encoder, batch: Batch, noise: Any) -> dict[str, float]:
+        """Similarity and collapse watch of the prediction."""
+        sequence = windows_of(batch)
+        latents = self.target_latents(sequence, noise)
+        prediction = self.predicted(self.first_latent(encoder, sequence, noise), sequence)
+        values = health(self.name, prediction, self.target_projection(latents), latents)
+        return {name: value.item() for name, value in values.items()}
+
+    @torch.no_grad()
+    def preview(self, batch: Batch, noise: Any) -> Tensor:
+        """Newest frames of the first window in time: original; o_0 as input, then targets."""
+        obs = windows_of(batch).obs.select((slice(None), slice(1)))
+        first = self.augmentation(obs.select(0), noise.first.select(slice(1)))
+        some = noise.target.select((slice(None), slice(1)))
+        rest = self.augmentation(obs.select(slice(1, None)), some)
+        originals = center_crop(obs.dense()[:, 0], self.augmentation.crop_size) / 255.0
+        return picture([originals, torch.cat([first, rest])])
