@@ -1,0 +1,36 @@
+"""The run that whole-run tests are made on: every kind of event within 100 agent steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Q*bert loses lives early, and with 16 frames a step a game is over soon.
+GAME = ("preset=smoke", "game=qbert", "environment.frame_skip=16", "device=cpu")
+SIZES = ("budget=100", "agent.learning_starts=25", "evaluation.every=50", "logging.every=20")
+TRAIN = (*GAME, *SIZES, "checkpoint.every_minutes=0")
+FOLDER = "qbert/mlr/seed_1"  # in runs_dir
+AGENT_STEPS = 100
+LEARNING_STARTS = 25
+LOG_EVERY = 20
+EVALUATION_AT = 50
+BEFORE_A_ROW = 79  # a game has ended since the last row
+BUDGET = AGENT_STEPS
+
+# The same with half the budget, such that twice of it leaves no trace of the stop in between.
+HALF = (f"budget={BUDGET // 2}", "evaluation.final_episodes=1")
+WHOLE = (f"budget={BUDGET}", "evaluation.final_episodes=1")
+
+ACTOR_EVERY = 1  # every update trains the whole network and moves the targets
+
+
+def episode_ends(replay: Mapping[str, Any]) -> list[int]:
+    """Agent steps after which an episode was over, from the replay's saved state."""
+    return [step for step, end in enumerate(replay["_end"].tolist(), 1) if end]
+
+
+def other_pixel(environment: dict[str, Any]) -> None:
+    """Change a saved game as if another emulator had drawn what was seen last."""
+    seen = bytearray(environment["reached"]["stack"])
+    seen[-len(seen) // 8] ^= 1
+    environment["reached"]["stack"] = bytes(seen)
