@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
 
+from . import machine
 from .augmentation import Augmentation
 from .errors import ConfigError
 from .losses import ActionValues, CategoricalValues, ScalarValues
@@ -17,9 +16,6 @@ from .networks import ConvEncoder, DuelingHead, QNetwork
 from .objectives import Objective, available
 from .rainbow import Rainbow, RainbowSettings
 from .run.seeding import initialisation
-
-# Numbers of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 SettingsType = TypeVar("SettingsType")
 
@@ -45,9 +41,7 @@ def build_agent(
         ConfigError: settings that do not fit each other or the observations.
     """
     settings = settings_from(RainbowSettings, agent_cfg)
-    _allow_tf32(precision != "fp32")
-    if device.type == "cpu":
-        _keep_freed_memory()
+    machine.set_up(device, precision)
     with initialisation(seed, "agent"):
         network, values = _build_network(settings, obs_shape, num_actions, precision)
     augmentation = Augmentation(
@@ -116,22 +110,3 @@ def _build_network(
         settings.noisy_sigma,
     )
     return QNetwork(encoder, head), values
-
-
-def _keep_freed_memory() -> None:
-    """Reuse large blocks instead of returning each to the system, where glibc allows to say so.
-
-    Fresh pages for every gradient and activation take a tenth of the time of an update on the CPU.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:
-        set_option(_M_MMAP_THRESHOLD, 2**31 - 1)
-        set_option(_M_TRIM_THRESHOLD, -1)
-
-
-def _allow_tf32(allowed: bool) -> None:
-    """Set for the whole process, because PyTorch has no narrower switch."""
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed

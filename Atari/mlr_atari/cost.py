@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
-import torch
 from torch import nn
 
 from .rainbow import Rainbow
 
-_PROBE = (1024, 2048, 4096)  # rows, inner and columns of the matrix product that is timed
 _TOKENS = 2  # per image, in a decoder: a state and an action
 
 
@@ -39,20 +35,3 @@ def _encoder_flops(agent: Rainbow) -> float:
             side = (side + 2 * padding - kernel) // stride + 1
             flops += 2.0 * side * side * each.weight.numel()
     return flops
-
-
-def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """Floating-point operations per second of a matrix product, best of three."""
-    rows, inner, columns = _PROBE
-    left = torch.ones(rows, inner, device=device, dtype=dtype)
-    right = torch.ones(inner, columns, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(4):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        left @ right
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2.0 * rows * inner * columns / best

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
 
+from . import machine
 from .augmentation import Augmentation
 from .errors import ConfigError
 from .networks import Encoder, Networks
 from .objectives import Objective, available
 from .run.seeding import initialisation
 from .sac import SAC, SACSettings
-
-# Numbers of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 SettingsType = TypeVar("SettingsType")
 
@@ -44,9 +40,7 @@ def build_agent(
         ConfigError: settings that do not fit each other or the observations.
     """
     settings = settings_from(SACSettings, agent_cfg)
-    _allow_tf32(precision != "fp32")
-    if torch.device(device).type == "cpu":
-        _keep_freed_memory()
+    machine.set_up(device, precision)
     with initialisation(seed, "agent"):
         networks = _networks(settings, obs_shape[0], action_dim, precision)
     image_size = obs_shape[-1]
@@ -140,22 +134,3 @@ def _augmentation(
         skip_last_offset=skip_last_offset,
         key=key,
     )
-
-
-def _keep_freed_memory() -> None:
-    """Reuse large blocks instead of returning each to the system, where glibc allows to say so.
-
-    Fresh pages for every activation would cost a fifth of the time of an update on the CPU.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:
-        set_option(_M_MMAP_THRESHOLD, 2**31 - 1)
-        set_option(_M_TRIM_THRESHOLD, -1)
-
-
-def _allow_tf32(allowed: bool) -> None:
-    """Set for the whole process, because PyTorch has no narrower switch."""
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 _KERNEL = 9  # weights of a 3x3 filter
-_PROBE = (1024, 2048, 4096)  # rows, inner and columns of the matrix product that is timed
 
 
 def encoder_flops(agent: Mapping[str, Any], channels: int) -> float:
@@ -39,20 +35,3 @@ def update_flops(agent: Mapping[str, Any], channels: int) -> float:
         images = agent.get("sequence_length", 1) * agent.get("sequence_batch_size", batch)
         passes += 4.0 * images
     return passes * encoder_flops(agent, channels)
-
-
-def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """Floating-point operations per second of a matrix product, best of three."""
-    rows, inner, columns = _PROBE
-    left = torch.ones(rows, inner, device=device, dtype=dtype)
-    right = torch.ones(inner, columns, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(4):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        left @ right
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2.0 * rows * inner * columns / best

@@ -47,6 +47,7 @@ TWINS = (
     "{package}/__init__.py",
     "{package}/errors.py",
     "{package}/frames.py",
+    "{package}/machine.py",
     "{package}/momentum.py",
     "{package}/seeds.py",
     "{package}/settings.py",

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from ..cost import matmul_rate, update_flops
+from ..cost import update_flops
+from ..machine import matmul_rate
 from ..parts import Parts
 from .evaluation import human_normalised_score
 from .seeding import make_deterministic

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from ..cost import matmul_rate, update_flops
+from ..cost import update_flops
 from ..environment import COLOURS
+from ..machine import matmul_rate
 from ..parts import Parts
 from ..renderer import Renderer
 from .protocol import Plan
