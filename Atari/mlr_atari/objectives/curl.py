@@ -102,7 +102,7 @@ class CURL(Objective):
         self.settings, self.batch_size = settings, batch_size
         size = settings.contrast_dim
         self.head = ContrastHead(network.encoder.latent_dim, settings.contrast_hidden_dim, size)
-        self.matrix = nn.Parameter(torch.rand(size, size))
+        self.matrix = nn.Parameter(nn.init.uniform_(torch.empty(size, size)))
         self.target_encoder = MomentumTarget(network.encoder, settings.target_ema_tau)
         self.target_head = MomentumTarget(self.head, settings.target_ema_tau)
         # A tuple, because its weights belong to the agent and not to this module.
