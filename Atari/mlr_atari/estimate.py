@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -60,11 +61,12 @@ def _rate(device: str) -> float:
 @cache
 def _agent_cost(agent: str, stack: int, image_size: int) -> tuple[int, float]:
     """Parameters of an agent, and operations of one of its updates."""
+    settings: Any = OmegaConf.create(agent)
     built = build_agent(
-        OmegaConf.create(agent),
+        settings,
         obs_shape=(stack, image_size, image_size),
         num_actions=_ACTIONS,
-        device="cpu",
+        device=torch.device("cpu"),
         seed=0,
     )
     return built.num_parameters, update_flops(built)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -61,11 +62,12 @@ def _shape_of(cfg: DictConfig) -> str:
 
 @cache
 def _parameters(agent: str, stack: int, image_size: int) -> int:
+    settings: Any = OmegaConf.create(agent)
     built = build_agent(
-        OmegaConf.create(agent),
+        settings,
         obs_shape=(COLOURS * stack, image_size, image_size),
         action_dim=_ACTION_DIM,
-        device="cpu",
+        device=torch.device("cpu"),
         seed=0,
     )
     return built.num_parameters
