@@ -74,9 +74,12 @@ def _append(arguments: argparse.Namespace) -> int:
 
 def _readme() -> int:
     text = README.read_text()
-    new = readme.updated(text, results.load(RESULTS))
+    runs = results.load(RESULTS)
+    new = readme.updated(text, runs)
     if new != text:
         README.write_text(new)
+    for figure in readme.draw(runs, TREE):
+        print(f"drawn: {figure}")
     print(f"{README}: {'updated' if new != text else 'was up to date'}")
     return 0
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ConfigError
-from . import benchmark, rows, tables
+from . import benchmark, plots, rows, tables
 from .runs import Run
-from .study import shipped
+from .study import Study, shipped
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+FIGURES = "results/figures"
 HOW = "*Made from `results/` by `python report.py --readme`.*"
 
 
@@ -21,6 +22,8 @@ def block(runs: Sequence[Run]) -> str:
         aggregates = rows.aggregate_rows(study, benchmark.REFERENCES)
         tasks = rows.task_rows(study, benchmark.REFERENCES)
         parts.append(f"**{study.title}**")
+        if study.groups:
+            parts.append(f"![Learning curves of {study.title}]({FIGURES}/{study.slug}.png)")
         for table in (
             tables.aggregate_table(aggregates) if aggregates else None,
             tables.task_table(tasks) if tasks else None,
@@ -29,6 +32,25 @@ def block(runs: Sequence[Run]) -> str:
                 parts += [table.markdown().strip(), table.caption]
         parts.append("\n".join(f"- {note}" for note in study.notes()))
     return "\n\n".join(part for part in parts if part)
+
+
+def draw(runs: Sequence[Run], tree: Path) -> list[Path]:
+    """Draw the learning curves that the block shows; returns the files."""
+    return [_draw(study, tree / FIGURES) for study in _ours(runs)]
+
+
+def _ours(runs: Sequence[Run]) -> list[Study]:
+    studies = shipped(runs, benchmark.PUBLISHED_BENCHMARKS[:1])
+    return [study for study in studies if study.groups]
+
+
+@plots.styled
+def _draw(study: Study, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    figure = plots.learning_curves(rows.task_curves(study), [])
+    path = folder / f"{study.slug}.png"
+    figure.savefig(path, metadata={"Software": None})
+    return path
 
 
 def updated(text: str, runs: Sequence[Run]) -> str:
