@@ -161,6 +161,7 @@ class Trainer:
         progress, chosen = self.progress, self.cfg.evaluation
         if progress.evaluated_at == progress.agent_step:
             return
+        self.guard.check(self.folder.path, progress.watched())
         last = progress.agent_step == self.parts.plan.agent_steps
         start = time.perf_counter()
         with self.folder.stopwatch("evaluation"):

@@ -9,6 +9,7 @@ The same command again goes on where the run stopped, or says that it is finishe
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -108,6 +109,8 @@ class Trainer:
             progress.begin_episode()
         with stopwatch("act"):
             action = self.act()
+        if not np.isfinite(action).all():  # the simulator would fail
+            self.guard.check(self.folder.path, {**progress.watched(), "action": math.nan})
         if progress.agent_step >= self.cfg.training.learning_starts:
             with stopwatch("update"):
                 self.update()
@@ -156,6 +159,7 @@ class Trainer:
         progress, chosen = self.progress, self.cfg.evaluation
         if progress.evaluated_at == progress.agent_step:
             return
+        self.guard.check(self.folder.path, progress.watched())
         last = progress.agent_step == self.parts.plan.agent_steps
         start = time.perf_counter()
         with self.folder.stopwatch("evaluation"):

@@ -61,7 +61,7 @@ def test_the_first_bad_update_is_kept(tmp_path: Path, name: str, bad: float) -> 
 def test_numbers_of_the_host_are_looked_at_and_reported(tmp_path: Path, bad: float) -> None:
     guard = make_guard()
     guard.check(tmp_path, {"agent_step": 70, "returns": 1.5})
-    with pytest.raises(NonFiniteError, match=f"^returns={bad}; see "):
+    with pytest.raises(NonFiniteError, match=f"^returns={bad}; more in "):
         guard.check(tmp_path, {"agent_step": 71, "returns": bad})
     report = json.loads((tmp_path / "nonfinite.json").read_text(), parse_constant=pytest.fail)
     assert report == {"agent_step": 71, "returns": str(bad)}

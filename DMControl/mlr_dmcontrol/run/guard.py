@@ -77,23 +77,17 @@ class NonFiniteGuard:
             NonFiniteError: after `nonfinite.json` was written in `folder`.
         """
         report: dict[str, Any] = dict(known or {})
-        bad = [f"{name}={value}" for name, value in report.items() if not math.isfinite(value)]
+        numbers, where = dict(known or {}), ""
+        if bool(self._seen):
+            report |= {"update_step": int(self._update_step), "losses": {}, "norms": {}}
+            for (group, name), value in zip(self._names, self._values.tolist(), strict=True):
+                report[group][name] = numbers[name] = value
+            report["indices"] = {name: each.tolist() for name, each in self._indices.items()}
+            where = f" at update {report['update_step']}"
+        bad = [f"{name}={value}" for name, value in numbers.items() if not math.isfinite(value)]
         if bad:
             write_report(folder, report)
-            raise NonFiniteError(f"{', '.join(bad)}; see {folder / 'nonfinite.json'}")
-        if not bool(self._seen):
-            return
-        report |= {"update_step": int(self._update_step), "losses": {}, "norms": {}}
-        for (group, name), value in zip(self._names, self._values.tolist(), strict=True):
-            report[group][name] = value
-        report["indices"] = {name: each.tolist() for name, each in self._indices.items()}
-        write_report(folder, report)
-        numbers = {**report["losses"], **report["norms"]}
-        bad = [f"{name}={value}" for name, value in numbers.items() if not math.isfinite(value)]
-        raise NonFiniteError(
-            f"{', '.join(bad)} at update {report['update_step']}; "
-            f"losses and batch indices are in {folder / 'nonfinite.json'}"
-        )
+            raise NonFiniteError(f"{', '.join(bad)}{where}; more in {folder / 'nonfinite.json'}")
 
 
 def first_non_finite(tree: Any, name: str = "") -> str | None:
