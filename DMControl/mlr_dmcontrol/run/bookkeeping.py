@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,12 @@ from .logger import RunLogger, Value, fetch
 from .progress import LastMetrics, Progress
 
 STEP_COLUMNS = ("agent_step", "env_step")
+
+# Below these, by the end of a diagnostic's name, latents hardly differ from each other any more:
+# the spread of unit vectors, 1 if even, and the number of directions that are used, at least 1.
+COLLAPSED = {"/projection_std": 0.05, "/effective_rank": 1.5}
+
+log = logging.getLogger(__name__)
 
 
 class Bookkeeper:
@@ -35,6 +42,7 @@ class Bookkeeper:
         self.folder, self.logger, self.console = folder, logger, console
         self.progress, self.metrics, self.subject = progress, metrics, subject
         self._since = (time.perf_counter(), progress.agent_step, progress.update_step)
+        self._fallen: set[str] = set()
 
     @property
     def step(self) -> int:
@@ -57,6 +65,7 @@ class Bookkeeper:
         self.logger.row("train", {**counters, "episode_return": mean_return, **values})
         speeds = self._speeds()
         self.logger.scalars(self.step, values | speeds)
+        self._watch_for_collapse(diagnostics)
         shown = {"return": mean_return} if mean_return is not None else {}
         shown |= {name: value for name, value in values.items() if name.startswith("loss/")}
         self.console.progress(self.step, shown)
@@ -105,6 +114,18 @@ class Bookkeeper:
             f"finished: {records.METRIC} {mean:.1f} over {len(progress.evaluation)}; "
             f"everything is in {self.folder.path}"
         )
+
+    def _watch_for_collapse(self, diagnostics: Mapping[str, float]) -> None:
+        """Warn when a measure of how much latents differ falls to almost nothing."""
+        fallen = {
+            name
+            for name, value in diagnostics.items()
+            for end, least in COLLAPSED.items()
+            if name.endswith(end) and value < least
+        }
+        for name in sorted(fallen - self._fallen):
+            log.warning("%s fell to %.3g: the latents collapse", name, diagnostics[name])
+        self._fallen = fallen
 
     def _speeds(self) -> dict[str, float]:
         now = (time.perf_counter(), self.progress.agent_step, self.progress.update_step)

@@ -25,7 +25,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError, Preempted, RunError
-from .command import Layout, as_plain, expand_sweep, read_command
+from .ablation import expand_jobs
+from .command import Layout, as_plain, read_command
 from .folder import RunFolder
 from .pack import Outcome, Pack, Run, run_pack
 from .plan_text import Estimate, plan_text
@@ -115,7 +116,7 @@ def read(argv: Sequence[str], layout: Layout) -> Request:
     command = read_command([word for word in argv if word not in plans], layout)
     own = [word for word in command.overrides if _is_own(word)]
     rest = [word for word in command.overrides if word not in own]
-    jobs = expand_sweep(rest) if command.multirun else [rest]
+    jobs = expand_jobs(rest, layout) if command.multirun else [rest]
     _check_launcher(own, layout)
     return Request(jobs, own, "plan=true" in plans)
 
