@@ -50,7 +50,7 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError
-from .networks import ConvEncoder, DuelingHead, NoisyLinear, QNetwork
+from .networks import ConvEncoder, DuelingHead, NoisyLinear, Projection, QNetwork
 from .objectives.decoder import Block
 from .objectives.mlr import MLR
 from .rainbow import Rainbow
@@ -219,13 +219,15 @@ def _slots(agent: Rainbow) -> Iterator[_Slot]:
     decoder = objective.decoder
     if objective.settings.decoder_width is not None or decoder.action_embedding is None:
         raise ConfigError("agent: the published decoder has decoder_width null and action tokens")
+    projection = objective.target_projection.target
+    if not isinstance(projection, Projection) or objective.settings.target_ema_tau is None:
+        raise ConfigError("agent: the published model has projection heads and momentum targets")
     for index, block in enumerate(decoder.blocks):
         assert isinstance(block, Block)
         yield from _block_slots(f"transformer.{index}", block)
     yield from _linear_slots("action_embedding", decoder.action_embedding)
     yield from _linear_slots("global_final_classifier.0", objective.predictor)
     yield from _encoder_slots("target_encoder", objective.target_encoder.target)
-    projection = objective.target_projection.target
     for index, layer in enumerate((projection.value_hidden, projection.advantage_hidden)):
         yield _Slot(f"global_target_classifier.encoders.{index}.weight_mu", (layer.weight_mu,))
         yield _Slot(f"global_target_classifier.encoders.{index}.bias_mu", (layer.bias_mu,))

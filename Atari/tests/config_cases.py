@@ -52,8 +52,7 @@ PUBLISHED = {
 FOR_ONE = {
     "pong": {"agent.mlr_weight": 5.0},
     "up_n_down": {"agent.mlr_weight": 5.0},
-    "boxing": {"agent.mlr_weight": 1.0, "game.curl_weight": 0.01},
-    "alien": {"game.curl_weight": 1.0},
+    "boxing": {"agent.mlr_weight": 1.0},
 }
 
 # Rules that tie keys together: overrides, and the key that the error begins with.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlr_atari.augmentation import AugmentationNoise
+from mlr_atari.build import objective_settings
 from mlr_atari.frames import FrameStacks
 from mlr_atari.networks import ConvEncoder, renormalize
 from mlr_atari.objectives.curl import CURL, ContrastHead, contrast, crop_pad_crop
@@ -21,7 +22,8 @@ from mlr_atari.objectives.playvirtual import PlayVirtual, ramp
 from mlr_atari.objectives.prediction import real_targets
 from mlr_atari.objectives.spr import SPR
 from mlr_atari.objectives.transition import TransitionModel, cycle, rollout
-from mlr_atari.rainbow import Rainbow
+from mlr_atari.rainbow import Rainbow, RainbowSettings
+from mlr_atari.run.config import load
 from mlr_atari.run.seeding import Streams
 
 
@@ -159,6 +161,14 @@ def test_weights_of_the_contrastive_head(latent_dim: int, total: int) -> None:
     normal = head(torch.rand(5, latent_dim))
     assert torch.allclose(normal.mean(-1), torch.zeros(5), atol=1e-5)
     assert torch.allclose(normal.var(-1, unbiased=False), torch.ones(5), atol=1e-3)
+
+
+def test_published_weight_of_curl_depends_on_the_game() -> None:
+    for game in ("pong", "boxing", "private_eye", "freeway", "alien"):
+        for name, small in (("curl_published", 0.01), ("curl", 1.0)):
+            words = [f"game={game}", f"agent={name}"]
+            agent = load(words, objective_settings(), RainbowSettings).agent
+            assert agent.curl_weight == (1.0 if game == "alien" else small)
 
 
 def test_curl_published_clips_everything_together() -> None:

@@ -12,13 +12,14 @@ from ..augmentation import Augmentation, AugmentationNoise
 from ..batch import Batch
 from ..frames import FrameStacks
 from ..losses import one_hot
-from ..momentum import MomentumTarget
+from ..momentum import make_target
 from ..networks import ConvEncoder, Projection, QNetwork
 from ..settings import bounded, choice
 from .decoder import LatentDecoder
 from .heads import distance, health, health_names, picture
 from .interface import Metrics, Objective, Streams
 from .masking import MODES, PER, CubeMasking
+from .pixels import PixelDecoder, pixel_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +34,17 @@ class Settings:
     mask_mode: str = choice(*MODES)
     mask_per: str = choice(*PER)
     mask_polarity: str = choice("masked", "kept")
+    mask_level: str = choice("pixel", "latent")
     masked_input_scale: int = choice(1, 255)
     decoder_depth: int = bounded(1)
     decoder_heads: int = bounded(1)
     decoder_width: int | None = bounded(1)
     decoder_mlp_ratio: float = bounded(above=0)
     decoder_actions: bool
-    target_ema_tau: float = bounded(0, 1)
+    projection_heads: bool
+    reconstruction: str = choice("latent", "pixel")
+    loss_positions: str = choice("all", "masked")
+    target_ema_tau: float | None = bounded(0, 1)
 
 
 class MLRNoise(NamedTuple):
@@ -80,7 +85,8 @@ class MLR(Objective):
             settings.sequence_length,
             settings.cube_depth,
             settings.mask_ratio,
-            settings.mask_mode,
+            # A latent is hidden as a whole, and with it its step.
+            settings.mask_mode if settings.mask_level == "pixel" else "temporal",
             settings.mask_per,
         )
         self.decoder = LatentDecoder(
@@ -92,10 +98,19 @@ class MLR(Objective):
             settings.decoder_width,
             use_actions=settings.decoder_actions,
         )
-        projection = Projection(network.head)
-        self.predictor = nn.Linear(projection.out_features, projection.out_features)
-        self.target_encoder = MomentumTarget(network.encoder, settings.target_ema_tau)
-        self.target_projection = MomentumTarget(projection, settings.target_ema_tau)
+        tau, self.token, self.pixel_decoder = settings.target_ema_tau, None, None
+        projection: nn.Module = nn.Identity()
+        self.predictor: nn.Module = nn.Identity()
+        if settings.reconstruction == "pixel":
+            self.pixel_decoder = PixelDecoder(network.encoder, augmentation.image_size)
+            tau = None  # pixels need neither heads nor momentum
+        elif settings.projection_heads:
+            head = Projection(network.head)
+            projection, self.predictor = head, nn.Linear(head.out_features, head.out_features)
+        if settings.mask_level == "latent":
+            self.token = nn.Parameter(torch.zeros(network.encoder.latent_dim))
+        self.target_encoder = make_target(network.encoder, tau)
+        self.target_projection = make_target(projection, tau)
         # A tuple, because the projection's layers belong to the head and not to this module.
         self._projection = (projection,)
 
@@ -110,11 +125,27 @@ class MLR(Objective):
 
     def loss(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> tuple[Tensor, Metrics]:
         """Mean over all K positions, masked or not, and over the batch by importance weight."""
-        # First, so that its images are gone before the gradient branch needs the memory.
-        target = self.target_projection(self.target_latents(batch, noise))
-        distances = distance(self.predictions(encoder, batch, noise), target)  # (K, B)
-        loss = (distances.mean(dim=0) * batch.importance_weights).mean()
-        return loss, {"loss/mlr": distances.detach().mean()}
+        errors = self.errors(encoder, batch, noise)  # (K, B)
+        if self.settings.loss_positions == "all":
+            losses = errors.mean(dim=0)
+        else:
+            counts = self.hidden_steps(noise.grid).expand(errors.shape)
+            losses = (errors * counts).sum(dim=0) / counts.sum(dim=0).clamp_min(1)
+        return (losses * batch.importance_weights).mean(), {"loss/mlr": losses.detach().mean()}
+
+    def errors(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> Tensor:
+        """Of each position, (K, B)."""
+        if self.pixel_decoder is None:
+            # First, so that its images are gone before the gradient branch needs the memory.
+            target = self.target_projection(self.target_latents(batch, noise))
+            return distance(self.predictions(encoder, batch, noise), target)
+        with encoder.autocast():
+            images = self.pixel_decoder(self.decoded(encoder, batch, noise).flatten(0, 1)).float()
+        target, hidden = self.augmentation(batch.obs, noise.online).flatten(0, 1), None
+        if self.settings.loss_positions == "masked":
+            frames = self.mask_frames(batch.obs, self.masked_steps(noise.grid))
+            hidden = self.augmentation(frames, noise.online).flatten(0, 1) > 0
+        return pixel_errors(images, target, hidden).view(batch.obs.lead)
 
     def predictions(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> Tensor:
         """y: predicted projections of the decoded latents, (K, B, P)."""
@@ -123,8 +154,13 @@ class MLR(Objective):
 
     def decoded(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> Tensor:
         """ŝ: latents decoded from the masked images, (K, B, Z)."""
-        images = self.masked_images(batch.obs, noise)
+        if self.token is None:
+            images = self.masked_images(batch.obs, noise)
+        else:
+            images = self.augmentation(batch.obs, noise.online)
         latents = encoder(images.flatten(0, 1)).flatten(1).unflatten(0, batch.obs.lead)
+        if self.token is not None:
+            latents = torch.where(self.hidden_steps(noise.grid)[..., None], self.token, latents)
         action = one_hot(batch.action, self.num_actions)
         with encoder.autocast():
             return (
@@ -141,13 +177,16 @@ class MLR(Objective):
 
     def masked_images(self, obs: FrameStacks, noise: MLRNoise) -> Tensor:
         """Masked, then augmented: float32 (K, B, S*C, H, W)."""
-        length, batch_size = obs.lead
-        visible = (~self.masked_steps(noise.grid)).to(torch.uint8).flatten(0, -3)[:, None]
-        # One mask frame per step, or per sequence and step; stacks of one frame each.
-        index = torch.arange(len(visible), device=visible.device).view(-1, length).t()
-        shown = FrameStacks(visible, index.expand(length, batch_size)[..., None])
+        shown = self.mask_frames(obs, ~self.masked_steps(noise.grid))
         scale = self.settings.masked_input_scale / 255
         return self.augmentation(obs, noise.online, visible=shown, scale=scale)
+
+    def mask_frames(self, obs: FrameStacks, pixels: Tensor) -> FrameStacks:
+        """Bool (K, H, W) or (B, K, H, W) as a stack of one frame of 0 and 1 for each of `obs`."""
+        length, batch_size = obs.lead
+        frames = pixels.to(torch.uint8).flatten(0, -3)[:, None]
+        index = torch.arange(len(frames), device=frames.device).view(-1, length).t()
+        return FrameStacks(frames, index.expand(length, batch_size)[..., None])
 
     def update_targets(self) -> None:
         self.target_encoder.update()
@@ -157,12 +196,20 @@ class MLR(Objective):
         """The decoder; its action embedding and the predictor stay unclipped (REFERENCE A-6)."""
         embedding = self.decoder.action_embedding
         unclipped = set() if embedding is None else set(embedding.parameters())
-        return {"decoder": [each for each in self.decoder.parameters() if each not in unclipped]}
+        own = [each for each in self.decoder.parameters() if each not in unclipped]
+        if self.pixel_decoder is not None:
+            own += self.pixel_decoder.parameters()
+        return {"decoder": own if self.token is None else [*own, self.token]}
 
     def masked_steps(self, grid: Tensor) -> Tensor:
         """Hidden pixels of each step, bool (K, H, W), or (B, K, H, W) for a mask per sequence."""
         pixels = self.masking.pixels(grid)
         return pixels if self.settings.mask_polarity == "masked" else ~pixels
+
+    def hidden_steps(self, grid: Tensor) -> Tensor:
+        """Steps of which anything is hidden, bool (K, 1), or (K, B) for a mask per sequence."""
+        steps = self.masked_steps(grid).flatten(-2).any(dim=-1)
+        return steps[:, None] if steps.ndim == 1 else steps.t()
 
     @torch.no_grad()
     def diagnostics(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> dict[str, float]:
