@@ -76,3 +76,4 @@ class Catch(gymnasium.Env[np.ndarray, np.int64]):
 
 
 gymnasium.register("Catch-v0", entry_point=Catch)
+gymnasium.register("SmallCatch-v0", entry_point=Catch, kwargs={"size": 5})  # learned in a minute
