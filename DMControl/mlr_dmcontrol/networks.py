@@ -172,13 +172,15 @@ def initialise_orthogonal(module: nn.Module, conv_init: str = "delta_orthogonal"
             nn.init.zeros_(layer.bias)
         if isinstance(layer, nn.Linear):
             nn.init.orthogonal_(layer.weight)
-        elif isinstance(layer, nn.Conv2d) and conv_init == "orthogonal":
-            nn.init.orthogonal_(layer.weight, math.sqrt(2))
         elif isinstance(layer, nn.Conv2d):
-            tap = nn.init.orthogonal_(torch.empty(layer.weight.shape[:2]), math.sqrt(2))
-            nn.init.zeros_(layer.weight)
+            shape, middle = layer.weight.shape, _KERNEL // 2
             with torch.no_grad():
-                layer.weight[:, :, _KERNEL // 2, _KERNEL // 2] = tap
+                if conv_init == "orthogonal":
+                    layer.weight.copy_(nn.init.orthogonal_(torch.empty(shape), math.sqrt(2)))
+                else:
+                    tap = nn.init.orthogonal_(torch.empty(shape[:2]), math.sqrt(2))
+                    layer.weight.zero_()
+                    layer.weight[:, :, middle, middle] = tap
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

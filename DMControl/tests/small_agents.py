@@ -17,6 +17,9 @@ from mlr_dmcontrol.sac import SAC, SACSettings
 GOLDEN = {"num_filters": 4, "hidden_dim": 32}
 SMALL = {"num_filters": 4, "hidden_dim": 16, "batch_size": 6, "conv_strides": (2, 2, 1, 1)}
 SMALL_SEQUENCES = {"sequence_length": 4, "sequence_batch_size": 3, "cube_depth": 2}
+SMALL_MODELS = {"transition_hidden_dim": 8, "num_cycles": 2, "cycle_steps": 3}
+# Images of 32 pixels, for what does not depend on their size.
+TINY = {"size": 32, "crop_size": 28, "patch_size": 8, "conv_strides": (2, 2)}
 
 
 @cache
@@ -31,10 +34,21 @@ def agent_cfg(name: str, **changes: Any) -> dict[str, Any]:
     return cfg | {key: value for key, value in changes.items() if key in cfg}
 
 
-def make_agent(name: str, *, size: int = 100, seed: int = 0, **changes: Any) -> SAC:
+def make_agent(
+    name: str,
+    *,
+    size: int = 100,
+    seed: int = 0,
+    device: str = "cpu",
+    precision: str = "fp32",
+    **changes: Any,
+) -> SAC:
     """A small agent with 3 actions for `size` x `size` images; `changes` are agent settings."""
-    cfg = agent_cfg(name, **(SMALL | SMALL_SEQUENCES | changes))
-    return build_agent(cfg, obs_shape=(9, size, size), action_dim=3, device="cpu", seed=seed)
+    cfg = agent_cfg(name, **(SMALL | SMALL_SEQUENCES | SMALL_MODELS | changes))
+    shape = (9, size, size)
+    return build_agent(
+        cfg, obs_shape=shape, action_dim=3, device=device, seed=seed, precision=precision
+    )
 
 
 def make_batch(agent: SAC, seed: int = 0, size: int = 100) -> Batch:
@@ -53,7 +67,7 @@ def make_batch(agent: SAC, seed: int = 0, size: int = 100) -> Batch:
     reward = torch.rand(count, generator=generator)
     terminated = (torch.arange(count) % 4 == 0).float()
     sequence = None
-    if agent.objective is not None:
+    if agent.objective is not None and agent.objective.sequence_batch_size > 0:
         lead = (agent.objective.sequence_length, agent.objective.sequence_batch_size)
         windows = stacks(*lead)
         sequence = SequenceBatch(windows, actions(*lead), torch.zeros(lead), torch.arange(lead[1]))

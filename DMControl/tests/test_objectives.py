@@ -1,0 +1,314 @@
+"""What every objective of the folder, and every agent file, must keep to."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from typing import Any
+
+import pytest
+import torch
+from config_cases import OBJECTIVES, AgentSettings, config
+from small_agents import TINY, agent_cfg, build_agent, make_agent, make_batch
+from torch import Tensor
+
+from mlr_dmcontrol.batch import Batch, SACNoise
+from mlr_dmcontrol.momentum import MomentumTarget
+from mlr_dmcontrol.networks import Encoder
+from mlr_dmcontrol.objectives import Objective
+from mlr_dmcontrol.run.seeding import Streams
+from mlr_dmcontrol.sac import SAC
+
+AGENTS, PRESETS = config.LAYOUT.options("agent"), config.LAYOUT.options("preset")
+WITH_OBJECTIVE = [name for name in AGENTS if agent_cfg(name)["objective"] is not None]
+DUE = {"actor_step": True, "target_step": True}
+
+
+def tiny(name: str, **changes: Any) -> SAC:
+    """A tiny agent from the file configs/agent/<name>.yaml."""
+    size = TINY["crop_size"] if name.startswith("drq") else TINY["size"]
+    return make_agent(name, **(TINY | {"size": size} | changes))
+
+
+def batch_for(agent: SAC, seed: int = 0) -> Batch:
+    return make_batch(agent, seed, size=agent.augmentation.image_size)
+
+
+def updates(agent: SAC, count: int, first: int = 0, seed: int = 5) -> list[dict[str, Tensor]]:
+    """Metrics of `count` updates on synthetic batches, the first one with all its parts."""
+    streams, results = Streams(seed), []
+    for step in range(first, first + count):
+        batch, noise = batch_for(agent, step), agent.draw_noise(streams)
+        results.append(agent.update(batch, noise, **agent.due(step)))
+    return results
+
+
+def objective_of(agent: SAC) -> Objective:
+    assert agent.objective is not None
+    return agent.objective
+
+
+def objective_loss(agent: SAC, batch: Batch, seed: int = 1) -> Tensor:
+    noise = agent.draw_noise(Streams(seed)).objective
+    return objective_of(agent).loss(agent.networks.encoder, batch, noise)[0]
+
+
+def same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return bool(first == second)
+
+
+# --- every agent file -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_updates_are_finite_and_report_what_they_name(name: str) -> None:
+    agent = tiny(name)
+    before = {key: value.clone() for key, value in agent.networks.state_dict().items()}
+    first, second = updates(agent, 2)
+    assert set(first) == set(agent.metric_names) > set(second)
+    for values in (first, second):
+        assert all(each.isfinite() and each.ndim == 0 for each in values.values())
+        assert not any(each.requires_grad for each in values.values())
+        assert all(values[key] > 0 for key in values if key.startswith("gradient_norm/"))
+    batch, noise = batch_for(agent), agent.draw_noise(Streams(0))
+    found = agent.diagnostics(batch, noise)
+    assert set(found) == set(agent.diagnostic_names)
+    assert all(torch.tensor(list(found.values())).isfinite())
+    after = agent.networks.state_dict()
+    changed = {key.split(".")[0] for key in after if not torch.equal(before[key], after[key])}
+    assert changed == {key.split(".")[0] for key in after}
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_restored_agents_go_on_exactly(name: str) -> None:
+    agent, other = tiny(name, seed=1), tiny(name, seed=2)
+    updates(agent, 2)
+    saved = io.BytesIO()
+    torch.save(agent.state_dict(), saved)
+    saved.seek(0)
+    other.load_state_dict(torch.load(saved, weights_only=True))
+    assert same(updates(agent, 2, first=2), updates(other, 2, first=2))
+    assert same(agent.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", AGENTS)
+def test_agents_work_at_every_preset(name: str, preset: str) -> None:
+    fewer = {"batch_size": 2, "sequence_batch_size": 2, "num_filters": 4, "hidden_dim": 16}
+    words = [f"scale.{key}={value}" for key, value in fewer.items()]
+    cfg = config.load([f"agent={name}", f"preset={preset}", *words], OBJECTIVES, AgentSettings)
+    side = cfg.environment.image_size
+    agent = build_agent(cfg.agent, obs_shape=(9, side, side), action_dim=3, device="cpu", seed=0)
+    assert agent.augmentation.image_size == side
+    batch = make_batch(agent, size=side)
+    metrics = agent.update(batch, agent.draw_noise(Streams(1)), **DUE)
+    assert all(value.isfinite() for value in metrics.values())
+    assert agent.act(batch.obs.dense()).isfinite().all()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_update_never_waits_for_the_host_and_fits_a_graph(name: str) -> None:
+    agent = tiny(name, device="cuda")
+    batch, noise = batch_for(agent).to("cuda"), agent.draw_noise(Streams(0)).to("cuda")
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            agent.update(batch, noise, **DUE)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        agent.update(batch, noise, **DUE)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=side):
+        metrics = agent.compute_update(batch, noise, **DUE)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(value.isfinite() for value in metrics.values())
+
+
+# --- every objective ------------------------------------------------------------------------------
+
+
+def test_every_objective_has_an_agent_file() -> None:
+    assert {agent_cfg(name)["objective"] for name in WITH_OBJECTIVE} == set(OBJECTIVES)
+    for name in OBJECTIVES:
+        assert agent_cfg(name)["objective"] == name
+        assert agent_cfg(name)[f"{name}_weight"] > 0
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_weight_zero_is_sac_bit_for_bit(name: str) -> None:
+    plain, zero = tiny("sac", seed=3), tiny(name, seed=3, **{f"{name}_weight": 0})
+    assert zero.objective is None
+    assert same(updates(plain, 3), updates(zero, 3))
+    assert same(plain.state_dict(), zero.state_dict())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_first_weights_and_draws_of_the_agent_are_left_alone(name: str) -> None:
+    plain, agent = tiny("sac", seed=3), tiny(name, seed=3)
+    assert same(dict(plain.networks.state_dict()), dict(agent.networks.state_dict()))
+    mine, theirs = (each.draw_noise(Streams(1)) for each in (plain, agent))
+    for field in dataclasses.fields(SACNoise):
+        if field.name != "objective":
+            first, second = (getattr(each, field.name) for each in (mine, theirs))
+            assert same(getattr(first, "offsets", first), getattr(second, "offsets", second))
+    assert updates(plain, 1)[0]["loss/critic"] == updates(agent, 1)[0]["loss/critic"]
+    weight = "encoder.head.linear.weight"
+    assert not same(plain.networks.state_dict()[weight], agent.networks.state_dict()[weight])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"latent_tanh": True},
+        {"conv_init": "orthogonal"},
+        {"conv_strides": (2, 1, 1, 1)},
+        {"latent_dim": 10},
+        {"precision": "bf16"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_works_with_every_encoder(name: str, changes: dict[str, Any]) -> None:
+    agent = tiny(name, **changes)
+    metrics = updates(agent, 1)[0]
+    assert all(value.isfinite() and value.dtype == torch.float32 for value in metrics.values())
+    assert all(each.dtype == torch.float32 for each in agent.networks.parameters())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gradient_goes_where_it_should(name: str) -> None:
+    agent = tiny(name)
+    objective_loss(agent, batch_for(agent)).backward()
+    networks = agent.networks
+    reached = {key for key, each in networks.named_parameters() if each.grad is not None}
+    assert reached == {f"encoder.{key}" for key, _ in networks.encoder.named_parameters()}
+    for key, each in objective_of(agent).named_parameters():
+        assert (each.grad is None) == (not each.requires_grad) == key.startswith("target_"), key
+    trained = [*networks.encoder.parameters(), *objective_of(agent).parameters()]
+    assert all(each.grad.abs().sum() > 0 for each in trained if each.requires_grad)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_its_optimiser_has_the_encoder_and_what_it_owns_once(name: str) -> None:
+    agent = tiny(name)
+    own = [each for each in objective_of(agent).parameters() if each.requires_grad]
+    expected = [id(each) for each in (*agent.networks.encoder.parameters(), *own)]
+    trained = [id(each) for each in agent.objective_optimizer.parameters]
+    assert sorted(trained) == sorted(expected)
+    assert not {id(each) for each in objective_of(agent).parameters()} & {
+        id(each) for each in agent.networks.parameters()
+    }
+    for group in objective_of(agent).clip_groups(agent.networks.encoder):
+        members = [id(each) for each in group.parameters]
+        assert len(members) == len(set(members))
+        assert set(members) <= set(trained)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_targets_move_as_tau_says(name: str) -> None:
+    agent = tiny(name, target_ema_tau=0.3)
+    updates(agent, 1)
+    targets = [each for each in objective_of(agent).modules() if isinstance(each, MomentumTarget)]
+    assert targets or not {"target_ema_tau"} & set(agent_cfg(name))
+
+    def weights(which: str) -> list[Tensor]:
+        modules = [each.target if which == "target" else each._online[0] for each in targets]
+        return [each.detach().clone() for module in modules for each in module.parameters()]
+
+    # Nothing moves but in `update_targets`.
+    old = weights("target")
+    batch, noise = batch_for(agent, 1), agent.draw_noise(Streams(1))
+    agent.update(batch, noise, actor_step=True, target_step=False)
+    assert same(old, weights("target"))
+    agent.update_targets()
+    for before, online, after in zip(old, weights("online"), weights("target"), strict=True):
+        torch.testing.assert_close(after, 0.7 * before + 0.3 * online, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_draws_depend_on_the_seed_alone(name: str) -> None:
+    agent = tiny(name)
+    batch = batch_for(agent)
+    first, again, other = (objective_loss(agent, batch, seed).item() for seed in (1, 1, 2))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_was_drawn_does_not_change_in_use(name: str) -> None:
+    agent = tiny(name)
+    batch, noise = batch_for(agent), agent.draw_noise(Streams(0))
+    first = objective_of(agent).loss(agent.networks.encoder, batch, noise.objective)[0]
+    agent.diagnostics(batch, noise)
+    agent.preview(batch, noise)
+    again = objective_of(agent).loss(agent.networks.encoder, batch, noise.objective)[0]
+    assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_parts_add_up_to_the_whole(name: str) -> None:
+    agent = tiny(name, sequence_batch_size=5, sequences_at_once=2)
+    batch, noise = batch_for(agent), agent.draw_noise(Streams(0)).objective
+    encoder, objective = agent.networks.encoder, objective_of(agent)
+    parts = list(objective.parts(batch, noise))
+    assert sum(share for share, _, _ in parts) == pytest.approx(1)
+    total = sum(share * objective.loss(encoder, *part)[0] for share, *part in parts)
+    torch.testing.assert_close(total, objective.loss(encoder, batch, noise)[0])
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_windows_of_the_wrong_shape_are_refused(name: str) -> None:
+    agent = tiny(name)
+    batch = batch_for(agent)
+    if objective_of(agent).sequence_batch_size == 0:
+        assert batch.sequence is None
+        return
+    with pytest.raises(ValueError, match="windows"):
+        objective_loss(agent, dataclasses.replace(batch, sequence=None))
+    for key in ((slice(None, -1),), (slice(None), slice(None, -1))):
+        short = dataclasses.replace(batch.sequence, action=batch.sequence.action[key])
+        with pytest.raises((ValueError, RuntimeError)):
+            objective_loss(agent, dataclasses.replace(batch, sequence=short))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_collapse_is_visible(name: str) -> None:
+    agent = tiny(name)
+    batch, noise = batch_for(agent), agent.draw_noise(Streams(0))
+    spread, rank = f"{name}/projection_std", f"{name}/effective_rank"
+    healthy = agent.diagnostics(batch, noise)
+    assert healthy[spread] > 0.01
+    assert healthy[rank] > 1.1
+    networks = [agent.networks.encoder, agent.networks.encoder_target.target]
+    own = [each for each in objective_of(agent).modules() if isinstance(each, MomentumTarget)]
+    with torch.no_grad():
+        for network in (*networks, *(each.target for each in own)):
+            if isinstance(network, Encoder):
+                network.head.norm.weight.zero_()
+                network.head.norm.bias.fill_(1.0)
+            else:
+                network[-1].bias.fill_(1.0)  # a head without a bias might map to nothing
+    values = agent.diagnostics(batch, noise)
+    assert values[spread] < 1e-3
+    assert values[rank] < 1.1
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_picture_of_what_it_sees(name: str) -> None:
+    agent = tiny(name)
+    picture = agent.preview(batch_for(agent), agent.draw_noise(Streams(0)))
+    assert picture.dtype == torch.uint8
+    assert picture.ndim == 3
+    assert picture.shape[0] == 3
+    assert not {side % agent.settings.crop_size for side in picture.shape[1:]} - {0}
+    assert picture.float().std() > 1
