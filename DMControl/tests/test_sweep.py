@@ -22,7 +22,7 @@ from small_run import TRAIN
 
 TREE = Path(__file__).resolve().parents[1]
 LAYOUT = cases.config.LAYOUT
-FIRST, SECOND = LAYOUT.sets["dev"][:2]
+FIRST, SECOND = LAYOUT.sets["dev"][-2:]  # untrained, Breakout would never serve nor end
 SLURM = ("hydra.launcher.mem_gb=1", "hydra.launcher.cpus_per_task=1")
 TABLES = ("train.csv", "eval.csv", "eval_episodes.csv")
 
