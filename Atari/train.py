@@ -21,6 +21,7 @@ from mlr_atari.batch import Batch, UpdateNoise
 from mlr_atari.build import objective_settings
 from mlr_atari.errors import Preempted, RunError
 from mlr_atari.estimate import estimate
+from mlr_atari.learner import Learner
 from mlr_atari.parts import Parts, build_parts
 from mlr_atari.rainbow import RainbowSettings
 from mlr_atari.run import records, sweep
@@ -48,6 +49,14 @@ class Trainer:
         self.streams, self.progress = Streams(cfg.seed), Progress()
         self.metrics = LastMetrics(self.agent.metric_names, self.agent.device)
         self.guard = parts.guard()
+        self.learner = Learner(
+            parts,
+            self.streams,
+            self.metrics,
+            self.guard,
+            compile_losses=cfg.compile,
+            cuda_graph=cfg.cuda_graph,
+        )
         self.latest: tuple[Batch, UpdateNoise] | None = None  # what was learnt from last
         names = (*self.agent.metric_names, *self.agent.diagnostic_names)
         self.logger = RunLogger(
@@ -122,7 +131,8 @@ class Trainer:
         if agent_step >= self.cfg.agent.learning_starts and self.replay.can_draw:
             with stopwatch("update"):
                 for _ in range(self.cfg.agent.updates_per_step):
-                    self.update(agent_step)
+                    self.latest = self.learner.update(agent_step, progress.update_step)
+                    progress.update_step += 1
         if info["game_over"]:
             self.books.episode_ended()
 
@@ -130,27 +140,6 @@ class Trainer:
         """The greedy action of the noisy network, or a random one, as epsilon says."""
         obs = torch.from_numpy(self.env.observation)[None]
         return int(self.agent.act(obs, self.agent.draw_action_noise(self.streams, 1))[0])
-
-    def update(self, agent_step: int) -> None:
-        """Draw a batch and its noise, improve the agent, rate the batch; waits for no device."""
-        agent, device = self.agent, self.agent.device
-        size, draws = self.cfg.agent.batch_size, self.streams["replay"]
-        uniforms = torch.rand(size, generator=draws, dtype=torch.float64)
-        exponent = torch.tensor(agent.settings.importance_exponent(agent_step))
-        indices = self.replay.draw(uniforms.to(device, non_blocking=True))
-        batch = self.replay.gather(indices, exponent.to(device, non_blocking=True))
-        noise = agent.draw_noise(self.streams).to(device)
-        metrics, priorities = agent.update(batch, noise)
-        self.replay.update_priorities(indices, priorities)
-        self.metrics.update(metrics)
-        self.latest = batch, noise
-        self.guard.observe(
-            self.progress.update_step,
-            self.metrics.starting("loss/"),
-            self.metrics.starting("gradient_norm/"),
-            {"first_steps": indices},
-        )
-        self.progress.update_step += 1
 
     def diagnostics(self) -> dict[str, float]:
         """The objective's signs of health on the latest batch, once there is one."""

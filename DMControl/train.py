@@ -24,6 +24,7 @@ from mlr_dmcontrol.build import objective_settings
 from mlr_dmcontrol.environment import COLOURS
 from mlr_dmcontrol.errors import Preempted, RunError
 from mlr_dmcontrol.estimate import estimate
+from mlr_dmcontrol.learner import Learner
 from mlr_dmcontrol.parts import Parts, build_parts
 from mlr_dmcontrol.renderer import Renderer, choose_renderer
 from mlr_dmcontrol.run import records, sweep
@@ -52,6 +53,14 @@ class Trainer:
         self.streams, self.progress = Streams(cfg.seed), Progress()
         self.metrics = LastMetrics(self.agent.metric_names, self.agent.device)
         self.guard = parts.guard()
+        self.learner = Learner(
+            parts,
+            self.streams,
+            self.metrics,
+            self.guard,
+            compile_losses=cfg.compile,
+            cuda_graph=cfg.cuda_graph,
+        )
         self.latest: tuple[Batch, SACNoise] | None = None  # what was learnt from last
         names = (*self.agent.metric_names, *self.agent.diagnostic_names)
         self.logger = RunLogger(
@@ -113,7 +122,8 @@ class Trainer:
             self.guard.check(self.folder.path, {**progress.watched(), "action": math.nan})
         if progress.agent_step >= self.cfg.training.learning_starts:
             with stopwatch("update"):
-                self.update()
+                self.latest = self.learner.update(progress.agent_step, progress.update_step)
+                progress.update_step += 1
         with stopwatch("environment"):
             obs, reward, terminated, truncated, _ = self.env.step(action)
             self.replay.add(action, reward, obs[-COLOURS:], terminated, truncated)
@@ -133,22 +143,6 @@ class Trainer:
             )
             action = self.agent.act(obs[None], noise[None])[0].cpu()
         return action.numpy()
-
-    def update(self) -> None:
-        """Draw a batch and its noise, and improve the agent; waits for no device."""
-        size, windows = self.cfg.agent.batch_size, self.parts.num_windows
-        batch = self.replay.gather(*self.replay.draw(self.streams["replay"], size, windows))
-        noise = self.agent.draw_noise(self.streams).to(self.agent.device)
-        due = self.agent.due(self.progress.agent_step)
-        self.metrics.update(self.agent.update(batch, noise, **due))
-        self.latest = batch, noise
-        self.guard.observe(
-            self.progress.update_step,
-            self.metrics.starting("loss/"),
-            self.metrics.starting("gradient_norm/"),
-            self.parts.indices(batch),
-        )
-        self.progress.update_step += 1
 
     def diagnostics(self) -> dict[str, float]:
         """The objective's signs of health on the latest batch, once there is one."""

@@ -216,23 +216,27 @@ class Rainbow:
         Returns:
             Metrics, 0-d tensors on the device; new priorities float32 (B,), of the RL loss alone.
         """
-        metrics, priorities = self.compute_update(batch, noise)
+        results = self.compute_update(batch, noise, **self.due())
         self.update_step += 1
-        if self.update_step % self.settings.target_update_interval == 0:
-            self.copy_target()
-        return metrics, priorities
+        return results
+
+    def due(self) -> dict[str, bool]:
+        """Which parts the next update has, as keywords for `compute_update`."""
+        return {"copy_target": (self.update_step + 1) % self.settings.target_update_interval == 0}
 
     def copy_target(self) -> None:
         """Make the target network equal to the online one, its noise included."""
         self._target.copy_from_online()
 
-    def compute_update(self, batch: Batch, noise: UpdateNoise) -> tuple[Metrics, Tensor]:
+    def compute_update(
+        self, batch: Batch, noise: UpdateNoise, *, copy_target: bool
+    ) -> tuple[Metrics, Tensor]:
         """The device side of `update`: static shapes, no host state, no synchronisation."""
         self.optimizer.zero_grad(set_to_none=True)
         self.network.head.redraw(noise.head)
         if noise.target_head is not None:
             self.target_network.head.redraw(noise.target_head)
-        loss, priorities, metrics = self._rl_loss(batch, noise)
+        loss, priorities, metrics = self.rl_loss(batch, noise)
         if self.objective is not None:
             encoder = self.network.encoder
             objective_loss, more = self.objective.loss(encoder, batch, noise.objective)
@@ -245,6 +249,8 @@ class Rainbow:
         self.optimizer.step()
         if self.objective is not None and self.objective.targets_move == "after_step":
             self.objective.update_targets()
+        if copy_target:
+            self.copy_target()
         return metrics, priorities
 
     def diagnostics(self, batch: Batch, noise: UpdateNoise) -> dict[str, float]:
@@ -257,8 +263,8 @@ class Rainbow:
         """What the objective sees, uint8 RGB (3, H, W); None without one."""
         return None if self.objective is None else self.objective.preview(batch, noise.objective)
 
-    def _rl_loss(self, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, Tensor, Metrics]:
-        """Loss weighted by importance, priorities (B,), metrics."""
+    def rl_loss(self, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, Tensor, Metrics]:
+        """Loss weighted by importance, 0-d; new priorities (B,); metrics."""
         draws = self.settings.num_q_augmentations
         outputs = self._outputs(self.network, batch.obs.select(0), noise.obs, draws)
         target = self._regression_target(batch, noise)

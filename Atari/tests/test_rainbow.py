@@ -137,7 +137,7 @@ def test_target_keeps_the_noise_of_the_last_update() -> None:
     handle.remove()
     assert [torch.equal(noise, old) for noise in seen] == [True]
     fresh = replace(second, target_head=torch.zeros_like(second.head))
-    agent.compute_update(synthetic_batch(1), fresh)
+    agent.compute_update(synthetic_batch(1), fresh, copy_target=False)
     assert torch.equal(agent.target_network.head.noise, fresh.target_head)
 
 

@@ -226,18 +226,18 @@ class SAC:
 
     def update_critic(self, batch: Batch, noise: SACNoise) -> Metrics:
         """Step the critic and its encoder."""
-        networks = self.networks
-        target = self.critic_target(batch, noise)
+        loss, metrics = self.critic_terms(batch, noise)
+        self.critic_optimizer.accumulate(loss)
+        return metrics | {"gradient_norm/critic": self.critic_optimizer.step()}
+
+    def critic_terms(self, batch: Batch, noise: SACNoise) -> tuple[Tensor, Metrics]:
+        """Loss of the critic and its encoder."""
+        networks, target = self.networks, self.critic_target(batch, noise)
         views = self._views(batch.obs, noise.obs, self.settings.num_q_augmentations)
         count = len(views) // len(batch.action)
         values = networks.critic(networks.encoder(views), batch.action.repeat(count, 1))
         loss = critic_loss(values.unflatten(1, (count, -1)), target)
-        self.critic_optimizer.accumulate(loss)
-        return {
-            "loss/critic": loss.detach(),
-            "rl/q": values.detach().mean(),
-            "gradient_norm/critic": self.critic_optimizer.step(),
-        }
+        return loss, {"loss/critic": loss.detach(), "rl/q": values.detach().mean()}
 
     @torch.no_grad()
     def critic_target(self, batch: Batch, noise: SACNoise) -> Tensor:
@@ -269,7 +269,15 @@ class SAC:
         return metrics | {"gradient_norm/objective": self.objective_optimizer.step()}
 
     def update_actor(self, batch: Batch, noise: SACNoise) -> Metrics:
-        """Step the actor, then the temperature, on the first view of the observations."""
+        """Step the actor and the temperature."""
+        loss, temperature_term, metrics = self.actor_terms(batch, noise)
+        self.actor_optimizer.accumulate(loss)
+        self.temperature_optimizer.accumulate(temperature_term)
+        self.temperature_optimizer.step()
+        return metrics | {"gradient_norm/actor": self.actor_optimizer.step()}
+
+    def actor_terms(self, batch: Batch, noise: SACNoise) -> tuple[Tensor, Tensor, Metrics]:
+        """Losses of actor and temperature, on the first view of the observations."""
         networks = self.networks
         with torch.no_grad():
             views = self._views(batch.obs, noise.obs.select(slice(0, 1)), 1)
@@ -279,17 +287,14 @@ class SAC:
         action, log_prob = self._sample(mean, log_std, noise.action)
         temperature = networks.log_temperature.exp().detach()
         loss = actor_loss(networks.critic(latent, action), log_prob, temperature)
-        self.actor_optimizer.accumulate(loss)
         temperature_term = temperature_loss(networks.log_temperature, log_prob, self.target_entropy)
-        self.temperature_optimizer.accumulate(temperature_term)
-        self.temperature_optimizer.step()
-        return {
+        metrics = {
             "loss/actor": loss.detach(),
             "loss/temperature": temperature_term.detach(),
             "rl/temperature": temperature,
             "rl/entropy": -log_prob.detach().mean(),
-            "gradient_norm/actor": self.actor_optimizer.step(),
         }
+        return loss, temperature_term, metrics
 
     def update_targets(self) -> None:
         """Move all momentum targets one step."""

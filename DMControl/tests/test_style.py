@@ -46,6 +46,7 @@ TWINS = (
     "configs/launcher/slurm.yaml",
     "tests/whole_runs.py",
     "{package}/__init__.py",
+    "{package}/acceleration.py",
     "{package}/errors.py",
     "{package}/frames.py",
     "{package}/machine.py",

@@ -69,6 +69,8 @@ class Progress:
 class LastMetrics:
     """The latest value of every metric, left on the device until a row is written.
 
+    The tensors stay the same ones, so that `update` may be part of a CUDA graph.
+
     Args:
         names: of all metrics; each is 0 until an update reports it.
     """
@@ -77,7 +79,7 @@ class LastMetrics:
         self.values = {name: torch.zeros((), device=device) for name in names}
 
     def update(self, metrics: Mapping[str, Tensor]) -> None:
-        """Take over what one update reported; the other metrics keep their values.
+        """Copy what one update reported; the other metrics keep their values.
 
         Raises:
             ValueError: a metric has no known name.
@@ -85,7 +87,7 @@ class LastMetrics:
         unknown = metrics.keys() - self.values.keys()
         if unknown:
             raise ValueError(f"unnamed metrics {sorted(unknown)}; known are {list(self.values)}")
-        self.values.update(metrics)
+        torch._foreach_copy_([self.values[name] for name in metrics], list(metrics.values()))
 
     def starting(self, prefix: str) -> dict[str, Tensor]:
         """The metrics whose names begin with `prefix`."""
@@ -96,8 +98,9 @@ class LastMetrics:
         return dict(self.values)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over `state`; KeyError if a metric is missing."""
-        self.values = {name: state[name].to(each) for name, each in self.values.items()}
+        """Copy `state`; KeyError if a metric is missing."""
+        for name, each in self.values.items():
+            each.copy_(state[name])
 
 
 class SaveSchedule:
