@@ -41,12 +41,23 @@ def refusal(*words: str) -> str:
 # --- what ships ---------------------------------------------------------------------------------
 
 
+def composes(agent: str, preset: str, subject: str) -> None:
+    cfg = load(f"{cases.SUBJECT}={subject}", f"agent={agent}", f"preset={preset}")
+    assert cfg[cases.SUBJECT].name == subject
+    assert (cfg.agent.name, cfg.preset) == (agent, preset)
+
+
 @pytest.mark.parametrize("agent, preset", itertools.product(AGENTS, PRESETS))
-def test_every_combination_composes_and_validates(agent: str, preset: str) -> None:
+def test_every_pair_of_agent_and_preset_composes(agent: str, preset: str) -> None:
+    place = AGENTS.index(agent) + PRESETS.index(preset)
+    composes(agent, preset, SUBJECTS[place % len(SUBJECTS)])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("agent, preset", itertools.product(AGENTS, PRESETS))
+def test_every_combination_composes(agent: str, preset: str) -> None:
     for subject in SUBJECTS:
-        cfg = load(f"{cases.SUBJECT}={subject}", f"agent={agent}", f"preset={preset}")
-        assert cfg[cases.SUBJECT].name == subject
-        assert (cfg.agent.name, cfg.preset) == (agent, preset)
+        composes(agent, preset, subject)
 
 
 def test_the_defaults_are_the_published_setting() -> None:
