@@ -348,9 +348,6 @@ def become(request: Mapping[str, Any]) -> None:
         os.close(0)
         sys.argv = ["train.py", *request["words"]]
         code = run(request["faults"], request["words"])
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        send("SIGINT")
     except BaseException:
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
     finally:

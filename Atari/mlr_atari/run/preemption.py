@@ -50,5 +50,6 @@ class StopRequest:
         if self._received is None:
             self._received = signal.Signals(number)
         if number == signal.SIGINT:
-            # Not the previous handler: background jobs start with SIGINT ignored.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            # Not the previous handler: background jobs start with SIGINT ignored. Nor Python's:
+            # pickle may swallow its exception in the middle of a save.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
