@@ -1,0 +1,267 @@
+"""The same update computed plainly, as the published pipeline does: what speed is compared with.
+
+Both stacks of every transition are stored. Whole sequences become floats, the unused next ones
+too; images are cropped one by one; masks, losses and targets follow in float32, channels first,
+with Adam and moving averages a parameter at a time (REFERENCE D-2 to D-5). Given the same draws,
+its losses are those of `sac.py` and `objectives/mlr.py`, up to rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..augmentation import Augmentation, AugmentationNoise
+from ..batch import SACNoise
+from ..errors import ConfigError
+from ..losses import actor_loss, critic_loss, soft_target, squashed_gaussian, temperature_loss
+from ..momentum import MomentumTarget
+from ..networks import Encoder, LatentHead
+from ..objectives.decoder import LatentDecoder
+from ..objectives.heads import distance
+from ..objectives.mlr import MLR, MLRNoise
+from ..replay import UniformReplay
+from ..sac import SAC
+
+
+class PlainReplay:
+    """All transitions of a replay that has never been full, with both of their stacks."""
+
+    def __init__(self, replay: UniformReplay) -> None:
+        batch = replay.gather(torch.arange(len(replay)))
+        self.obs, self.next_obs = batch.obs.dense().numpy(), batch.next_obs.dense().numpy()
+        self.action, self.reward = batch.action.numpy(), batch.reward.numpy()
+        self.terminated = batch.terminated.numpy()
+
+    def transitions(self, chosen: np.ndarray, noise: SACNoise, size: int) -> tuple[Tensor, ...]:
+        """Cropped observations, float32 (B, C, h, w), and the numbers (B, ...)."""
+        views = [
+            _cropped(self.obs[chosen], noise.obs, size),
+            _cropped(self.next_obs[chosen], noise.next_obs, size),
+        ]
+        numbers = (self.action[chosen], self.reward[chosen], self.terminated[chosen])
+        return tuple(torch.as_tensor(each).float() for each in (*views, *numbers))
+
+    def windows(self, starts: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
+        """Observations of sequences, float32 (K, B, C, H, W), and actions (K, B, A)."""
+        slots = starts + np.arange(length)[:, None]
+        obs = torch.as_tensor(self.obs[slots]).float()
+        torch.as_tensor(self.next_obs[slots]).float()  # published: read, converted, never used
+        return obs, torch.as_tensor(self.action[slots])
+
+
+class PlainSAC:
+    """A copy of an agent, updated the plain way."""
+
+    def __init__(self, agent: SAC) -> None:
+        """Raises: ConfigError: there is no plain code for one of the agent's options."""
+        _require_published_options(agent)
+        self.settings, self.update_step = agent.settings, agent.update_step
+        self.weight, self.target_entropy = agent.objective_weight, agent.target_entropy
+        # Together, so that the copies share the encoder that the originals share.
+        self.networks, self.objective = copy.deepcopy((agent.networks, agent.objective))
+        networks = self.networks
+        self.targets: list[tuple[MomentumTarget, nn.Module]] = [
+            (networks.critic_target, networks.critic),
+            (networks.encoder_target, networks.encoder),
+        ]
+        if isinstance(self.objective, MLR):
+            assert isinstance(self.objective.target_encoder, MomentumTarget)
+            assert isinstance(self.objective.target_projection, MomentumTarget)
+            self.targets += [
+                (self.objective.target_encoder, networks.encoder),
+                (self.objective.target_projection, self.objective.projection),
+            ]
+        for encoder in (networks.encoder, *(target.target for target, _ in self.targets)):
+            if isinstance(encoder, Encoder):
+                _channels_first(encoder.head, encoder)
+        _channels_first(networks.actor.head, networks.encoder)
+        rate = self.settings.critic_learning_rate
+        trained = [*networks.encoder.parameters(), *networks.critic.parameters()]
+        self.critic_adam = _adam(trained, rate)
+        self.actor_adam = _adam(networks.actor.parameters(), self.settings.actor_learning_rate)
+        self.temperature_adam = _adam(
+            [networks.log_temperature],
+            self.settings.temperature_learning_rate,
+            (self.settings.temperature_beta1, 0.999),
+        )
+        if self.objective is not None:
+            (group,) = self.objective.parameter_groups(networks.encoder)
+            self.objective_rate = rate * group.scale
+            self.objective_adam = _adam(group.parameters, self.objective_rate)
+
+    def update(
+        self,
+        replay: PlainReplay,
+        transitions: Tensor,
+        windows: Tensor | None,
+        noise: SACNoise,
+        *,
+        actor_step: bool,
+        target_step: bool,
+    ) -> dict[str, Tensor]:
+        """One update; see `SAC.update`. Args: `transitions`, `windows`: slots as drawn."""
+        crop = self.settings.crop_size
+        obs, next_obs, *numbers = replay.transitions(transitions.numpy(), noise, crop)
+        losses = {"loss/critic": self._update_critic(obs, next_obs, numbers, noise)}
+        if isinstance(self.objective, MLR) and windows is not None:
+            length = self.objective.sequence_length
+            sequence, action = replay.windows(windows.numpy(), length)
+            losses["loss/mlr"] = self._update_mlr(self.objective, sequence, action, noise.objective)
+        if actor_step:
+            losses["loss/actor"] = self._update_actor(obs, noise)
+        if target_step:
+            self._update_targets()
+        self.update_step += 1
+        return losses
+
+    def _update_critic(
+        self, obs: Tensor, next_obs: Tensor, numbers: Sequence[Tensor], noise: SACNoise
+    ) -> Tensor:
+        networks, (action, reward, terminated) = self.networks, numbers
+        with torch.no_grad():
+            mean, log_std = networks.actor(_features(networks.encoder, next_obs))
+            next_action, log_prob = squashed_gaussian(mean, log_std, noise.next_action[0])
+            next_latent = _latent(networks.encoder_target.target, next_obs)
+            values = networks.critic_target.target(next_latent, next_action)
+            temperature, discount = networks.log_temperature.exp(), self.settings.discount
+            terms = values[:, None], log_prob[None], temperature
+            target = soft_target(*terms, reward, terminated, discount)
+        values = networks.critic(_latent(networks.encoder, obs), action)
+        loss = critic_loss(values[:, None], target)
+        _step(self.critic_adam, loss)
+        return loss.detach()
+
+    def _update_mlr(self, mlr: MLR, obs: Tensor, action: Tensor, noise: MLRNoise) -> Tensor:
+        encoder, lead = self.networks.encoder, obs.shape[:2]
+        visible = ~mlr.masking.pixels(noise.grid)  # (K, H, W), or (B, K, H, W)
+        visible = visible[:, None] if visible.ndim == 3 else visible.transpose(0, 1)
+        masked = obs * visible[:, :, None].float()
+        size = mlr.augmentation.crop_size
+        latents = _latent(encoder, _augmented(masked.flatten(0, 1), noise.online, size))
+        states = latents.unflatten(0, lead).transpose(0, 1)
+        decoded = _decoded(mlr.decoder, states, action.transpose(0, 1)).transpose(0, 1)
+        prediction = mlr.predictor(mlr.projection(decoded))
+        with torch.no_grad():
+            images = _augmented(obs.flatten(0, 1), noise.target, size)
+            target = mlr.target_projection(_latent(mlr.target_encoder.target, images))
+        loss = distance(prediction, target.unflatten(0, lead)).mean()
+        (group,) = mlr.clip_groups(encoder)
+        (adam_group,) = self.objective_adam.param_groups
+        adam_group["lr"] = self.objective_rate * mlr.learning_rate_factor(self.update_step)
+        _step(self.objective_adam, self.weight * loss, clip=group.max_norm)
+        return loss.detach()
+
+    def _update_actor(self, obs: Tensor, noise: SACNoise) -> Tensor:
+        networks = self.networks
+        mean, log_std = networks.actor(_features(networks.encoder, obs).detach())
+        action, log_prob = squashed_gaussian(mean, log_std, noise.action)
+        features = _features(networks.encoder, obs).detach()
+        values = networks.critic(networks.encoder.head(features), action)
+        loss = actor_loss(values, log_prob, networks.log_temperature.exp().detach())
+        _step(self.actor_adam, loss)
+        entropy = self.target_entropy
+        _step(self.temperature_adam, temperature_loss(networks.log_temperature, log_prob, entropy))
+        return loss.detach()
+
+    def _update_targets(self) -> None:
+        for target, online in self.targets:
+            pairs = zip(target.target.parameters(), online.parameters(), strict=True)
+            for mean, parameter in pairs:
+                mean.data.copy_(target.tau * parameter.data + (1 - target.tau) * mean.data)
+
+
+def _features(encoder: Encoder, images: Tensor) -> Tensor:
+    """0..255 float (N, C, h, w) -> (N, features), channels first."""
+    outputs = images / 255.0
+    for layer in encoder.convolutions:
+        if isinstance(layer, nn.Conv2d):
+            outputs = torch.relu(layer(outputs))
+    return outputs.flatten(1)
+
+
+def _latent(encoder: Encoder, images: Tensor) -> Tensor:
+    return encoder.head(_features(encoder, images))
+
+
+def _decoded(decoder: LatentDecoder, states: Tensor, action: Tensor) -> Tensor:
+    """(B, K, Z), (B, K, A) -> (B, K, Z): tokens in turn, every block on all of them."""
+    length = states.shape[1]
+    positions = decoder.positions[:length]
+    tokens = decoder.narrow(states) + positions
+    if decoder.action_embedding is not None:
+        actions = decoder.action_embedding(action) + positions
+        tokens = torch.stack([tokens, actions], dim=2).flatten(1, 2)
+    for block in decoder.blocks:
+        tokens = block(tokens, tokens.shape[1])
+    return decoder.widen(tokens[:, :: tokens.shape[1] // length])
+
+
+def _augmented(images: Tensor, noise: AugmentationNoise, size: int) -> Tensor:
+    """Crop (N, C, H, W) floats one by one, then scale each one's intensity."""
+    assert noise.offsets is not None
+    offsets = noise.offsets.flatten(0, -2).tolist()
+    crops = [
+        image[:, row : row + size, column : column + size]
+        for image, (row, column) in zip(images, offsets, strict=True)
+    ]
+    cropped = torch.stack(crops)
+    if noise.intensity is None:
+        return cropped
+    return cropped * noise.intensity.flatten()[:, None, None, None]
+
+
+def _cropped(images: np.ndarray, noise: AugmentationNoise, size: int) -> np.ndarray:
+    """Crop uint8 (N, C, H, W) one by one."""
+    assert noise.offsets is not None
+    cropped = np.empty((*images.shape[:2], size, size), images.dtype)
+    for index, (row, column) in enumerate(noise.offsets[0].tolist()):
+        cropped[index] = images[index, :, row : row + size, column : column + size]
+    return cropped
+
+
+def _adam(
+    parameters: Iterable[nn.Parameter], rate: float, betas: tuple[float, float] = (0.9, 0.999)
+) -> torch.optim.Adam:
+    return torch.optim.Adam(list(parameters), lr=rate, betas=betas, foreach=False, fused=False)
+
+
+def _step(adam: torch.optim.Adam, loss: Tensor, clip: float | None = None) -> None:
+    adam.zero_grad()
+    loss.backward()
+    if clip is not None:
+        (group,) = adam.param_groups
+        nn.utils.clip_grad_norm_(group["params"], clip, foreach=False)
+    adam.step()
+
+
+@torch.no_grad()
+def _channels_first(head: LatentHead, encoder: Encoder) -> None:
+    """Reorder weights from (rows, columns, filters), as ours are, to filters first."""
+    filters, rows, columns = encoder.map_shape
+    weight = head.linear.weight.unflatten(1, (rows, columns, filters)).permute(0, 3, 1, 2)
+    head.linear.weight.copy_(weight.flatten(1).clone())
+    for parameter in encoder.convolutions.parameters():
+        parameter.data = parameter.data.contiguous()
+
+
+def _require_published_options(agent: SAC) -> None:
+    objective, settings = agent.objective, agent.settings
+    menus: list[Augmentation] = [agent.augmentation]
+    plain = settings.num_target_augmentations == settings.num_q_augmentations == 1
+    plain = plain and not settings.exact_log_prob
+    if isinstance(objective, MLR):
+        own = objective.settings
+        plain = plain and (own.mask_level, own.reconstruction) == ("pixel", "latent")
+        plain = plain and own.loss_positions == "all" and own.target_ema_tau is not None
+        menus.append(objective.augmentation)
+    elif objective is not None:
+        plain = False
+    for menu in menus:
+        plain = plain and menu.place == "crop" and menu.effects in ([], ["intensity"])
+    if not plain:
+        raise ConfigError("--reference: written for agent=mlr, mlr_official and sac, as they are")
