@@ -274,7 +274,8 @@ def faulty_trainer(faults: Faults) -> type:
                 counter = FailingWrites("EIO", set())
                 os.write = counter  # type: ignore[assignment]
                 super().save(**options)
-                os.write, self.writes_a_save = counter.real, counter.count  # type: ignore[assignment]
+                os.write = counter.real  # type: ignore[assignment]
+                self.writes_a_save = counter.count
                 return
             if not first <= self.saves <= last:
                 super().save(**options)
@@ -290,7 +291,8 @@ def faulty_trainer(faults: Faults) -> type:
 
         def evaluate(self) -> None:
             if self.progress.agent_step == faults.get("in_evaluation"):
-                train.evaluate = interrupted(train.evaluate, faults["signal"])  # type: ignore[assignment]
+                stopped = interrupted(train.evaluate, faults["signal"])
+                train.evaluate = stopped  # type: ignore[assignment]
             super().evaluate()
 
     return Faulty

@@ -56,6 +56,7 @@ TWINS = (
     "{package}/objectives/__init__.py",
     "{package}/objectives/decoder.py",
     "{package}/objectives/masking.py",
+    "{package}/benchmark/__init__.py",
     "{package}/report/__init__.py",
     "{package}/report/cli.py",
     "{package}/report/fairness.py",
