@@ -35,10 +35,10 @@ def test_a_collapse_is_announced_when_it_begins(tmp_path: Path) -> None:
             return [line.partition(" fell")[0] for line in lines if "collapse" in line]
 
         assert said(0.9, 12.0) == []
-        assert said(0.01, 12.0) == [f"warning: {NAMES[1]}"]
-        assert said(0.01, 1.2) == [f"warning: {NAMES[2]}"]
-        assert said(0.01, 1.2) == []
+        assert said(0.004, 12.0) == [f"warning: {NAMES[1]}"]
+        assert said(0.004, 1.2) == [f"warning: {NAMES[2]}"]
+        assert said(0.004, 1.2) == []
         assert said(0.9, 12.0) == []
         assert len(said(0.0, 1.0)) == 2
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert "x/projection_std fell to 0.01: the latents collapse" in log
+    assert "x/projection_std fell to 0.004: the latents collapse" in log

@@ -20,8 +20,8 @@ from .progress import LastMetrics, Progress
 STEP_COLUMNS = ("agent_step", "env_step")
 
 # Below these, by the end of a diagnostic's name, latents hardly differ from each other any more:
-# the spread of unit vectors, 1 if even, and the number of directions that are used, at least 1.
-COLLAPSED = {"/projection_std": 0.05, "/effective_rank": 1.5}
+# the spread of unit vectors, 1 if even and 0.03 of untrained encoders, and the directions in use.
+COLLAPSED = {"/projection_std": 0.01, "/effective_rank": 1.5}
 
 log = logging.getLogger(__name__)
 
