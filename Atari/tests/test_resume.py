@@ -96,7 +96,7 @@ def test_a_run_stopped_at_every_kind_of_moment_ends_the_same(tmp_path: Path) -> 
     assert f"{folder(tmp_path)} is finished: see final.json; nothing to do" in ended.output
 
 
-@pytest.mark.soak
+@pytest.mark.marathon
 @pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT", "SIGUSR1"])
 @pytest.mark.parametrize("name", MOMENTS)
 def test_stopped_once_by_any_signal(tmp_path: Path, name: str, signal: str) -> None:
@@ -106,7 +106,7 @@ def test_stopped_once_by_any_signal(tmp_path: Path, name: str, signal: str) -> N
     assert generators(finish(tmp_path), "restored") == generators(ended, "saved")
 
 
-@pytest.mark.soak
+@pytest.mark.marathon
 @pytest.mark.parametrize("step", [EVALUATION_AT, AGENT_STEPS])
 def test_an_interrupted_evaluation_is_repeated(tmp_path: Path, step: int) -> None:
     ended = train(tmp_path, signal="SIGTERM", in_evaluation=step)
@@ -117,7 +117,7 @@ def test_an_interrupted_evaluation_is_repeated(tmp_path: Path, step: int) -> Non
     finish(tmp_path)
 
 
-@pytest.mark.soak
+@pytest.mark.marathon
 def test_stopped_while_it_starts(tmp_path: Path) -> None:
     """The signal comes before the first step."""
     for _ in range(2):
@@ -175,14 +175,14 @@ def test_neither_saving_nor_evaluating_has_an_effect(tmp_path: Path) -> None:
     assert not [found for part in TRAINING for found in differences(one[part], other[part], part)]
 
 
-@pytest.mark.soak
+@pytest.mark.marathon
 def test_saving_has_no_effect_at_all(tmp_path: Path) -> None:
     ended = train(tmp_path, "checkpoint.every_steps=7")
     assert ended.code == 0, ended.output
     assert_same(tmp_path, uninterrupted())
 
 
-@pytest.mark.soak
+@pytest.mark.marathon
 def test_evaluation_in_other_processes_finds_the_same(tmp_path: Path) -> None:
     ended = train(tmp_path, "evaluation.processes=2")
     assert ended.code == 0, ended.output
@@ -199,7 +199,7 @@ def test_a_seed_fixes_every_number_in_every_process(tmp_path: Path) -> None:
     assert_same(tmp_path, uninterrupted())
 
 
-@pytest.mark.soak
+@pytest.mark.marathon
 def test_another_seed_gives_other_numbers(tmp_path: Path) -> None:
     ended = train(tmp_path, "seed=2", "tag=same")
     assert ended.code == 0, ended.output
@@ -240,7 +240,7 @@ def test_a_run_moves_between_devices(tmp_path: Path, first: str, then: str) -> N
 # --- completeness ---------------------------------------------------------------------------------
 
 
-@pytest.mark.soak
+@pytest.mark.marathon
 def test_nothing_that_is_saved_could_be_left_out() -> None:
     rows = completeness.table()
     print(completeness.text(rows))

@@ -246,7 +246,7 @@ def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @WHOLE_SWEEP
-@pytest.mark.soak
+@pytest.mark.marathon
 @pytest.mark.timeout(1800)
 def test_joblib_gives_what_single_runs_give(by_hand: Path, tmp_path: Path) -> None:
     words = command(tmp_path, *AXES, "launcher=local", "jobs_at_once=2")
@@ -262,7 +262,7 @@ def test_joblib_gives_what_single_runs_give(by_hand: Path, tmp_path: Path) -> No
 
 
 @WHOLE_SWEEP
-@pytest.mark.soak
+@pytest.mark.marathon
 @pytest.mark.timeout(1800)
 def test_ray_gives_what_single_runs_give(by_hand: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="ray is optional: pip install -r requirements-ray.txt")
@@ -286,7 +286,7 @@ def wait_for(condition: object, seconds: float = 300.0) -> None:
 
 
 @WHOLE_SWEEP
-@pytest.mark.soak
+@pytest.mark.marathon
 @pytest.mark.timeout(1800)
 def test_slurm_requeues_and_names_what_crashed(by_hand: Path, tmp_path: Path) -> None:
     if shutil.which("sbatch") is None or finish("sinfo", "-h").returncode:
