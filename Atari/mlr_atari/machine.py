@@ -24,7 +24,24 @@ def set_up(device: torch.device | str, precision: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
     if torch.device(device).type == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory(True)
+
+
+def keep_freed_memory(keep: bool) -> None:
+    """Reuse large blocks instead of returning each to the system, where glibc allows to say so.
+
+    Fresh pages for every activation would cost a fifth of the time of an update on the CPU.
+    `False` returns what is kept, and behaves as glibc does by itself.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):
+        return
+    library.mallopt(_M_MMAP_THRESHOLD, 2**31 - 1 if keep else 2**25)
+    library.mallopt(_M_TRIM_THRESHOLD, -1 if keep else 2**26)
+    if not keep:
+        library.malloc_trim(0)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
@@ -55,16 +72,3 @@ def _shortest(function: Callable[[], object], device: torch.device) -> float:
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return best
-
-
-def _keep_freed_memory() -> None:
-    """Reuse large blocks instead of returning each to the system, where glibc allows to say so.
-
-    Fresh pages for every activation would cost a fifth of the time of an update on the CPU.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:
-        set_option(_M_MMAP_THRESHOLD, 2**31 - 1)
-        set_option(_M_TRIM_THRESHOLD, -1)

@@ -245,7 +245,7 @@ class Rainbow:
             if self.objective.targets_move == "before_step":
                 self.objective.update_targets()
         loss.backward()
-        metrics |= self._clip_gradients()
+        metrics |= self.clip_gradients()
         self.optimizer.step()
         if self.objective is not None and self.objective.targets_move == "after_step":
             self.objective.update_targets()
@@ -300,7 +300,7 @@ class Rainbow:
         images = self.augmentation(FrameStacks(stacks.frames, index), noise)
         return network(images.flatten(0, 1), noisy=True).unflatten(0, (draws, -1))
 
-    def _clip_gradients(self) -> Metrics:
+    def clip_gradients(self) -> Metrics:
         """Scale each group's gradient down to the limit; returns the norms before that."""
         limit = self.settings.max_gradient_norm
         return {

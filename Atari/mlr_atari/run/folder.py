@@ -111,7 +111,7 @@ class RunFolder:
             command=shlex.join(sys.argv),
             host=socket.gethostname(),
             pid=os.getpid(),
-            revision=_revision(),
+            revision=revision(),
             versions=versions,
         )
         self._begun = True
@@ -301,7 +301,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _revision() -> str | None:
+def revision() -> str | None:
     """Revision of the code, `-dirty` if changed since; None outside a git checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:

@@ -1,0 +1,29 @@
+"""Sizes that `benchmark.py --scaling` goes through."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+Points = list[tuple[float, list[str]]]
+
+REPLAY_LENGTHS = (1_000, 5_000, 25_000, 100_000)
+_FACTORS = (0.5, 1, 2, 4)
+_LENGTHS = (4, 8, 16, 24)
+_WIDTHS = (64, 128, 256, 512, 1024)
+_IMAGES = (60, 72, 84, 96)  # pixels, multiples of the patch
+_PATCH = 12
+
+
+def sizes(cfg: DictConfig) -> dict[str, Points]:
+    """For each thing that varies its values, with the overrides that set them."""
+    batch = cfg.agent.batch_size
+    points: dict[str, Points] = {
+        "batch": [(batch * each, [f"scale.batch_size={int(batch * each)}"]) for each in _FACTORS],
+        "image size": [
+            (each, [f"scale.image_size={each}", f"scale.patch_size={_PATCH}"]) for each in _IMAGES
+        ],
+    }
+    if cfg.agent.objective is not None:
+        points["sequence length"] = [(each, [f"scale.sequence_length={each}"]) for each in _LENGTHS]
+        points["decoder width"] = [(each, [f"scale.decoder_width={each}"]) for each in _WIDTHS]
+    return points
