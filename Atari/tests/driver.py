@@ -34,6 +34,7 @@ import train
 
 PACKAGE = train.Trainer.__init__.__globals__["Checkpointer"].__module__.partition(".")[0]
 NAN = float("nan")
+NEW_LOGGER = {"sizes": {"train": 0, "eval": 0, "eval_episodes": 0}, "last_step": -1}
 
 Faults = Mapping[str, Any]
 
@@ -129,13 +130,17 @@ class FailingWrites:
 
 
 def forget(trainer: Any, item: str) -> None:
-    """Let one item of the saved state keep the value that a new run begins with."""
-    part_name, _, rest = item.partition("/")
+    """Let one item of the saved state keep the value that a new run begins with.
+
+    An item is a path such as `progress|episode`, because names of metrics have slashes.
+    """
+    part_name, *path = item.split("|")
     if part_name == "frames":
         trainer.replay.write_frames = lambda start, frames: None
         return
-    part, path = trainer.state[part_name], rest.split("/") if rest else []
-    fresh, load = copied(part.state_dict()), part.load_state_dict
+    part = trainer.state[part_name]
+    load = part.load_state_dict
+    fresh = NEW_LOGGER if part_name == "logger" else copied(part.state_dict())
 
     def load_all_but_the_item(state: Any) -> Any:
         changed = mixed(state, fresh, path)
@@ -148,7 +153,7 @@ def forget(trainer: Any, item: str) -> None:
 
 def lack(trainer: Any, item: str) -> None:
     """Let one item of the saved state be missing."""
-    part_name, *path, last = item.split("/")
+    part_name, *path, last = item.split("|")
     part = trainer.state[part_name]
     load = part.load_state_dict
 
@@ -188,6 +193,8 @@ def zeros(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def mixed(state: Any, fresh: Any, path: list[str]) -> Any:
     """`state` with what is at `path` from `fresh`; `*` stands for every position of a list."""
     if not path:
+        if isinstance(state, torch.Tensor) and state.shape != fresh.shape:
+            return torch.zeros_like(state)  # an array that grows
         return fresh
     head, rest = path[0], path[1:]
     if head == "*" and isinstance(state, Mapping):

@@ -12,7 +12,6 @@ import os
 import random
 import shutil
 import signal
-import tempfile
 import time
 from functools import cache
 from pathlib import Path
@@ -27,6 +26,7 @@ from whole_runs import (
     assert_same,
     checkpoints,
     folder,
+    new_folder,
     newest,
     register,
     server,
@@ -48,7 +48,7 @@ STOPPED = LEARNING_STARTS + 18  # where the run is that most tests begin with
 @cache
 def stopped_once() -> Path:
     """`runs` of a run that was stopped between two checkpoints."""
-    runs = Path(tempfile.mkdtemp(prefix="stopped_"))
+    runs = new_folder()
     ended = train(runs, SAVING, signal="SIGTERM", at_step=STOPPED - 1)
     assert ended.code == 75, ended.output
     assert steps(runs) == [STOPPED - STOPPED % EVERY, STOPPED]

@@ -36,6 +36,7 @@ TWINS = (
     "tests/test_bookkeeping.py",
     "tests/test_config.py",
     "tests/test_interruptions.py",
+    "tests/test_progress.py",
     "tests/test_readme.py",
     "tests/test_resume.py",
     "tests/test_style.py",

@@ -5,8 +5,10 @@ A run here is the small one of `small_run.py`; `driver.py` puts in the faults.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +34,13 @@ TABLES = ("train.csv", "eval.csv", "eval_episodes.csv")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
+def new_folder() -> Path:
+    """An empty folder that is removed when this process ends."""
+    path = Path(tempfile.mkdtemp(prefix="mlr_runs_"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a process ended: exit code, or minus the signal; all that it printed."""
@@ -53,7 +62,7 @@ class Server:
             text=True,
             start_new_session=True,
         )
-        self._outputs = Path(tempfile.mkdtemp(prefix="whole_runs_"))
+        self._outputs = new_folder()
 
     def start(self, words: Sequence[str], **faults: Any) -> Started:
         """Begin a run; one at a time."""
@@ -142,7 +151,7 @@ def folder(runs: Path) -> Path:
 @cache
 def uninterrupted(*more: str) -> Path:
     """`runs` of a run that nothing disturbed, made once for all tests of this process."""
-    runs = Path(tempfile.mkdtemp(prefix="uninterrupted_"))
+    runs = new_folder()
     ended = train(runs, *more)
     assert ended.code == 0, ended.output
     return runs

@@ -1,0 +1,123 @@
+"""Updates as a run does them: eager, compiled and as a CUDA graph are the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from agents import agent_settings
+from torch import Tensor
+
+from mlr_atari.build import build_agent, settings_from
+from mlr_atari.learner import Learner
+from mlr_atari.parts import Parts
+from mlr_atari.replay import ReplaySettings, SequenceReplay
+from mlr_atari.run.progress import LastMetrics
+from mlr_atari.run.seeding import Streams
+
+UPDATES, SIZE = 50, 48
+
+
+def make_learner(
+    name: str = "mlr", device: str = "cpu", *, compiled: bool = False, graph: bool = False
+) -> Learner:
+    """A learner of a tiny agent, on a replay of random frames; the same each time."""
+    settings = agent_settings(name, decoder_width=8, target_update_interval=2)
+    place, draws = torch.device(device), np.random.default_rng(0)
+    shape = (4, SIZE, SIZE)
+    agent = build_agent(settings, obs_shape=shape, num_actions=4, device=place, seed=3)
+    replay = SequenceReplay(
+        120,
+        settings_from(ReplaySettings, settings),
+        frame_stack=4,
+        frame_shape=(1, SIZE, SIZE),
+        device=place,
+    )
+    for step in range(90):
+        frame = draws.integers(0, 256, (SIZE, SIZE), np.uint8)
+        action, reward = int(draws.integers(4)), float(draws.integers(-1, 2))
+        replay.add(frame, action, reward, terminated=step % 30 == 29, truncated=False)
+    parts: Any = Parts(None, None, None, agent, replay)  # type: ignore[arg-type]
+    metrics = LastMetrics(agent.metric_names, agent.device)
+    return Learner(
+        parts, Streams(4), metrics, parts.guard(), compile_losses=compiled, cuda_graph=graph
+    )
+
+
+def updated(learner: Learner, step: int) -> dict[str, Tensor]:
+    """The metrics after one more update."""
+    learner.update(2000 + step, step)
+    return {name: value.clone() for name, value in learner.metrics.values.items()}
+
+
+def assert_close(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        torch.testing.assert_close(mine[name], theirs[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_a_learner_does_what_the_agent_does() -> None:
+    learner, other = make_learner(), make_learner()
+    agent, replay, streams = other.agent, other.replay, Streams(4)
+    for step in range(4):
+        metrics = updated(learner, step)
+        uniforms = torch.rand(3, generator=streams["replay"], dtype=torch.float64)
+        indices = replay.draw(uniforms)
+        exponent = torch.tensor(agent.settings.importance_exponent(2000 + step))
+        batch = replay.gather(indices, exponent)
+        expected, priorities = agent.update(batch, agent.draw_noise(streams))
+        replay.update_priorities(indices, priorities)
+        assert agent.update_step == learner.agent.update_step == step + 1
+        for name, value in expected.items():
+            assert torch.equal(metrics[name], value), name
+
+
+def test_metrics_stay_in_place() -> None:
+    learner = make_learner()
+    places = {name: value.data_ptr() for name, value in learner.metrics.values.items()}
+    first, second = updated(learner, 0), updated(learner, 1)
+    assert first["loss/rl"] != second["loss/rl"] != 0
+    assert {name: each.data_ptr() for name, each in learner.metrics.values.items()} == places
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["mlr", "rainbow", "curl", "spr", "playvirtual"])
+def test_compiled_losses_are_the_same(name: str) -> None:
+    eager, compiled = make_learner(name), make_learner(name, compiled=True)
+    for step in range(UPDATES):
+        assert_close(updated(compiled, step), updated(eager, step))
+        # From the same weights each time: what is compared is an update, not chaos.
+        compiled.agent.load_state_dict(eager.agent.state_dict())
+        compiled.replay.load_state_dict(eager.replay.state_dict())
+
+
+@pytest.mark.cuda
+def test_graphs_are_the_same_and_are_really_replayed() -> None:
+    eager, graph = make_learner(device="cuda"), make_learner(device="cuda", graph=True)
+    for step in range(UPDATES):
+        assert_close(updated(graph, step), updated(eager, step))
+    graph.agent.load_state_dict(eager.agent.state_dict())  # in place: graphs stay valid
+    assert_close(updated(graph, UPDATES), updated(eager, UPDATES))
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        for step in range(UPDATES + 1, UPDATES + 5):
+            graph.update(2000 + step, step)
+        torch.cuda.synchronize()
+    launches = [event for event in profile.events() if event.name == "cudaGraphLaunch"]
+    assert len(launches) == 4
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("graph", [False, True])
+def test_an_update_does_not_wait_for_the_gpu(graph: bool) -> None:
+    learner = make_learner(device="cuda", graph=graph)
+    for step in range(12):
+        learner.update(2000 + step, step)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(12, 16):
+            learner.update(2000 + step, step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,120 @@
+"""Updates as a run does them: eager, compiled and as a CUDA graph are the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_agents import TINY, make_agent
+from torch import Tensor
+
+from mlr_dmcontrol.learner import Learner
+from mlr_dmcontrol.parts import Parts
+from mlr_dmcontrol.replay import UniformReplay
+from mlr_dmcontrol.run.progress import LastMetrics
+from mlr_dmcontrol.run.seeding import Streams
+
+UPDATES = 50
+
+
+def make_learner(
+    name: str = "mlr", device: str = "cpu", *, compiled: bool = False, graph: bool = False
+) -> Learner:
+    """A learner of a tiny agent, on a replay of random frames; the same each time."""
+    agent = make_agent(name, seed=3, device=device, sequences_at_once=2, **TINY)
+    size, draws = TINY["size"], np.random.default_rng(0)
+    replay = UniformReplay(
+        80,
+        frame_shape=(3, size, size),
+        action_dim=3,
+        frame_stack=3,
+        sequence_length=agent.objective.sequence_length if agent.objective else None,
+        device=device,
+    )
+    for step in range(60):
+        frame = draws.integers(0, 256, (2, 3, size, size), np.uint8)
+        if step % 30 == 0:
+            replay.start_episode(frame[0])
+        action = draws.uniform(-1, 1, 3).astype(np.float32)
+        replay.add(action, float(draws.random()), frame[1], False, step % 30 == 29)
+    parts: Any = Parts(None, None, None, agent, replay)  # type: ignore[arg-type]
+    metrics = LastMetrics(agent.metric_names, agent.device)
+    return Learner(
+        parts, Streams(4), metrics, parts.guard(), compile_losses=compiled, cuda_graph=graph
+    )
+
+
+def updated(learner: Learner, step: int) -> dict[str, Tensor]:
+    """The metrics after one more update."""
+    learner.update(step, step)
+    return {name: value.clone() for name, value in learner.metrics.values.items()}
+
+
+def assert_close(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        torch.testing.assert_close(mine[name], theirs[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_a_learner_does_what_the_agent_does() -> None:
+    learner, other = make_learner(), make_learner()
+    agent, streams = other.agent, Streams(4)
+    for step in range(4):
+        metrics = updated(learner, step)
+        count = agent.settings.batch_size
+        batch = other.replay.gather(*other.replay.draw(streams["replay"], count, 3))
+        expected = agent.update(batch, agent.draw_noise(streams), **agent.due(step))
+        assert agent.update_step == learner.agent.update_step == step + 1
+        for name, value in expected.items():
+            assert torch.equal(metrics[name], value), name
+
+
+def test_metrics_stay_in_place_and_keep_what_was_not_reported() -> None:
+    learner = make_learner()
+    places = {name: value.data_ptr() for name, value in learner.metrics.values.items()}
+    with_actor, without = updated(learner, 0), updated(learner, 1)
+    assert without["loss/actor"] == with_actor["loss/actor"] != 0
+    assert without["loss/critic"] != with_actor["loss/critic"]
+    assert {name: each.data_ptr() for name, each in learner.metrics.values.items()} == places
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["mlr", "sac", "curl", "drq", "spr", "playvirtual"])
+def test_compiled_losses_are_the_same(name: str) -> None:
+    eager, compiled = make_learner(name), make_learner(name, compiled=True)
+    for step in range(UPDATES):
+        assert_close(updated(compiled, step), updated(eager, step))
+        # From the same weights each time: what is compared is an update, not chaos.
+        compiled.agent.load_state_dict(eager.agent.state_dict())
+
+
+@pytest.mark.cuda
+def test_graphs_are_the_same_and_are_really_replayed() -> None:
+    eager, graph = make_learner(device="cuda"), make_learner(device="cuda", graph=True)
+    for step in range(UPDATES):
+        assert_close(updated(graph, step), updated(eager, step))
+    graph.agent.load_state_dict(eager.agent.state_dict())  # in place: graphs stay valid
+    assert_close(updated(graph, UPDATES), updated(eager, UPDATES))
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        for step in range(UPDATES + 1, UPDATES + 5):
+            graph.update(step, step)
+        torch.cuda.synchronize()
+    launches = [event for event in profile.events() if event.name == "cudaGraphLaunch"]
+    assert len(launches) == 4
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("graph", [False, True])
+def test_an_update_does_not_wait_for_the_gpu(graph: bool) -> None:
+    learner = make_learner(device="cuda", graph=graph)
+    for step in range(12):
+        learner.update(step, step)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(12, 16):
+            learner.update(step, step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
