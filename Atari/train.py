@@ -114,7 +114,7 @@ class Trainer:
         self.save(final=True)
 
     def step(self) -> None:
-        """Act, step the emulator, store, learn; in this order, as published (REFERENCE A-2)."""
+        """Act, step the emulator, store, learn; in this order, as published."""
         progress, stopwatch = self.progress, self.folder.stopwatch
         agent_step = progress.agent_step
         self.agent.set_schedules(agent_step)

@@ -111,7 +111,7 @@ class Trainer:
         self.save(final=True)
 
     def step(self) -> None:
-        """Act, learn, step the simulator, store; in this order, as published (REFERENCE D-1)."""
+        """Act, learn, step the simulator, store; in this order, as published."""
         progress, stopwatch = self.progress, self.folder.stopwatch
         if self.env.episode_over:
             self.replay.start_episode(self.env.reset()[0][-COLOURS:])

@@ -18,7 +18,7 @@ class Batch:
 
     Once an action of the sequence ends the episode or loses a life, the later observations are
     frozen at the one that action was taken in, while the actions run on into the next episode
-    (REFERENCE A-4).  Frames older than the episode are blank: an all-zero slot of the ring.
+    (published code).  Frames older than the episode are blank: an all-zero slot of the ring.
     """
 
     obs: FrameStacks  # (K, B) stacks o_t .. o_{t+K-1}

@@ -48,7 +48,7 @@ class AtariEnv(GameEnv):
     A game begins with a frame without an action, then one to 30 more. A step holds its action for
     `frame_skip` frames; its frame is the brighter of the last two (of a single one: itself), pixel
     by pixel, shrunk bilinearly. Losing a life costs one more frame without an action, in
-    evaluation too (REFERENCE A-3).
+    evaluation too (published code).
 
     Sticky actions are made here, from the game's own seed, and not by the emulator: the action
     that it would repeat is missing from its saved state.

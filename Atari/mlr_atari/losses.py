@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# The divergence that becomes a priority stays within these (published, REFERENCE A-8).
+# The divergence that becomes a priority stays within these (published code).
 MIN_PRIORITY, MAX_PRIORITY = 1e-6, 1e6
 
 

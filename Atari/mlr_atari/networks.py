@@ -15,7 +15,7 @@ from .errors import ConfigError
 # Kernel and stride of each layer: the DQN Nature paper's, and data-efficient Rainbow's.
 ENCODERS = {"nature": ((8, 4), (4, 2), (3, 1)), "data_efficient": ((5, 5), (5, 5))}
 
-# A constant feature map has no range; the published code divides 0 by 0 there (REFERENCE A-5).
+# A constant feature map has no range; the published code divides 0 by 0 there.
 RANGE_EPS = 1e-8
 
 

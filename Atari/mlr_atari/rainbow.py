@@ -1,4 +1,4 @@
-"""Rainbow for few samples: the RL agent that objectives are added to (ALGORITHM.md section 2)."""
+"""Rainbow for few samples: the RL agent that objectives are added to (the published code)."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class SequenceReplay:
 
     An end is a lost life, the end of a game, or its cap. Off limits as first step are the newest
     1 + n + K slots, whose returns and sequences are not complete, and the S - 1 that will be
-    overwritten next, whose stacks are not complete any more (REFERENCE A-4; published, also
+    overwritten next, whose stacks are not complete any more (the published code, also
     before the ring is full, so that a run's first S - 1 steps are never drawn).
 
     With `time_limit: bootstrap`, the return of a step before a cap stops in front of the capped

@@ -25,7 +25,7 @@ SPELLINGS = {
 WITHOUT_FILE = "seaquest"
 TYPO = ("pnog", "pong")
 
-# What the published setting is (ALGORITHM.md, section 2).
+# What the published setting is.
 PUBLISHED = {
     "budget": 100_000,
     "environment.protocol": "atari100k",

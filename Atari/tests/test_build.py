@@ -75,7 +75,7 @@ def test_building_leaves_the_global_generator_alone() -> None:
 
 
 def test_published_number_of_weights() -> None:
-    """161.27 M in the published model less 168 k of unused dynamics and a bias (REFERENCE A-6)."""
+    """161.27 M in the published model less 168 k of unused dynamics and a bias."""
     sizes = {"num_filters": [32, 64, 64], "hidden_dim": 256}
     settings: dict[str, Any] = agent_settings("mlr", **sizes)
     network = small_agent("rainbow", **sizes).network

@@ -1,4 +1,4 @@
-"""The losses of SAC as pure functions of tensors (Haarnoja et al. 2018; REFERENCE D-3).
+"""The losses of SAC as pure functions of tensors (Haarnoja et al. 2018).
 
 Shapes: B transitions, A action dimensions, V augmented views of each (DrQ; otherwise 1).
 """

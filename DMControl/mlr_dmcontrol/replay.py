@@ -33,7 +33,7 @@ class UniformReplay:
     """Ring of the latest transitions, drawn uniformly, alone and as windows of K in a row.
 
     A window never contains an episode's last transition nor the newest one, as in the published
-    code (REFERENCE D-2); unlike there, it never spans the ring's write position either.
+    code; unlike there, it never spans the ring's write position either.
 
     Attributes:
         frame_chunk_size: frames are saved in blocks of this many, which never change again.

@@ -1,7 +1,7 @@
 """Soft actor-critic from pixels, and the order of one update.
 
 The convolutions are shared: the critic's loss and the objective's train them, the actor's does
-not. Two Adams with moments of their own step the encoder in turn (REFERENCE D-4).
+not. Two Adams with moments of their own step the encoder in turn (published code).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ SPELLINGS = {
 WITHOUT_FILE = "hopper_hop"
 TYPO = ("cartpol_swingup", "cartpole_swingup")
 
-# What the published setting is (ALGORITHM.md, section 2).
+# What the published setting is.
 PUBLISHED = {
     "budget": 100_000,
     "environment.image_size": 100,

@@ -22,7 +22,7 @@ REPEAT = {
     "walker_walk": 2,
     "hopper_hop": 4,
 }
-# (budget, action repeat): agent steps, updates (ALGORITHM.md, section 2; REFERENCE.md, D-1)
+# (budget, action repeat): agent steps, updates (published code)
 NUMBERS = {
     (100_000, 8): (12_500, 11_500),
     (100_000, 4): (25_000, 24_000),

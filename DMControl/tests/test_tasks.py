@@ -86,7 +86,7 @@ def test_names_need_no_simulator() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=TASK_FILES.parents[1])
 
 
-# ALGORITHM section 2: action repeat, cube depth, learning rate, momentum rate.
+# As published: action repeat, cube depth, learning rate, momentum rate.
 PUBLISHED = {
     "ball_in_cup_catch": (4, 8, 1e-3, 0.05),
     "cartpole_swingup": (8, 4, 1e-3, 0.05),

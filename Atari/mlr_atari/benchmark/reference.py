@@ -2,9 +2,8 @@
 
 Observations are put together frame by frame and become floats as a whole; images are padded and
 cropped one by one; masks, losses and targets follow in float32, channels first, every block of
-the decoder on all tokens, with Adam and target copies a parameter at a time (REFERENCE A-4 to
-A-8). Given the same batch and noise, its losses are those of `rainbow.py` and
-`objectives/mlr.py`, up to rounding.
+the decoder on all tokens, with Adam and target copies a parameter at a time. Given the
+same batch and noise, its losses are those of `rainbow.py` and `objectives/mlr.py`, up to rounding.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Mask-based latent reconstruction (MLR paper, section 3; ALGORITHM.md section 1)."""
+"""Mask-based latent reconstruction (MLR paper, section 3)."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ class MLR(Objective):
         self.target_projection.update()
 
     def clip_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The decoder; its action embedding and the predictor stay unclipped (REFERENCE A-6)."""
+        """The decoder; its action embedding and the predictor stay unclipped (published code)."""
         embedding = self.decoder.action_embedding
         unclipped = set() if embedding is None else set(embedding.parameters())
         own = [each for each in self.decoder.parameters() if each not in unclipped]

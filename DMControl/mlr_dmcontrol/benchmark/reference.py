@@ -2,8 +2,8 @@
 
 Both stacks of every transition are stored. Whole sequences become floats, the unused next ones
 too; images are cropped one by one; masks, losses and targets follow in float32, channels first,
-with Adam and moving averages a parameter at a time (REFERENCE D-2 to D-5). Given the same draws,
-its losses are those of `sac.py` and `objectives/mlr.py`, up to rounding.
+with Adam and moving averages a parameter at a time. Given the same draws, its losses
+are those of `sac.py` and `objectives/mlr.py`, up to rounding.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""CURL: two views of an observation are each other's nearest (BASELINES, section 4.2)."""
+"""CURL: two views of an observation are each other's nearest (Laskin et al. 2020)."""
 
 from __future__ import annotations
 

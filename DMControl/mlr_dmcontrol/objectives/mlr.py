@@ -1,4 +1,4 @@
-"""Mask-based latent reconstruction (paper, section 3; ALGORITHM.md, section 1)."""
+"""Mask-based latent reconstruction (paper, section 3)."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ class MLR(Objective):
         return [ClipGroup(group.parameters, self.settings.max_gradient_norm)]
 
     def learning_rate_factor(self, update_step: int) -> float:
-        """Warm-up, then inverse square root (REFERENCE D-7)."""
+        """Warm-up, then inverse square root (published code)."""
         settings = self.settings
         return warmup_inverse_sqrt(update_step, settings.warmup_updates, settings.warmup_start)
 

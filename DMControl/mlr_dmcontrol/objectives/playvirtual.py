@@ -1,4 +1,4 @@
-"""PlayVirtual: SPR, and imagined actions taken back must lead home (BASELINES, 3.5 and 4.5)."""
+"""PlayVirtual: SPR, and imagined actions taken back must lead home (Yu et al. 2021)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SPR: predict the latents of the next observations from one and the actions (BASELINES, 4.4)."""
+"""SPR: predict the latents of the next observations (Schwarzer et al. 2021)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Latent dynamics of SPR and PlayVirtual, forwards or backwards in time (BASELINES, section 2)."""
+"""Latent dynamics of SPR and PlayVirtual, forwards or backwards in time."""
 
 from __future__ import annotations
 
