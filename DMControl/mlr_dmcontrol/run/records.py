@@ -30,6 +30,8 @@ EPISODE_COLUMNS = ("agent_step", "env_step", "episode", "value", "length")
 MAX_RETURN = 1000.0  # of a suite episode: 1000 env steps with a reward in [0, 1]
 PACKAGES = ("torch", "numpy", "gymnasium", "dm_control", "mujoco", "kornia", "hydra-core")
 ABOUT = "The x-axis counts **env steps** (agent steps x action repeat), as the benchmark does."
+# What shows whether an objective still learns, or its latents have collapsed.
+_WATCHED = ("cosine_similarity", "projection_std", "effective_rank")
 
 
 def run_path(cfg: DictConfig) -> Path:
@@ -53,20 +55,20 @@ def tables(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def layout(names: Sequence[str]) -> dict[str, Any]:
-    """TensorBoard's custom-scalars page: the charts that matter, first."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(name.partition("/")[0], []).append(name)
-    score = {
-        METRIC: ["Multiline", [EVAL_CHART, EPISODE_CHART]],
-        "normalized": ["Multiline", ["eval/normalized_score"]],
-    }
+    """TensorBoard's custom-scalars page: the charts that matter; Scalars has all of them."""
+    losses = [name for name in names if name.startswith("loss/")]
+    watched = [name for name in names if name.rpartition("/")[2] in _WATCHED]
     charts = {
-        group: {name.partition("/")[2]: ["Multiline", [name]] for name in names}
-        for group, names in groups.items()
+        "score": {METRIC: [EVAL_CHART, EPISODE_CHART], "normalized": ["eval/normalized_score"]},
+        "losses": {name.removeprefix("loss/"): [name] for name in losses},
+        "representation": {name: [name] for name in watched},
+        "speed": {"agent steps per second": ["time/agent_steps_per_second"]},
     }
-    speed = {"agent steps per second": ["Multiline", ["time/agent_steps_per_second"]]}
-    return {"score": score, **charts, "speed": speed}
+    return {
+        page: {title: ["Multiline", tags] for title, tags in content.items()}
+        for page, content in charts.items()
+        if content
+    }
 
 
 def prepare(cfg: DictConfig) -> torch.device:
