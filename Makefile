@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak marathon lint doctor figures demo-dmcontrol demo-atari
+.PHONY: help setup demo test soak marathon lint doctor figures screenshots demo-dmcontrol demo-atari
 
 TREES := DMControl Atari
 PYTHON_VENV := ../.venv/bin/python
@@ -78,3 +78,7 @@ doctor: $(READY) ## whether a run would work here, and how long it would take
 
 figures: $(READY) ## draw figs/*.png again
 	.venv/bin/python figs/draw.py
+
+RUNS := DMControl/runs
+screenshots: $(READY) ## figs/tensorboard.png and figs/report.png again, with RUNS=folder of runs
+	.venv/bin/python figs/screenshots.py $(RUNS)
