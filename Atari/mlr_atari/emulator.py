@@ -48,6 +48,10 @@ class Emulator(ABC):
         """Begin a new game."""
         self._console.reset_game()
 
+    def ram(self) -> np.ndarray:
+        """The console's memory, uint8 (128,)."""
+        return np.array(self._console.getRAM(), np.uint8)
+
     @abstractmethod
     def read_grey(self, screen: np.ndarray) -> None:
         """Write the screen's brightness into `screen`, uint8 of `screen_shape`."""

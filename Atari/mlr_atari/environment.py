@@ -98,6 +98,11 @@ class AtariEnv(GameEnv):
         """The console's screen, uint8 (rows, columns, 3)."""
         return self._emulator.rgb()
 
+    @property
+    def memory(self) -> np.ndarray:
+        """The console's 128 bytes of RAM now, uint8 (128,)."""
+        return self._emulator.ram()
+
     def _snapshot(self) -> bytes:
         return self._emulator.save()
 

@@ -114,6 +114,11 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Agent steps in a second of simulated time."""
         return 1 / (self._control.control_timestep() * self.settings.action_repeat)
 
+    @property
+    def physics(self) -> Any:
+        """The simulator's own model and data, to be looked at only."""
+        return self._control.physics
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:

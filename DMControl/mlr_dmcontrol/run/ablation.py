@@ -92,7 +92,8 @@ def _runs(
             for values in zip(*sweep.values(), strict=True)
         ]
     for value, words in points:
-        yield f"{name}-{value.strip('[]').replace(',', '+')}", others, words
+        label = value.strip("[]").replace(",", "+") or "none"
+        yield f"{name}-{label}", others, words
 
 
 def _tagged(job: Sequence[str], label: str) -> list[str]:

@@ -1,0 +1,130 @@
+"""What a linear map reads out of features: ridge regression, R² on held-out episodes, PCA.
+
+N rows, D features, V variables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.bool_]
+
+# Per row, for standardised features; which one is chosen by the validation episodes.
+PENALTIES = tuple(10.0**power for power in range(-5, 4))
+_PARTS = (0.6, 0.8)  # of the episodes, where training ends and where validation does
+MIN_EPISODES = 5  # one to validate on, one to test on
+_CONSTANT = 1e-6  # deviation, relative to the size of the values, that is rounding only
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which rows are trained on, choose the penalty, and are scored; whole episodes, bool (N,)."""
+
+    train: Rows
+    validation: Rows
+    test: Rows
+
+
+def split_by_episode(episodes: NDArray[np.int64]) -> Split:
+    """60 % of the episodes to train on, 20 % to validate, the last 20 % to test; in their order.
+
+    Args: `episodes`: (N,), the episode of each row.
+
+    Raises:
+        ValueError: fewer than `MIN_EPISODES` episodes.
+    """
+    numbers = np.unique(episodes)
+    if len(numbers) < MIN_EPISODES:
+        raise ValueError(f"{len(numbers)} episodes are too few to split; at least {MIN_EPISODES}")
+    first, second = (numbers[int(share * len(numbers))] for share in _PARTS)
+    train, test = episodes < first, episodes >= second
+    return Split(train, ~train & ~test, test)
+
+
+def readout(features: NDArray[np.floating], labels: Floats, split: Split) -> Floats:
+    """R² of each variable on the test rows, (V,); NaN for one that never changes.
+
+    Each variable has the penalty that is best on the validation rows.
+
+    Args: `features`: (N, D). `labels`: (N, V).
+    """
+    inputs = _standardised(features.astype(np.float64), split.train)
+    mean, deviation = _scale(labels[split.train])
+    targets = (labels - mean) / deviation
+    weights = ridge(inputs[split.train], targets[split.train])
+    scores = np.stack(
+        [r_squared(inputs[split.validation] @ each, targets[split.validation]) for each in weights]
+    )
+    best = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=0)  # (V,)
+    chosen = weights[best, :, np.arange(labels.shape[1])].T
+    found = r_squared(inputs[split.test] @ chosen, targets[split.test])
+    return np.where(_constant(labels[split.train]), np.nan, found)
+
+
+def ridge(inputs: Floats, targets: Floats) -> Floats:
+    """Weights (P, D, V) that minimise squared error / N + penalty * squared weights, for each.
+
+    Args: `inputs`: (N, D), mean 0. `targets`: (N, V), mean 0.
+    """
+    rows, width = inputs.shape
+    if width <= rows:
+        values, vectors = np.linalg.eigh(inputs.T @ inputs / rows)
+        left, right = vectors, vectors.T @ (inputs.T @ targets) / rows
+    else:  # the same by way of the rows, of which there are fewer
+        values, vectors = np.linalg.eigh(inputs @ inputs.T / rows)
+        left, right = inputs.T @ vectors, vectors.T @ targets / rows
+    values = np.maximum(values, 0.0)[:, None]
+    return np.stack([left @ (right / (values + penalty)) for penalty in PENALTIES])
+
+
+def r_squared(predicted: Floats, targets: Floats) -> Floats:
+    """1 - squared error / squared targets, (V,); NaN for targets that are all 0.
+
+    Targets are what is left after the training mean was taken off, so that predicting this mean
+    scores 0, also where the test episodes have another one.
+    """
+    error, spread = np.square(targets - predicted).sum(axis=0), np.square(targets).sum(axis=0)
+    constant = spread == 0
+    return np.where(constant, np.nan, 1.0 - error / np.where(constant, 1.0, spread))
+
+
+@dataclass(frozen=True)
+class PrincipalComponents:
+    """Mean (P,) and the directions of largest variance (P, C) of pictures of P numbers."""
+
+    mean: NDArray[np.float32]
+    directions: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, pictures: NDArray[np.float32], count: int) -> PrincipalComponents:
+        """Of the rows of (M, P); C is `count`, or M - 1 if that is less."""
+        mean = pictures.mean(axis=0)
+        centred = pictures - mean
+        values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
+        count = min(count, len(pictures) - 1)
+        top = slice(len(values) - count, len(values))
+        scale = np.sqrt(np.maximum(values[top], np.finfo(np.float32).tiny))
+        return cls(mean, centred.T @ (vectors[:, top] / scale).astype(np.float32))
+
+    def __call__(self, pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Coordinates (N, C) of pictures (N, P)."""
+        return np.asarray((pictures - self.mean) @ self.directions, np.float32)
+
+
+def _standardised(features: Floats, train: Rows) -> Floats:
+    mean, deviation = _scale(features[train])
+    return (features - mean) / deviation
+
+
+def _scale(values: Floats) -> tuple[Floats, Floats]:
+    """Mean and standard deviation of each column; 1 for a constant one."""
+    deviation = values.std(axis=0)
+    return values.mean(axis=0), np.where(_constant(values), 1.0, deviation)
+
+
+def _constant(values: Floats) -> Rows:
+    return np.asarray(values.std(axis=0) <= _CONSTANT * (1e-3 + np.abs(values).max(axis=0)))
