@@ -123,6 +123,8 @@ class Rainbow:
         if self.objective is not None:
             parameters += [each for each in self.objective.parameters() if each.requires_grad]
             self.clip_groups |= self.objective.clip_groups()
+        clipped = {each for group in self.clip_groups.values() for each in group}
+        self.unclipped = [each for each in parameters if each not in clipped]
         self.optimizer = fused_adam(
             parameters, settings.learning_rate, device, eps=settings.adam_eps
         )
@@ -139,7 +141,8 @@ class Rainbow:
     def metric_names(self) -> tuple[str, ...]:
         """Names of all that updates report: losses, gradient norms, and other values."""
         own = () if self.objective is None else self.objective.metric_names
-        return (*_METRICS, *own, *(f"gradient_norm/{name}" for name in self.clip_groups))
+        groups = [*self.clip_groups, *(["unclipped"] if self.unclipped else [])]
+        return (*_METRICS, *own, *(f"gradient_norm/{name}" for name in groups))
 
     @property
     def diagnostic_names(self) -> tuple[str, ...]:
@@ -301,12 +304,16 @@ class Rainbow:
         return network(images.flatten(0, 1), noisy=True).unflatten(0, (draws, -1))
 
     def clip_gradients(self) -> Metrics:
-        """Scale each group's gradient down to the limit; returns the norms before that."""
+        """Scale each group's gradient down to the limit; returns all norms before that."""
         limit = self.settings.max_gradient_norm
-        return {
+        norms = {
             f"gradient_norm/{name}": nn.utils.clip_grad_norm_(group, limit, foreach=True)
             for name, group in self.clip_groups.items()
         }
+        if self.unclipped:  # looked at too: no gradient may become a NaN unseen
+            rest = [each.grad for each in self.unclipped if each.grad is not None]
+            norms["gradient_norm/unclipped"] = nn.utils.get_total_norm(rest, foreach=True)
+        return norms
 
     # ---- state ---------------------------------------------------------------------------------
 

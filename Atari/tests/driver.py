@@ -4,14 +4,16 @@
     python tests/driver.py --serve     many runs: a JSON request a line, a forked child for each
 
 Without a fault it is `python train.py` to the letter; a fault is put in from outside, around the
-loop's own methods. Forking spares each run the seconds that importing PyTorch takes.
+loop's own methods. Forking spares each run the imports, which take longer than the run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import importlib
+import io
 import json
 import os
 import random
@@ -28,6 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import small_run
 import torch
 
 import train
@@ -207,12 +210,24 @@ def mixed(state: Any, fresh: Any, path: list[str]) -> Any:
     return {**state, head: mixed(state[head], fresh[head], rest)}
 
 
+class SpoiltAugmentation:
+    """An augmentation whose images are no numbers."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.real(*arguments) * NAN
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
 def spoil(trainer: Any, where: str) -> None:
     """Put a NaN into the computation, from now on."""
     agent = trainer.agent
     if where == "scale":
-        augment = agent.augmentation
-        agent.augmentation = lambda *arguments: augment(*arguments) * NAN
+        agent.augmentation = SpoiltAugmentation(agent.augmentation)
     elif where == "loss":
         loss = agent.objective.loss
 
@@ -335,8 +350,19 @@ def run(faults: Faults, words: list[str]) -> int:
 # --- many runs ------------------------------------------------------------------------------------
 
 
+def warm_up() -> None:
+    """Do once what every run would do to the same end: late imports, parsing of the settings."""
+    for name in ("torch._dynamo", "torch._inductor"):  # the optimisers' and the switches'
+        importlib.import_module(name)
+    with contextlib.redirect_stderr(io.StringIO()) as refused:
+        train.main([*small_run.TRAIN, "budget=-1"])
+    assert refused.getvalue().startswith("error: budget=-1"), refused.getvalue()
+    small_run.warm_up()
+
+
 def serve() -> None:
     """Answer each request with the child's number, then with how it ended (minus a signal)."""
+    warm_up()
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,3 +35,9 @@ def other_pixel(environment: dict[str, Any]) -> None:
     seen = bytearray(environment["reached"]["stack"])
     seen[-len(seen) // 8] ^= 1
     environment["reached"]["stack"] = bytes(seen)
+
+
+def warm_up() -> None:
+    """Before many runs in one process: import the emulator."""
+    importlib.import_module("ale_py")
+    importlib.import_module("cv2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,3 +34,12 @@ def other_pixel(environment: dict[str, Any]) -> None:
     seen = bytearray(environment["observation"])
     seen[len(seen) // 2] ^= 1
     environment["observation"] = bytes(seen)
+
+
+def warm_up() -> None:
+    """Before many runs in one process: import for the simulator, find the renderer."""
+    import train
+
+    importlib.import_module("scipy.ndimage")
+    renderer = train.choose_renderer()
+    train.choose_renderer = lambda gpu=None: renderer

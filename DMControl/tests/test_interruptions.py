@@ -123,6 +123,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
 
 
 @pytest.mark.marathon
+@pytest.mark.timeout(1800)
 def test_killed_at_many_random_moments(tmp_path: Path) -> None:
     kill_again_and_again(tmp_path / "runs", 20)
 
