@@ -12,7 +12,7 @@ READY := .venv/.ready
 # The demo's runs: their task or game, and what is smaller than in preset laptop.
 DEMO_TASK := cartpole_swingup
 DEMO_TASK_SETTINGS :=
-DEMO_GAME := pong
+DEMO_GAME := amidar
 DEMO_GAME_SETTINGS :=
 DEMO := preset=laptop seed=1 runs_dir=runs/demo
 
