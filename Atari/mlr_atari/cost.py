@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
+from .batch import Batch, UpdateNoise
+from .frames import FrameStacks
 from .rainbow import Rainbow
-
-_TOKENS = 2  # per image, in a decoder: a state and an action
+from .run.seeding import Streams
 
 
 def update_flops(agent: Rainbow) -> float:
-    """Floating-point operations of an update, about: encoder and the objective's linear maps.
+    """Floating-point operations of an update: matrix products, convolutions and attention.
 
-    Backward costs twice the forward pass. The RL loss encodes its batch once with gradient and
-    twice without; an objective encodes each image of its sequences online, with gradient, and by
-    its momentum copy.
+    They are counted in a dry run, in which tensors have shapes but no numbers: it takes a second
+    at any size, and changes nothing. Adam and element-wise work are not counted.
     """
-    batch, flops = agent.settings.batch_size, _encoder_flops(agent)
-    passes, own = 5.0 * batch, 0.0
-    if agent.objective is not None:
-        images = batch * agent.settings.sequence_length
-        passes += 4.0 * images
-        trained = (each for each in agent.objective.parameters() if each.requires_grad)
-        own = 3.0 * images * _TOKENS * sum(2.0 * each.numel() for each in trained)
-    return passes * flops + own
+    (group,) = agent.optimizer.param_groups
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batch = _batch(agent)
+        noise: UpdateNoise = agent.draw_noise(Streams(0)).to(agent.device)
+        with FlopCounterMode(display=False) as counter:
+            loss = agent.rl_loss(batch, noise)[0]
+            if agent.objective is not None:
+                encoder = agent.network.encoder
+                own, _ = agent.objective.loss(encoder, batch, noise.objective)
+                loss = loss + agent.objective_weight * own
+            torch.autograd.grad(loss, group["params"], allow_unused=True)
+    return float(counter.get_total_flops())
 
 
-def _encoder_flops(agent: Rainbow) -> float:
-    """Operations of one image through the encoder, forward."""
-    side, flops = agent.augmentation.image_size, 0.0
-    for each in agent.network.encoder.modules():
-        if isinstance(each, nn.Conv2d):
-            padding, kernel, stride = int(each.padding[0]), each.kernel_size[0], each.stride[0]
-            side = (side + 2 * padding - kernel) // stride + 1
-            flops += 2.0 * side * side * each.weight.numel()
-    return flops
+def _batch(agent: Rainbow) -> Batch:
+    """A batch in the shapes that the agent wants."""
+    device, side = agent.device, agent.augmentation.image_size
+    depth = agent.network.encoder.convs[0].in_channels
+    size, length = agent.settings.batch_size, agent.settings.sequence_length
+    frames = torch.zeros((depth, 1, side, side), dtype=torch.uint8, device=device)
+
+    def stacks(*lead: int) -> FrameStacks:
+        return FrameStacks(frames, torch.zeros((*lead, depth), dtype=torch.int64, device=device))
+
+    def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    return Batch(
+        obs=stacks(length, size),
+        n_step_obs=stacks(size),
+        action=numbers(length, size, dtype=torch.int64),
+        n_step_return=numbers(size),
+        bootstrap_discount=numbers(size),
+        ends=numbers(length, size, dtype=torch.bool),
+        importance_weights=numbers(size),
+        indices=numbers(size, dtype=torch.int64),
+    )

@@ -2,36 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
-_KERNEL = 9  # weights of a 3x3 filter
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from .batch import Batch, SACNoise, SequenceBatch
+from .environment import COLOURS
+from .frames import FrameStacks
+from .run.seeding import Streams
+from .sac import SAC
 
 
-def encoder_flops(agent: Mapping[str, Any], channels: int) -> float:
-    """Floating-point operations of one image through the encoder, forward.
+def update_flops(agent: SAC) -> float:
+    """Floating-point operations of a mean update: matrix products, convolutions and attention.
 
-    Args: `agent`: section `agent` of the config. `channels`: of a stacked observation.
+    They are counted in a dry run, in which tensors have shapes but no numbers: it takes a second
+    at any size, and changes nothing. Optimisers and element-wise work are not counted.
     """
-    side, flops, incoming = agent["crop_size"], 0.0, channels
-    for stride in agent["conv_strides"]:
-        side = (side - 3) // stride + 1
-        flops += 2.0 * side * side * incoming * agent["num_filters"] * _KERNEL
-        incoming = agent["num_filters"]
-    return flops + 2.0 * side * side * incoming * agent["latent_dim"]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batch = _batch(agent)
+        noise: SACNoise = agent.draw_noise(Streams(0)).to(agent.device)
+        with FlopCounterMode(display=False) as always:
+            _differentiate(agent.critic_terms(batch, noise)[0], agent.critic_optimizer.parameters)
+            if agent.objective is not None and agent.objective_optimizer is not None:
+                for _, part, own in agent.objective.parts(batch, noise.objective):
+                    loss, _ = agent.objective.loss(agent.networks.encoder, part, own)
+                    _differentiate(loss, agent.objective_optimizer.parameters)
+        with FlopCounterMode(display=False) as sometimes:
+            _differentiate(agent.actor_terms(batch, noise)[0], agent.actor_optimizer.parameters)
+    interval = agent.settings.actor_update_every
+    return float(always.get_total_flops() + sometimes.get_total_flops() / interval)
 
 
-def update_flops(agent: Mapping[str, Any], channels: int) -> float:
-    """Operations of a mean update in the encoder, where all but a percent of them are.
+def _differentiate(loss: Tensor, parameters: Sequence[Tensor]) -> None:
+    """As `Optimizer.accumulate`, but no gradient is kept."""
+    torch.autograd.grad(loss, list(parameters), allow_unused=True)
 
-    Backward costs twice the forward pass. SAC's batch goes forward through the critic and its
-    target, backward through the critic, and forward once more for the actor's update. An
-    objective with sequences encodes each image online, with gradient, and by its momentum copy.
-    """
-    batch, views = agent["batch_size"], agent["num_target_augmentations"]
-    passes = batch * (3.0 * agent["num_q_augmentations"] + 2.0 * views)
-    passes += batch / agent["actor_update_every"]
-    if agent["objective"] is not None:
-        images = agent.get("sequence_length", 1) * agent.get("sequence_batch_size", batch)
-        passes += 4.0 * images
-    return passes * encoder_flops(agent, channels)
+
+def _batch(agent: SAC) -> Batch:
+    """A batch in the shapes that the agent wants."""
+    device, side = agent.device, agent.augmentation.image_size
+    depth, actions = agent.networks.encoder.channels // COLOURS, agent.networks.action_dim
+    frames = torch.zeros((depth, COLOURS, side, side), dtype=torch.uint8, device=device)
+
+    def stacks(*lead: int) -> FrameStacks:
+        return FrameStacks(frames, torch.zeros((*lead, depth), dtype=torch.int64, device=device))
+
+    def numbers(*shape: int) -> Tensor:
+        return torch.zeros(shape, device=device)
+
+    size, objective, sequence = agent.settings.batch_size, agent.objective, None
+    slots = torch.zeros(size, dtype=torch.int64, device=device)
+    if objective is not None and objective.sequence_batch_size:
+        lead = objective.sequence_length, objective.sequence_batch_size
+        first = torch.zeros(lead[1], dtype=torch.int64, device=device)
+        sequence = SequenceBatch(stacks(*lead), numbers(*lead, actions), numbers(*lead), first)
+    values = numbers(size, actions), numbers(size), numbers(size)
+    return Batch(stacks(size), stacks(size), *values, sequence, slots)

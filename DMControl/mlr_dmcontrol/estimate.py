@@ -35,9 +35,9 @@ def estimate(cfg: DictConfig, step_seconds: float = STEP_SECONDS) -> Estimate:
     episodes = cfg.evaluation.episodes * len(numbers.evaluations) + cfg.evaluation.final_episodes
     steps = numbers.agent_steps + episodes * EPISODE_LENGTH / cfg.environment.action_repeat
     rate = _rate(device.type)
-    updates = numbers.updates * update_flops(cfg.agent, COLOURS * stack) / rate
+    count, flops = _agent_cost(_shape_of(cfg), stack, cfg.environment.image_size)
+    updates, parameters = numbers.updates * flops / rate, 4.0 * count
     replay = (numbers.capacity + 1) * COLOURS * cfg.environment.image_size**2
-    parameters = 4.0 * _parameters(_shape_of(cfg), stack, cfg.environment.image_size)
     return Estimate(
         hours=(updates + steps * step_seconds) / 3600,
         memory=_PROCESS + replay + _COPIES * parameters + _activations(cfg),
@@ -61,7 +61,8 @@ def _shape_of(cfg: DictConfig) -> str:
 
 
 @cache
-def _parameters(agent: str, stack: int, image_size: int) -> int:
+def _agent_cost(agent: str, stack: int, image_size: int) -> tuple[int, float]:
+    """Parameters of an agent, and operations of one of its updates."""
     settings: Any = OmegaConf.create(agent)
     built = build_agent(
         settings,
@@ -70,7 +71,7 @@ def _parameters(agent: str, stack: int, image_size: int) -> int:
         device=torch.device("cpu"),
         seed=0,
     )
-    return built.num_parameters
+    return built.num_parameters, update_flops(built)
 
 
 def _activations(cfg: DictConfig) -> float:

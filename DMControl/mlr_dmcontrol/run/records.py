@@ -11,11 +11,9 @@ import torch
 from omegaconf import DictConfig
 
 from ..cost import update_flops
-from ..environment import COLOURS
 from ..machine import matmul_rate
 from ..parts import Parts
 from ..renderer import Renderer
-from .protocol import Plan
 from .seeding import make_deterministic
 
 PROTOCOL = "dmcontrol"
@@ -118,16 +116,14 @@ def banner(cfg: DictConfig, parts: Parts, renderer: Renderer) -> dict[str, objec
     }
     if device.type == "cpu" and cfg.preset == "paper":
         lines["expected"] = (
-            f"about {expected_hours(cfg, plan):,.0f} hours without a GPU; "
-            "preset=laptop takes minutes"
+            f"about {expected_hours(parts):,.0f} hours without a GPU; preset=laptop takes minutes"
         )
     return lines
 
 
-def expected_hours(cfg: DictConfig, plan: Plan) -> float:
+def expected_hours(parts: Parts) -> float:
     """Hours that the updates will take on the CPU, from their arithmetic and a timed product."""
-    channels = COLOURS * cfg.environment.frame_stack
-    flops = plan.updates * update_flops(cfg.agent, channels)
+    flops = parts.plan.updates * update_flops(parts.agent)
     return flops / matmul_rate(torch.device("cpu")) / 3600
 
 

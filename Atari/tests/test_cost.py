@@ -1,0 +1,39 @@
+"""Arithmetic of an update: the dry run counts what is really computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from agents import small_agent, synthetic_batch
+
+from mlr_atari.benchmark.counters import count_flops
+from mlr_atari.cost import update_flops
+from mlr_atari.run.seeding import Streams
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "agent"
+AGENTS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_the_dry_run_counts_what_an_update_computes(name: str) -> None:
+    narrow = {"num_filters": [4, 2]} if name in ("der_published", "curl_published") else {}
+    agent = small_agent(name, **narrow)
+    before = {key: value.clone() for key, value in agent.network.state_dict().items()}
+    found = update_flops(agent)
+    assert all(torch.equal(before[key], each) for key, each in agent.network.state_dict().items())
+    assert all(each.grad is None for each in agent.network.parameters())
+    length = agent.settings.sequence_length
+    batch, noise = synthetic_batch(0, length=length), agent.draw_noise(Streams(0))
+    assert found == count_flops(lambda: agent.update(batch, noise))
+
+
+def test_the_baseline_by_hand() -> None:
+    agent, size = small_agent("rainbow"), 3
+    convs = [2 * 20 * 20 * 4 * 4 * 64, 2 * 9 * 9 * 4 * 4 * 16, 2 * 7 * 7 * 4 * 2 * 9]
+    # Two streams of 16 hidden units, 51 atoms of 4 actions and of the value; mean and noise.
+    head = 2 * 2 * (2 * 98 * 16 + 16 * 51 * 5)
+    learnt = 3 * (sum(convs) + head) - convs[0]  # nobody asks for a gradient of the pixels
+    others = 2 * (sum(convs) + head)  # the target network, and the one that picks
+    assert update_flops(agent) == pytest.approx(size * (learnt + others), rel=0.02)

@@ -1,0 +1,64 @@
+"""Arithmetic of an update: the dry run counts what is really computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_agents import TINY, make_agent, make_batch
+
+from mlr_dmcontrol.benchmark.counters import count_flops
+from mlr_dmcontrol.cost import update_flops
+from mlr_dmcontrol.run.seeding import Streams
+from mlr_dmcontrol.sac import SAC
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "agent"
+AGENTS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+ENCODER = 2 * (13 * 13 * 9 * 4 * 9 + 6 * 6 * 4 * 4 * 9 + 144 * 50)  # TINY: 28 -> 13 -> 6 pixels
+
+
+def block(agent: SAC) -> float:
+    """Operations of one update of each kind, really computed."""
+    batch, streams = make_batch(agent, size=32), Streams(0)
+
+    def run() -> None:
+        for step in (0, 1):
+            agent.update(batch, agent.draw_noise(streams), **agent.due(step))
+
+    return count_flops(run)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_the_dry_run_counts_what_an_update_computes(name: str) -> None:
+    # Objective networks that depend on the image's size see 32 pixels, as the batch has them.
+    agent = make_agent(name, **(TINY if "drq" not in name else TINY | {"crop_size": 32}))
+    before = {key: value.clone() for key, value in agent.networks.state_dict().items()}
+    found = update_flops(agent)
+    assert all(torch.equal(before[key], each) for key, each in agent.networks.state_dict().items())
+    assert all(each.grad is None for each in agent.networks.parameters())
+    assert found == block(agent) / 2
+
+
+def test_sac_by_hand() -> None:
+    agent, count = make_agent("sac", **TINY), 6
+    latent, hidden, actions = 50, 16, 3
+    # Backward costs twice the forward pass, but nobody asks for a gradient of the pixels.
+    first = 2 * 13 * 13 * 9 * 4 * 9
+    critic = 2 * 2 * ((latent + actions) * hidden + hidden * hidden + hidden)
+    head = 2 * 144 * latent
+    actor = head + 2 * (latent * hidden + hidden * hidden + hidden * 2 * actions)
+    learnt = 3 * ENCODER - first + 3 * critic
+    target = (ENCODER - head) + actor + ENCODER + critic
+    # The gradient of the action passes through the critic; of its weights none is needed.
+    acted = ENCODER + 3 * actor - head + 2 * critic
+    expected = count * (learnt + target + acted / 2)
+    assert update_flops(agent) == pytest.approx(expected, rel=0.02)
+
+
+def test_cost_grows_with_the_batch() -> None:
+    one, two = (make_agent("mlr", **TINY, batch_size=size) for size in (6, 12))
+    sequences = make_agent("mlr", **TINY, sequence_batch_size=6)
+    rl = update_flops(make_agent("sac", **TINY))
+    assert update_flops(two) - update_flops(one) == pytest.approx(rl)
+    assert update_flops(sequences) - rl == pytest.approx(2 * (update_flops(one) - rl), rel=1e-6)
