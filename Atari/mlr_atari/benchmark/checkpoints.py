@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from ..parts import build_parts
 from ..run import records
-from ..run.checkpoint import Checkpointer
+from ..run.checkpoint import Checkpointer, Stateful
 from . import measure
 from .measure import Row
 from .workload import Workload
@@ -33,7 +33,7 @@ def row(cfg: DictConfig, saves: int) -> Row:
 
 
 def _saved(workload: Workload, folder: Path, saves: int) -> Row:
-    state = {
+    state: dict[str, Stateful] = {
         "agent": workload.agent,
         "replay": workload.replay,
         "environment": workload.env,

@@ -97,13 +97,16 @@ def measure_updates(workload: Workload, blocks: int) -> Row:
 
 
 def measure_reference(workload: Workload, blocks: int) -> Row:
-    """Time of our update and of the plain one, in turn, so that other load hits both."""
+    """Time of our update and of the plain one, in turn, so that other load hits both.
+
+    Args: `blocks`: of each. If there are several, another one before them warms up.
+    """
     memory = PeakMemory(workload.device)
     kinds = {"ours": workload.update_block, "plain": workload.plain_block()}
     wall: dict[str, list[float]] = {name: [] for name in kinds}
     cpu: dict[str, list[float]] = {name: [] for name in kinds}
-    peak = {}
-    for _ in range(blocks + 1):
+    peak, warm_up = {}, int(blocks > 1)
+    for _ in range(blocks + warm_up):
         for name, function in kinds.items():
             keep_freed_memory(name == "ours")
             memory.reset()
@@ -113,9 +116,8 @@ def measure_reference(workload: Workload, blocks: int) -> Row:
             cpu[name].append((time.process_time() - start[1]) / workload.block)
             peak[name] = memory.total
     keep_freed_memory(True)
-    # The first block of each warms up.
-    seconds = {name: Spread.of(values[1:]).median for name, values in wall.items()}
-    busy = {name: Spread.of(values[1:]).median for name, values in cpu.items()}
+    seconds = {name: Spread.of(values[warm_up:]).median for name, values in wall.items()}
+    busy = {name: Spread.of(values[warm_up:]).median for name, values in cpu.items()}
     return {
         "reference_seconds_per_update": seconds["plain"],
         "reference_cpu_seconds_per_update": busy["plain"],

@@ -37,7 +37,7 @@ class PlainRainbow:
 
     def __init__(self, agent: Rainbow) -> None:
         """Raises: ConfigError: there is no plain code for one of the agent's options."""
-        _require_published_options(agent)
+        require_plain_agent(agent)
         self.settings, self.values, self.pad = agent.settings, agent.values, agent.augmentation.pad
         self.weight, self.update_step = agent.objective_weight, agent.update_step
         # Together, so that the copies share the layers that the originals share.
@@ -193,7 +193,10 @@ def _channels_first(module: nn.Module | None) -> None:
         parameter.data = parameter.data.contiguous()
 
 
-def _require_published_options(agent: Rainbow) -> None:
+def require_plain_agent(agent: Rainbow) -> None:
+    """Raises: ConfigError: there is no plain code for one of the agent's options, or its device."""
+    if agent.device.type != "cpu":
+        raise ConfigError(f"--reference: only on the CPU, but the device is {agent.device}")
     settings, objective = agent.settings, agent.objective
     plain = settings.num_q_augmentations == settings.num_target_augmentations == 1
     plain = plain and settings.double_q and not settings.redraw_target_noise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,28 @@ from matplotlib.figure import Figure
 
 from ..errors import ConfigError
 from ..report import plots
+from .printed import PART, duration, size
 from .table import RESULTS, read
 
 Row = dict[str, Any]
 
 BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
 HOW = "*Made from `results/benchmark/` by `python benchmark.py --readme`.*"
-NO_GPU = "No GPU was at hand: the CUDA path (TF32, graphs) has **not been run yet**."
+NO_GPU = "No GPU was at hand: the CUDA path (TF32, graphs) has **not been run yet**, only written."
 FIGURE = "scaling"
+_UPDATE_NOTE = (
+    "*Quartiles*: of the timed updates, counted in blocks that hold one of each kind. *× plain*: "
+    "CPU time of the plain fp32 update (`--reference`), on the same machine, over ours. *Of the "
+    "limit*: the time in which a large matrix product's speed allows for the same operations, and "
+    "a copy's for Adam's memory traffic, over the time taken."
+)
+_SCALING_NOTE = (
+    "Sizes with the time of an update, one size at a time, all others those of the preset; for the "
+    "replay's length, time to draw a batch and read its images, which must not grow."
+)
 
 _SETTING = ("hardware", "preset", "agent", "precision", "mode")
 _PRESETS = ("paper", "laptop", "smoke")
-_GIB = 2**30
 
 
 def refresh(folder: Path) -> None:
@@ -33,7 +43,7 @@ def refresh(folder: Path) -> None:
     """
     readme = folder / "README.md"
     text = updated(readme.read_text(encoding="utf-8"), folder / RESULTS)
-    scaling = read(folder / RESULTS / "scaling.csv")
+    scaling = _sweeps(folder / RESULTS)
     if scaling:
         plots.save(figure(scaling), folder / RESULTS / FIGURE)
     readme.write_text(text, encoding="utf-8")
@@ -57,15 +67,24 @@ def block(results: Path) -> str:
     rows = latest(read(results / "updates.csv"), _SETTING)
     parts = [HOW]
     if rows:
-        parts += [_update_table(rows), _part_table(rows)]
+        plain = {
+            _work(row): row["reference_cpu_seconds_per_update"]
+            for row in rows
+            if "reference_cpu_seconds_per_update" in row
+        }
+        parts.append(_update_table(rows, plain))
+    timed = [row for row in rows if any(name.startswith(PART) for name in row)]
+    if timed:
+        parts.append(_part_table(timed))
     if not any(row["device"] == "cuda" for row in rows):
         parts.append(NO_GPU)
     together = latest(read(results / "processes.csv"), (*_SETTING, "processes"))
     if together:
         parts.append(_process_table(together))
-    if (results / "scaling.csv").exists():
+    sweeps = _sweeps(results)
+    if sweeps:
         link = (RESULTS / f"{FIGURE}.png").as_posix()
-        parts.append(f"![cost of an update against its sizes]({link})")
+        parts += [_scaling_table(sweeps), f"![Cost of an update against its sizes]({link})"]
     return "\n\n".join(parts)
 
 
@@ -76,30 +95,27 @@ def latest(rows: Iterable[Row], keys: Sequence[str]) -> list[Row]:
     return sorted(chosen.values(), key=lambda row: order.get(row["preset"], len(order)))
 
 
+@plots.styled
 def figure(rows: Sequence[Row]) -> Figure:
     """A panel for each size: seconds of an update, with quartiles; a line per setting."""
     sweeps = list(dict.fromkeys(row["sweep"] for row in rows))
-    with plots.styled:
-        drawn = Figure(figsize=(2.2 * len(sweeps), 2.2), layout="constrained")
-        panels: Sequence[Axes] = drawn.subplots(1, len(sweeps), squeeze=False)[0]
-        for axes, sweep in zip(panels, sweeps, strict=True):
-            _panel(axes, [row for row in rows if row["sweep"] == sweep])
-            axes.set_xlabel(sweep)
-        panels[0].set_ylabel("seconds")
-        handles, labels = panels[0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=2)
+    drawn = Figure(figsize=(2.2 * len(sweeps), 2.2), layout="constrained")
+    panels: Sequence[Axes] = drawn.subplots(1, len(sweeps), squeeze=False)[0]
+    for axes, sweep in zip(panels, sweeps, strict=True):
+        _panel(axes, [row for row in rows if row["sweep"] == sweep])
+        axes.set_xlabel(sweep)
+    panels[0].set_ylabel("seconds")
+    handles, labels = panels[0].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside lower center", ncols=2)
     return drawn
 
 
 def _panel(axes: Axes, rows: Sequence[Row]) -> None:
-    groups: dict[str, dict[float, Row]] = {}
-    for row in rows:
-        groups.setdefault(_label(row), {})[row["value"]] = row
-    for colour, (label, points) in zip(plots.COLOURS, sorted(groups.items()), strict=False):
-        values = sorted(points)
-        middle, low, high = (
-            [points[value][name] for value in values]
-            for name in ("seconds_per_update", "seconds_low", "seconds_high")
+    for colour, (label, points) in zip(plots.COLOURS, _grouped(rows, _label).items(), strict=False):
+        points = sorted(points, key=lambda row: row["value"])
+        values, middle, low, high = (
+            [row[name] for row in points]
+            for name in ("value", "seconds_per_update", "seconds_low", "seconds_high")
         )
         axes.plot(values, middle, marker=".", color=colour, label=label)
         axes.fill_between(values, low, high, color=colour, alpha=0.2, lw=0)
@@ -107,58 +123,86 @@ def _panel(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_yscale("log")
 
 
+def _sweeps(results: Path) -> list[Row]:
+    return latest(read(results / "scaling.csv"), (*_SETTING, "sweep", "value"))
+
+
+def _grouped(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
 def _label(row: Row) -> str:
     return f"{row['hardware']}, {row['preset']}, {row['precision']}, {row['mode']}"
 
 
-def _update_table(rows: Sequence[Row]) -> str:
+def _update_table(rows: Sequence[Row], plain: Mapping[str, float]) -> str:
     header = (
         "on",
         "preset",
         "agent",
         "how",
-        "s/update (quartiles)",
-        "updates/s",
+        "time of an update (quartiles)",
+        "CPU time",
         "× plain",
         "of the limit",
         "peak memory",
+        "whole steps/s",
     )
-    lines = [
-        (
+    lines = []
+    for row in rows:
+        low, high = duration(row["seconds_low"]), duration(row["seconds_high"])
+        ratio = row.get("cpu_speedup")
+        if ratio is None and _work(row) in plain:
+            ratio = plain[_work(row)] / row["cpu_seconds_per_update"]
+        cells = (
             row["hardware"],
             row["preset"],
             row["agent"],
             f"{row['precision']}, {row['mode']}",
-            f"{row['seconds_per_update']:.3g} ({row['seconds_low']:.3g}–{row['seconds_high']:.3g})",
-            f"{row['updates_per_second']:.3g}",
-            f"{row['cpu_speedup']:.1f}" if "cpu_speedup" in row else "",
+            f"{duration(row['seconds_per_update'])} ({low} to {high})",
+            duration(row["cpu_seconds_per_update"]),
+            "" if ratio is None else f"{ratio:.1f}",
             f"{100 * row['share_of_limit']:.0f} %",
-            f"{row['peak_memory'] / _GIB:.1f} GiB",
+            size(row["peak_memory"]),
+            f"{row['steps_per_second']:.3g}" if "steps_per_second" in row else "",
         )
-        for row in rows
-    ]
-    note = (
-        "*× plain*: CPU time of the plain fp32 update (`--reference`) over ours, both in turn in "
-        "one process. *Of the limit*: time of a large matrix product's speed on the same "
-        "operations, and of Adam's memory traffic, over the time taken."
-    )
-    return f"{_table(header, lines)}\n\n{note}"
+        lines.append(cells)
+    return f"{_table(header, lines)}\n\n{_UPDATE_NOTE}"
+
+
+def _work(row: Row) -> str:
+    """What two rows have in common that compute the same on the same machine."""
+    return ", ".join((row["hardware"], row["preset"], row["agent"]))
 
 
 def _part_table(rows: Sequence[Row]) -> str:
-    names = sorted({name for row in rows for name in row if name.startswith("part ")})
-    timed = [row for row in rows if any(name in row for name in names)]
+    names = dict.fromkeys(name for row in rows for name in row if name.startswith(PART))
+    # Costliest first, in the first row, which has the published sizes if any has.
+    order = sorted(names, key=lambda name: -rows[0].get(name, 0.0))
     lines = []
-    for row in timed:
-        whole = sum(row.get(name, 0.0) for name in names)
-        shares = (f"{100 * row.get(name, 0.0) / whole:.0f} %" for name in names)
+    for row in rows:
+        whole = sum(row.get(name, 0.0) for name in order)
+        shares = (f"{100 * row.get(name, 0.0) / whole:.0f} %" for name in order)
         lines.append((f"{row['preset']}, {row['agent']}, {row['precision']}", *shares))
-    titles = [name.removeprefix("part ") for name in names]
+    titles = [name.removeprefix(PART) for name in order]
     return _table(("share of an update", *titles), lines)
 
 
+def _scaling_table(rows: Sequence[Row]) -> str:
+    lines = []
+    for label, group in _grouped(rows, _label).items():
+        for sweep, points in _grouped(group, lambda row: row["sweep"]).items():
+            points = sorted(points, key=lambda row: row["value"])
+            cells = (f"{row['value']:g}: {duration(row['seconds_per_update'])}" for row in points)
+            lines.append((label, sweep, ", ".join(cells)))
+    return f"{_table(('on', 'against', 'time'), lines)}\n\n{_SCALING_NOTE}"
+
+
 def _process_table(rows: Sequence[Row]) -> str:
-    header = ("on", "how", "runs at once", "updates/s, all", "slowest")
+    header = ("on", "how", "runs at once", "updates/s, all", "slowest", "peak memory, all")
     lines = [
         (
             row["hardware"],
@@ -166,6 +210,7 @@ def _process_table(rows: Sequence[Row]) -> str:
             f"{row['processes']:.0f}",
             f"{row['updates_per_second']:.3g}",
             f"{row['slowest_updates_per_second']:.3g}",
+            size(row["peak_memory"]),
         )
         for row in rows
     ]

@@ -59,7 +59,7 @@ class PlainSAC:
 
     def __init__(self, agent: SAC) -> None:
         """Raises: ConfigError: there is no plain code for one of the agent's options."""
-        _require_published_options(agent)
+        require_plain_agent(agent)
         self.settings, self.update_step = agent.settings, agent.update_step
         self.weight, self.target_entropy = agent.objective_weight, agent.target_entropy
         # Together, so that the copies share the encoder that the originals share.
@@ -249,7 +249,10 @@ def _channels_first(head: LatentHead, encoder: Encoder) -> None:
         parameter.data = parameter.data.contiguous()
 
 
-def _require_published_options(agent: SAC) -> None:
+def require_plain_agent(agent: SAC) -> None:
+    """Raises: ConfigError: there is no plain code for one of the agent's options, or its device."""
+    if agent.device.type != "cpu":
+        raise ConfigError(f"--reference: only on the CPU, but the device is {agent.device}")
     objective, settings = agent.objective, agent.settings
     menus: list[Augmentation] = [agent.augmentation]
     plain = settings.num_target_augmentations == settings.num_q_augmentations == 1
