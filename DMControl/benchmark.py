@@ -5,6 +5,7 @@
     python benchmark.py preset=laptop --scaling           against its sizes
     python benchmark.py device=cuda --processes 2,4,8     several runs on one GPU
     python benchmark.py --readme                          table and figure of README.md anew
+    python benchmark.py --methods                         README.md's table of all methods anew
 
 All keys of train.py; add --json for JSON, --save to append to results/benchmark/.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
+from mlr_dmcontrol.benchmark import methods
 from mlr_dmcontrol.benchmark.command import run
 from mlr_dmcontrol.build import objective_settings
 from mlr_dmcontrol.errors import RunError
@@ -38,7 +40,10 @@ def configuration(overrides: Sequence[str]) -> DictConfig:
 def main(argv: Sequence[str]) -> int:
     """Exit code 0, or 2 where something cannot be measured."""
     try:
-        run(argv, configuration, Path(__file__).parent)
+        if methods.FLAG in argv:
+            methods.refresh(argv, configuration, Path(__file__).parent)
+        else:
+            run(argv, configuration, Path(__file__).parent)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -36,7 +36,7 @@ def update_flops(agent: Rainbow) -> float:
 def _batch(agent: Rainbow) -> Batch:
     """A batch in the shapes that the agent wants."""
     device, side = agent.device, agent.augmentation.image_size
-    depth = agent.network.encoder.convs[0].in_channels
+    depth = agent.network.encoder.convs[0].get_parameter("weight").shape[1]
     size, length = agent.settings.batch_size, agent.settings.sequence_length
     frames = torch.zeros((depth, 1, side, side), dtype=torch.uint8, device=device)
 

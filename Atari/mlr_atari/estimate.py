@@ -36,9 +36,8 @@ def estimate(cfg: DictConfig, step_seconds: float = STEP_SECONDS) -> Estimate:
     games = cfg.evaluation.episodes * len(numbers.evaluations) + cfg.evaluation.final_episodes
     steps = numbers.agent_steps + games * min(_GAME_STEPS, numbers.agent_steps)
     rate = _rate(device.type)
-    agent, size = OmegaConf.to_yaml(cfg.agent), environment.image_size
-    parameters, flops = _agent_cost(agent, environment.frame_stack, size)
-    replay = float(numbers.capacity * size**2)
+    parameters, flops = agent_cost(cfg)
+    replay = float(numbers.capacity * environment.image_size**2)
     images = cfg.agent.batch_size * cfg.agent.sequence_length
     return Estimate(
         hours=(numbers.updates * flops / rate + steps * step_seconds) / 3600,
@@ -46,6 +45,14 @@ def estimate(cfg: DictConfig, step_seconds: float = STEP_SECONDS) -> Estimate:
         disk=replay + (cfg.checkpoint.keep + 1) * 4.0 * _SAVED * parameters + 2e7,
         basis=f"{rate / 1e9:,.0f} billion operations a second on the {device.type} (a matrix "
         f"product) and {1000 * step_seconds:.1f} ms a step",
+    )
+
+
+def agent_cost(cfg: DictConfig) -> tuple[int, float]:
+    """Trained parameters of the configured agent, and operations of one of its updates."""
+    environment = cfg.environment
+    return _agent_cost(
+        OmegaConf.to_yaml(cfg.agent), environment.frame_stack, environment.image_size
     )
 
 
@@ -60,7 +67,6 @@ def _rate(device: str) -> float:
 
 @cache
 def _agent_cost(agent: str, stack: int, image_size: int) -> tuple[int, float]:
-    """Parameters of an agent, and operations of one of its updates."""
     settings: Any = OmegaConf.create(agent)
     built = build_agent(
         settings,

@@ -30,12 +30,12 @@ def estimate(cfg: DictConfig, step_seconds: float = STEP_SECONDS) -> Estimate:
         cfg: a checked configuration.
         step_seconds: an agent step of the simulator, with its picture.
     """
-    numbers, stack = plan(cfg), cfg.environment.frame_stack
+    numbers = plan(cfg)
     device = torch.device("cuda" if _uses_gpu(cfg) else "cpu")
     episodes = cfg.evaluation.episodes * len(numbers.evaluations) + cfg.evaluation.final_episodes
     steps = numbers.agent_steps + episodes * EPISODE_LENGTH / cfg.environment.action_repeat
     rate = _rate(device.type)
-    count, flops = _agent_cost(_shape_of(cfg), stack, cfg.environment.image_size)
+    count, flops = agent_cost(cfg)
     updates, parameters = numbers.updates * flops / rate, 4.0 * count
     replay = (numbers.capacity + 1) * COLOURS * cfg.environment.image_size**2
     return Estimate(
@@ -44,6 +44,14 @@ def estimate(cfg: DictConfig, step_seconds: float = STEP_SECONDS) -> Estimate:
         disk=replay + (cfg.checkpoint.keep + 1) * _SAVED * parameters + 2e7,
         basis=f"{rate / 1e9:,.0f} billion operations a second on the {device.type} (a matrix "
         f"product) and {1000 * step_seconds:.1f} ms a step",
+    )
+
+
+def agent_cost(cfg: DictConfig) -> tuple[int, float]:
+    """Trained parameters of the configured agent, and operations of one of its updates."""
+    environment = cfg.environment
+    return _agent_cost(
+        OmegaConf.to_yaml(cfg.agent), environment.frame_stack, environment.image_size
     )
 
 
@@ -56,13 +64,8 @@ def _rate(device: str) -> float:
     return matmul_rate(torch.device(device))
 
 
-def _shape_of(cfg: DictConfig) -> str:
-    return OmegaConf.to_yaml(cfg.agent)
-
-
 @cache
 def _agent_cost(agent: str, stack: int, image_size: int) -> tuple[int, float]:
-    """Parameters of an agent, and operations of one of its updates."""
     settings: Any = OmegaConf.create(agent)
     built = build_agent(
         settings,
