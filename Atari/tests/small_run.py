@@ -22,6 +22,8 @@ BUDGET = AGENT_STEPS
 HALF = (f"budget={BUDGET // 2}", "evaluation.final_episodes=1")
 WHOLE = (f"budget={BUDGET}", "evaluation.final_episodes=1")
 
+LONG = ("budget=1000",)  # 1,000 agent steps
+
 ACTOR_EVERY = 1  # every update trains the whole network and moves the targets
 
 

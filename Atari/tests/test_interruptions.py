@@ -122,13 +122,13 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     kill_again_and_again(tmp_path / "runs", 4)
 
 
-@pytest.mark.marathon
+@pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_killed_at_many_random_moments(tmp_path: Path) -> None:
     kill_again_and_again(tmp_path / "runs", 20)
 
 
-@pytest.mark.marathon
+@pytest.mark.soak
 def test_killed_before_the_first_checkpoint_it_begins_anew(tmp_path: Path) -> None:
     ended = train(tmp_path, signal="SIGKILL", at_step=LEARNING_STARTS + 3)
     assert ended.code == -signal.SIGKILL
@@ -136,7 +136,7 @@ def test_killed_before_the_first_checkpoint_it_begins_anew(tmp_path: Path) -> No
     finish(tmp_path)
 
 
-@pytest.mark.marathon
+@pytest.mark.soak
 def test_killed_after_the_last_checkpoint_it_only_finishes(tmp_path: Path) -> None:
     ended = train(tmp_path, signal="SIGKILL", at_finish=1)
     assert ended.code == -signal.SIGKILL
@@ -148,7 +148,7 @@ def test_killed_after_the_last_checkpoint_it_only_finishes(tmp_path: Path) -> No
 # --- asked to stop --------------------------------------------------------------------------------
 
 
-@pytest.mark.marathon
+@pytest.mark.soak
 def test_stops_within_ten_seconds_and_the_save(tmp_path: Path) -> None:
     run = server().start(words(tmp_path), report=True)
     run.wait_for(f"\nat {STOPPED}\n")
@@ -271,7 +271,7 @@ def test_a_save_that_fails_costs_nothing_else(tmp_path: Path) -> None:
     assert_same(tmp_path, uninterrupted())
 
 
-@pytest.mark.marathon
+@pytest.mark.soak
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
 @pytest.mark.parametrize("fail", ["first", "middle", "last"])
 def test_a_fault_at_any_write_costs_one_checkpoint(tmp_path: Path, fail: str, error: str) -> None:
@@ -326,7 +326,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     spoil_and_check(tmp_path, "loss")
 
 
-@pytest.mark.marathon
+@pytest.mark.soak
 @pytest.mark.parametrize("where", ["reward", "scale", "gradient", "parameter"])
 def test_a_nan_anywhere_ends_the_run(tmp_path: Path, where: str) -> None:
     spoil_and_check(tmp_path, where)
@@ -374,7 +374,7 @@ def test_resume_must_wants_a_checkpoint(tmp_path: Path, stopped: Path) -> None:
     assert steps(stopped)[-1] == STOPPED + 1
 
 
-@pytest.mark.marathon
+@pytest.mark.soak
 def test_all_checkpoints_load_as_tensors_and_plain_values() -> None:
     for path in (folder(uninterrupted()) / "checkpoints").rglob("*.pt"):
         torch.load(path, weights_only=True)

@@ -1,6 +1,6 @@
 """Is everything that a checkpoint holds needed, and noticed if it were missing?
 
-    PYTHONPATH=. python tests/completeness.py [BEGINNING...]     prints the table; minutes
+    PYTHONPATH=. python tests/completeness.py [BEGINNING...]     prints a Markdown table; minutes
 
 Each item of the saved state in turn is left as a new process begins with it, while all others are
 restored; what the run then leaves behind must differ from the uninterrupted run, or the restoring
@@ -76,14 +76,15 @@ def stopped(signal: str, **moment: int) -> Path:
     return runs
 
 
-def table(beginnings: Sequence[str] = ("",)) -> list[Row]:
+def rows(beginnings: Sequence[str] = ("",)) -> Iterator[Row]:
     """Leave out every item that begins with one of these, one after the other."""
     middle = stopped("SIGTERM", at_step=small_run.BEFORE_A_ROW - 1)
     end = stopped("SIGKILL", at_finish=1)
     for runs in (middle, end):
         assert not _betrayed(runs), "the run without a gap must be the same"
-    names = [name for name in items(newest(middle).items) if name.startswith(tuple(beginnings))]
-    return [Row(name, _noticed(name, middle, end)) for name in names]
+    for name in items(newest(middle).items):
+        if name.startswith(tuple(beginnings)):
+            yield Row(name, _noticed(name, middle, end))
 
 
 def _noticed(item: str, middle: Path, end: Path) -> str:
@@ -119,13 +120,9 @@ def _short(name: str) -> str:
     return "/".join(name.split("/")[1:4])
 
 
-def text(rows: list[Row]) -> str:
-    """The table for people."""
-    width = max(len(row.item) for row in rows)
-    lines = [f"{'left out':<{width}}  what then differs"]
-    return "\n".join([*lines, *(f"{row.item:<{width}}  {row.noticed or '-'}" for row in rows)])
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(text(table(sys.argv[1:] or [""])))
+    print("| left out | what then differs |\n| --- | --- |")
+    for row in rows(sys.argv[1:] or [""]):
+        cells = row.item, row.noticed or "nothing"
+        print("| `{}` | {} |".format(*(each.replace("|", "/") for each in cells)), flush=True)

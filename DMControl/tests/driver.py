@@ -46,6 +46,12 @@ def send(name: str) -> None:
     os.kill(os.getpid(), getattr(signal, name))
 
 
+def resources() -> tuple[int, int]:
+    """Resident memory in pages, and the number of open files, of this process; Linux only."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages, len(os.listdir("/proc/self/fd"))
+
+
 # --- generators -----------------------------------------------------------------------------------
 
 
@@ -280,6 +286,8 @@ def faulty_trainer(faults: Faults) -> type:
             step = self.progress.agent_step
             if faults.get("report"):
                 print("at", step, flush=True)
+            if faults.get("resources"):
+                print("resources", step, *resources(), flush=True)
             if step == faults.get("at_step"):
                 if "signal" in faults:
                     send(faults["signal"])

@@ -20,6 +20,8 @@ BUDGET = ACTION_REPEAT * AGENT_STEPS
 HALF = (f"budget={BUDGET // 2}", "evaluation.final_episodes=1")
 WHOLE = (f"budget={BUDGET}", "evaluation.final_episodes=1")
 
+LONG = ("budget=3000", "environment.action_repeat=3", "evaluation.every=900")  # 1,000 agent steps
+
 ACTOR_EVERY = 2  # updates at agent steps that are a multiple of this train actor and targets too
 
 

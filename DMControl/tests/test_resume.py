@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import completeness
 import pytest
 import small_run
 import torch
@@ -96,17 +95,17 @@ def test_a_run_stopped_at_every_kind_of_moment_ends_the_same(tmp_path: Path) -> 
     assert f"{folder(tmp_path)} is finished: see final.json; nothing to do" in ended.output
 
 
-@pytest.mark.marathon
-@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT", "SIGUSR1"])
-@pytest.mark.parametrize("name", MOMENTS)
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("name", "signal"),
+    [*((each, "SIGTERM") for each in MOMENTS), (MIDDLE, "SIGINT"), (MIDDLE, "SIGUSR1")],
+)
 def test_stopped_once_by_any_signal(tmp_path: Path, name: str, signal: str) -> None:
-    if signal != "SIGTERM" and name != MIDDLE:
-        pytest.skip("the signals differ in nothing but their number")
     ended = stop(tmp_path, name, signal)
     assert generators(finish(tmp_path), "restored") == generators(ended, "saved")
 
 
-@pytest.mark.marathon
+@pytest.mark.soak
 @pytest.mark.parametrize("step", [EVALUATION_AT, AGENT_STEPS])
 def test_an_interrupted_evaluation_is_repeated(tmp_path: Path, step: int) -> None:
     ended = train(tmp_path, signal="SIGTERM", in_evaluation=step)
@@ -117,7 +116,7 @@ def test_an_interrupted_evaluation_is_repeated(tmp_path: Path, step: int) -> Non
     finish(tmp_path)
 
 
-@pytest.mark.marathon
+@pytest.mark.soak
 def test_stopped_while_it_starts(tmp_path: Path) -> None:
     """The signal comes before the first step."""
     for _ in range(2):
@@ -175,14 +174,14 @@ def test_neither_saving_nor_evaluating_has_an_effect(tmp_path: Path) -> None:
     assert not [found for part in TRAINING for found in differences(one[part], other[part], part)]
 
 
-@pytest.mark.marathon
+@pytest.mark.soak
 def test_saving_has_no_effect_at_all(tmp_path: Path) -> None:
     ended = train(tmp_path, "checkpoint.every_steps=7")
     assert ended.code == 0, ended.output
     assert_same(tmp_path, uninterrupted())
 
 
-@pytest.mark.marathon
+@pytest.mark.soak
 def test_evaluation_in_other_processes_finds_the_same(tmp_path: Path) -> None:
     ended = train(tmp_path, "evaluation.processes=2")
     assert ended.code == 0, ended.output
@@ -199,7 +198,7 @@ def test_a_seed_fixes_every_number_in_every_process(tmp_path: Path) -> None:
     assert_same(tmp_path, uninterrupted())
 
 
-@pytest.mark.marathon
+@pytest.mark.soak
 def test_another_seed_gives_other_numbers(tmp_path: Path) -> None:
     ended = train(tmp_path, "seed=2", "tag=same")
     assert ended.code == 0, ended.output
@@ -235,15 +234,3 @@ def test_a_run_moves_between_devices(tmp_path: Path, first: str, then: str) -> N
     after = newest(tmp_path)
     assert after.step == AGENT_STEPS
     assert torch.equal(frames(after)[: len(frames(before))], frames(before))
-
-
-# --- completeness ---------------------------------------------------------------------------------
-
-
-@pytest.mark.marathon
-def test_nothing_that_is_saved_could_be_left_out() -> None:
-    rows = completeness.table()
-    print(completeness.text(rows))
-    assert len(rows) > 30
-    unnoticed = [row.item for row in rows if not row.noticed]
-    assert not unnoticed, f"saved, but nothing depends on it: {unnoticed}"
