@@ -21,6 +21,9 @@ VISIBLE = [
     ("freeway", "player y", (252, 252, 84), slice(15, 195), slice(40, 56), 0),
     ("boxing", "player x", (214, 214, 214), slice(30, 180), slice(30, 130), 1),
     ("boxing", "enemy y", (0, 0, 0), slice(36, 176), slice(34, 126), 0),
+    ("amidar", "player x", (252, 252, 84), slice(8, 170), slice(0, 160), 1),
+    ("amidar", "player y", (252, 252, 84), slice(8, 170), slice(0, 160), 0),
+    ("amidar", "enemies x, mean", (135, 183, 84), slice(8, 170), slice(0, 160), 1),
 ]
 
 

@@ -1,8 +1,10 @@
 """Where games keep their objects in the console's memory.
 
 Addresses of the 128 bytes, as published in the Atari Annotated RAM Interface (Anand et al. 2019,
-"Unsupervised State Representation Learning in Atari", arXiv:1906.08226). Positions only: bytes
-that count points or lives are no objects, and many of those are never seen to change.
+"Unsupervised State Representation Learning in Atari", arXiv:1906.08226), for amidar in OCAtari
+(Delfosse et al. 2023, "OCAtari: Object-Centric Atari 2600 Reinforcement Learning Environments",
+arXiv:2306.08649). Positions only: bytes that count points or lives are no objects, and many of
+those are never seen to change.
 """
 
 from __future__ import annotations
@@ -37,6 +39,13 @@ OBJECTS: dict[str, dict[str, int]] = {
     "seaquest": {"player x": 70, "player y": 97, "missile x": 103},
 }
 
+# Amidar keeps seven figures in an order that changes; a bit of its kind tells who is an enemy.
+_AMIDAR = ("player x", "player y", "enemies x, mean")
+_FIGURES_Y, _FIGURES_X, _KINDS = slice(59, 66), slice(66, 73), slice(73, 80)
+_ENEMY = 32
+
+GAMES = ("amidar", *OBJECTS)
+
 
 def object_names(game: str) -> tuple[str, ...]:
     """Names of what `positions` returns, (V,).
@@ -44,13 +53,17 @@ def object_names(game: str) -> tuple[str, ...]:
     Raises:
         ConfigError: this game's addresses are not known here.
     """
-    if game not in OBJECTS:
+    if game not in GAMES:
         raise ConfigError(
-            f"game={game}: where it keeps its objects is not known; one of {', '.join(OBJECTS)}"
+            f"game={game}: where it keeps its objects is not known; one of {', '.join(GAMES)}"
         )
-    return tuple(OBJECTS[game])
+    return _AMIDAR if game == "amidar" else tuple(OBJECTS[game])
 
 
 def positions(game: str, memory: NDArray[np.uint8]) -> NDArray[np.float64]:
     """The game's objects in the console's memory (128,), as float64 (V,)."""
+    if game == "amidar":
+        x, y, enemy = memory[_FIGURES_X], memory[_FIGURES_Y], (memory[_KINDS] & _ENEMY) > 0
+        figures = ((x, ~enemy), (y, ~enemy), (x, enemy))
+        return np.array([axis[who].mean() if who.any() else 0.0 for axis, who in figures])
     return memory[list(OBJECTS[game].values())].astype(np.float64)
