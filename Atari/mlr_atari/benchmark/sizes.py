@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 Points = list[tuple[float, list[str]]]
 
-REPLAY_LENGTHS = (1_000, 5_000, 25_000, 100_000)
+REPLAY_LENGTHS = (3_000, 10_000, 30_000, 100_000)  # enough for a run that learns
 _FACTORS = (0.5, 1, 2, 4)
 _LENGTHS = (4, 8, 16, 24)
 _WIDTHS = (64, 128, 256, 512, 1024)

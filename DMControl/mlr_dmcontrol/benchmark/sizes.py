@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 Points = list[tuple[float, list[str]]]
 
-REPLAY_LENGTHS = (1_000, 5_000, 25_000, 100_000)
+REPLAY_LENGTHS = (3_000, 10_000, 30_000, 100_000)  # enough for a run that learns
 _FACTORS = (0.5, 1, 2, 4)
 _LENGTHS = (4, 8, 16, 24)
 _WIDTHS = (64, 128, 256, 512, 1024)
@@ -16,7 +16,8 @@ _PATCH = 8
 
 def sizes(cfg: DictConfig) -> dict[str, Points]:
     """For each thing that varies its values, with the overrides that set them."""
-    batch, sequences = cfg.agent.batch_size, cfg.scale.sequence_batch_size
+    batch = cfg.agent.batch_size
+    sequences = cfg.agent.get("sequence_batch_size", batch)
     points: dict[str, Points] = {
         "batch": [
             (
