@@ -200,7 +200,7 @@ def _signs(axes: Axes, rows: Sequence[Row], sign: str, names: Sequence[str]) -> 
             label=method,
         )
     if sign == "loss":
-        axes.set_yscale("symlog", linthresh=1e-4)
+        axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
 
