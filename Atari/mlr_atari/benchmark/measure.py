@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -166,9 +167,15 @@ def _floor(workload: Workload, flops: float) -> tuple[float, Row]:
     else of an update is counted.
     """
     kind = torch.bfloat16 if workload.cfg.precision == "bf16" else torch.float32
-    products, copies = matmul_rate(workload.device, kind), copy_rate(workload.device)
+    products, copies = _rates(workload.device, kind)
     floor = flops / products + workload.optimizer_bytes / copies
     return floor, {"product_flops_per_second": products, "copy_bytes_per_second": copies}
+
+
+@functools.cache
+def _rates(device: torch.device, kind: torch.dtype) -> tuple[float, float]:
+    """Operations of products and bytes of copies per second; the same for all of a sweep."""
+    return matmul_rate(device, kind), copy_rate(device)
 
 
 def _host_seconds(function: Callable[[], object], calls: int, device: torch.device) -> Spread:
