@@ -272,6 +272,7 @@ def test_restored_in_a_new_process(task: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("task", BENCHMARK_TASKS)
 def test_800_steps_after_a_restore_in_a_new_process(task: str, tmp_path: Path) -> None:
     with PixelControlEnv(task, PAPER, lambda k: 100 + k) as env:
