@@ -383,6 +383,7 @@ def test_another_process_goes_on_with_a_saved_game(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 def test_another_process_goes_on_with_every_saved_game(tmp_path: Path) -> None:
     _continue_elsewhere(BENCHMARK_GAMES, tmp_path)
 
