@@ -10,6 +10,15 @@ Row = Mapping[str, Any]
 PART = "part "
 _OWN = ("sweep", "value")
 _SPREAD = ("seconds_per_update", "seconds_low", "seconds_high")
+_BRIEF = (  # what is said of each of several rows; --json and --save keep everything
+    *_OWN,
+    *_SPREAD,
+    "processes",
+    "updates_per_second",
+    "slowest_updates_per_second",
+    "cpu_seconds_per_update",
+    "peak_memory",
+)
 _WORDS = {
     "host_waits_per_update": "host waits per update",
     "product_flops_per_second": "large matrix product",
@@ -37,7 +46,7 @@ _WORDS = {
 
 
 def lines(rows: Sequence[Row]) -> Iterator[str]:
-    """All of a single row; of several, what they share once and then a line for each."""
+    """All of a single row; of several, what they share once and then a short line for each."""
     if len(rows) == 1:
         yield from _all(rows[0])
         return
@@ -50,7 +59,7 @@ def lines(rows: Sequence[Row]) -> Iterator[str]:
     yield from _all(shared)
     yield ""
     for row in rows:
-        own = {name: value for name, value in row.items() if name not in shared}
+        own = {name: row[name] for name in _BRIEF if name in row and name not in shared}
         head = f"{own.pop('sweep')} {own.pop('value'):g}: " if "sweep" in own else ""
         yield head + ", ".join(f"{name} {text}".strip() for name, text in _facts(own))
 
