@@ -282,7 +282,7 @@ def test_800_steps_after_a_restore_in_a_new_process(task: str, tmp_path: Path) -
         assert run(["tests/play_on.py", str(path), "800"]) == digest(env, 800)
 
 
-@pytest.mark.marathon
+@pytest.mark.soak
 @pytest.mark.parametrize("task", SUITE_TASKS)
 def test_every_task_of_the_suite_is_restored(task: str, tmp_path: Path) -> None:
     with make(task) as env, make(task) as used:
