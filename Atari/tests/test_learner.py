@@ -55,7 +55,8 @@ def updated(learner: Learner, step: int) -> dict[str, Tensor]:
 def assert_close(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     assert mine.keys() == theirs.keys()
     for name in mine:
-        torch.testing.assert_close(mine[name], theirs[name], rtol=1e-5, atol=1e-6, msg=name)
+        rtol = 1e-5 if name.startswith("loss/") else 1e-4  # rounding of sums over parameters
+        torch.testing.assert_close(mine[name], theirs[name], rtol=rtol, atol=1e-6, msg=name)
 
 
 def test_a_learner_does_what_the_agent_does() -> None:

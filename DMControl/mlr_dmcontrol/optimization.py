@@ -70,9 +70,13 @@ class Optimizer:
         for group, scale in zip(self._adam.param_groups, self.scales, strict=True):
             group["lr"].fill_(self.learning_rate * scale * factor)
 
-    def accumulate(self, loss: Tensor) -> None:
-        """Add the gradient of `loss`, for these parameters only, to that of the next step."""
-        loss.backward(inputs=self.parameters)
+    def accumulate(self, loss: Tensor, *others: Optimizer) -> None:
+        """Add the gradient of `loss` to that of the next step, for these parameters only.
+
+        Args: `others`: for theirs too, where one pass backwards serves several optimisers.
+        """
+        theirs = (parameter for other in others for parameter in other.parameters)
+        loss.backward(inputs=[*self.parameters, *theirs])
 
     def step(self) -> Tensor:
         """One step; returns the joint gradient norm before clipping, 0-d."""

@@ -271,8 +271,8 @@ class SAC:
     def update_actor(self, batch: Batch, noise: SACNoise) -> Metrics:
         """Step the actor and the temperature."""
         loss, temperature_term, metrics = self.actor_terms(batch, noise)
-        self.actor_optimizer.accumulate(loss)
-        self.temperature_optimizer.accumulate(temperature_term)
+        # Each of the two losses reaches only the parameters of its own optimiser.
+        self.actor_optimizer.accumulate(loss + temperature_term, self.temperature_optimizer)
         self.temperature_optimizer.step()
         return metrics | {"gradient_norm/actor": self.actor_optimizer.step()}
 

@@ -23,8 +23,9 @@ def make_learner(
     name: str = "mlr", device: str = "cpu", *, compiled: bool = False, graph: bool = False
 ) -> Learner:
     """A learner of a tiny agent, on a replay of random frames; the same each time."""
-    agent = make_agent(name, seed=3, device=device, sequences_at_once=2, **TINY)
-    size, draws = TINY["size"], np.random.default_rng(0)
+    size = TINY["crop_size"] if name.startswith("drq") else TINY["size"]  # DrQ's shift cuts nothing
+    agent = make_agent(name, seed=3, device=device, sequences_at_once=2, **TINY | {"size": size})
+    draws = np.random.default_rng(0)
     replay = UniformReplay(
         80,
         frame_shape=(3, size, size),
@@ -55,7 +56,8 @@ def updated(learner: Learner, step: int) -> dict[str, Tensor]:
 def assert_close(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     assert mine.keys() == theirs.keys()
     for name in mine:
-        torch.testing.assert_close(mine[name], theirs[name], rtol=1e-5, atol=1e-6, msg=name)
+        rtol = 1e-5 if name.startswith("loss/") else 1e-4  # rounding of sums over parameters
+        torch.testing.assert_close(mine[name], theirs[name], rtol=rtol, atol=1e-6, msg=name)
 
 
 def test_a_learner_does_what_the_agent_does() -> None:

@@ -133,7 +133,6 @@ class Workload:
             Part(agent, "update_actor", "RL forward"),
             Part(agent.critic_optimizer, "accumulate", "RL backward"),
             Part(agent.actor_optimizer, "accumulate", "RL backward"),
-            Part(agent.temperature_optimizer, "accumulate", "RL backward"),
             Part(agent, "update_objective", "objective forward"),
             Part(Optimizer, "step", "optimizers"),
             Part(agent, "update_targets", "targets"),
