@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak marathon lint doctor figures screenshots demo-dmcontrol demo-atari
+.PHONY: help setup demo test soak lint doctor figures screenshots demo-dmcontrol demo-atari
 
 TREES := DMControl Atari
 PYTHON_VENV := ../.venv/bin/python
@@ -54,14 +54,6 @@ soak: $(READY) ## the long tests of both trees
 	  printf '\n== pytest -m soak %s\n' "$$tree"; code=0; \
 	  (cd $$tree && $(TEST_ENV) $(PYTHON_VENV) -m pytest -q -m soak $(PYTEST_WORKERS)) || code=$$?; \
 	  case $$code in 0) ;; 5) echo "no long tests in $$tree" ;; *) status=1 ;; esac; \
-	done; exit $$status
-
-# With SLURM for the sweeps' tests where apt-get may install it; without, they say so and skip.
-marathon: $(READY) ## whole runs killed and compared, whole sweeps: an hour and more, not in CI yet
-	@status=0; if .ci/slurm start; then trap '.ci/slurm stop' EXIT; \
-	  export SLURM_CONF=$$(.ci/slurm env); fi; for tree in $(TREES); do \
-	  (cd $$tree && $(TEST_ENV) $(PYTHON_VENV) -m pytest -q -m marathon $(PYTEST_WORKERS)) \
-	    || status=1; \
 	done; exit $$status
 
 lint: $(READY) ## ruff and mypy
