@@ -178,6 +178,7 @@ REFUSED = [
     ("agent.mask_rato=0.3", "did you mean mask_ratio?"),
     ("mask_ratio=0.3", "did you mean agent.mask_ratio?"),
     ("agent.mask_ratio.x=1", "unknown key"),
+    ("agnet=mlr", "did you mean agent?"),
     ("unheard.of=3", "--help"),
     ("evaluation=3", "is a section"),
     ("agent.mask_ratio=1.5", "must lie in [0, 1]"),

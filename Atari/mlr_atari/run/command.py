@@ -241,7 +241,7 @@ def _check_keys(values: Sequence[str], cfg: DictConfig) -> None:
         if siblings and where:
             names = [each.rpartition(".")[2] for each in siblings]
             raise ConfigError(f"{word}: unknown key in {where}; {suggestion(last, names)}")
-        raise ConfigError(f"{word}: unknown key; {_nearest(key, known)}")
+        raise ConfigError(f"{word}: unknown key; {_nearest(key, [*known, *container])}")
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:
