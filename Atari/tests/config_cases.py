@@ -25,6 +25,10 @@ SPELLINGS = {
 WITHOUT_FILE = "seaquest"
 TYPO = ("pnog", "pong")
 
+# Two that end soon, and their folders: what whole sweeps are tried on.
+SWEPT = ("qbert", "pixel_game:SmallCatch-v0")
+SWEPT_FOLDERS = ("qbert", "pixel_game-SmallCatch-v0")
+
 # What the published setting is.
 PUBLISHED = {
     "budget": 100_000,

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from mlr_atari import games
 from mlr_atari.errors import ConfigError
+from mlr_atari.run.records import run_path
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "game"
 
@@ -102,3 +104,24 @@ def test_files_are_named_after_games_and_hold_the_papers_weights() -> None:
             weights[path.stem] = values.get("mlr_weight", 1.0)
     assert {game for game in weights if weights[game] != 1.0} == {"pong", "up_n_down"}
     assert weights["pong"] == weights["up_n_down"] == 5.0
+
+
+@pytest.mark.parametrize(
+    "game, folder",
+    [
+        ("ALE/Pong-v5", "pong"),
+        ("pixel_game:SmallCatch-v0", "pixel_game-SmallCatch-v0"),
+        ("my_package.games:Own/Catch-v0", "my_package.games-Own-Catch-v0"),
+    ],
+)
+def test_a_run_of_any_game_has_one_folder_without_a_colon(game: str, folder: str) -> None:
+    cfg = OmegaConf.create(
+        {
+            "runs_dir": "runs",
+            "tag": "",
+            "seed": 3,
+            "game": {"name": games.canonical(game)},
+            "agent": {"name": "mlr"},
+        }
+    )
+    assert run_path(cfg) == Path("runs") / folder / "mlr" / "seed_3"

@@ -24,6 +24,10 @@ SPELLINGS = {
 WITHOUT_FILE = "hopper_hop"
 TYPO = ("cartpol_swingup", "cartpole_swingup")
 
+# Two that end soon, and their folders: what whole sweeps are tried on.
+SWEPT = ("cartpole_swingup", "cheetah_run")
+SWEPT_FOLDERS = SWEPT
+
 # What the published setting is.
 PUBLISHED = {
     "budget": 100_000,

@@ -1,19 +1,14 @@
-"""Sweeps: what is refused, what is skipped, how failures are told, and the launchers themselves.
+"""Sweeps: what is refused, how jobs are watched, signalled and counted, how failures are told.
 
 The same file in both trees.
 """
 
 from __future__ import annotations
 
-import filecmp
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import config_cases as cases
@@ -22,13 +17,7 @@ from small_run import TRAIN
 
 TREE = Path(__file__).resolve().parents[1]
 LAYOUT = cases.config.LAYOUT
-FIRST, SECOND = LAYOUT.sets["dev"][-2:]  # untrained, Breakout would never serve nor end
-SLURM = ("hydra.launcher.mem_gb=1", "hydra.launcher.cpus_per_task=1")
-WHOLE_SWEEP = pytest.mark.skipif(
-    cases.SUBJECT == "game",
-    reason="these files are tried in DMControl: games of an untrained policy last too long",
-)
-TABLES = ("train.csv", "eval.csv", "eval_episodes.csv")
+SECOND = LAYOUT.sets["dev"][1]
 
 sys.path.insert(0, str(TREE))
 import train  # noqa: E402
@@ -197,6 +186,27 @@ def test_a_signal_is_passed_on(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.parametrize(
+    "number, returns", [(signal.SIGUSR1, True), (signal.SIGTERM, False)], ids=["USR1", "TERM"]
+)
+def test_a_slurm_job_queues_again_after_usr1_alone(
+    number: signal.Signals, returns: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """submitit's handler of USR1, for which a list stands here, asks SLURM for the requeue."""
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    asked: list[int] = []
+    former = signal.signal(signal.SIGUSR1, lambda *_: asked.append(1))
+    code = "import os, time, pathlib\nwhile not pathlib.Path('ready').exists(): time.sleep(0.05)\n"
+    code += f"os.kill({os.getpid()}, {int(number)})"
+    other = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    try:
+        assert [each.code for each in sweep.run_pack(pack_of(tmp_path, SAVES))] == [75]
+    finally:
+        signal.signal(signal.SIGUSR1, former)
+    assert other.wait() == 0
+    assert bool(asked) == returns
+
+
 def test_gpus_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     from contextlib import ExitStack
@@ -207,116 +217,3 @@ def test_gpus_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert taken == ["3", "GPU-x", "3", "GPU-x"]
     with free_gpu((), 2) as none:
         assert none == ""
-
-
-# --- whole sweeps: long -------------------------------------------------------------------------
-
-
-def command(runs: Path, *words: str) -> list[str]:
-    plain = [word for word in TRAIN if not word.startswith(f"{cases.SUBJECT}=")]
-    return [sys.executable, "train.py", *plain, f"runs_dir={runs}", *words]
-
-
-def finish(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, cwd=TREE, capture_output=True, text=True, check=False)
-
-
-def folders() -> list[str]:
-    return [f"{name}/mlr/seed_{seed}" for name in (FIRST, SECOND) for seed in (1, 2)]
-
-
-def assert_same(found: Path, expected: Path, names: Sequence[str]) -> None:
-    for name in names:
-        same, *different = filecmp.cmpfiles(found / name, expected / name, TABLES, shallow=False)
-        assert same == list(TABLES), (name, different)
-
-
-AXES = ("-m", f"{cases.SUBJECT}={FIRST},{SECOND}", "seed=1,2")
-
-
-@pytest.fixture(scope="module")
-def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sweep's runs, one after another, without a launcher."""
-    runs = tmp_path_factory.mktemp("by_hand")
-    for name in (FIRST, SECOND):
-        for seed in (1, 2):
-            done = finish(*command(runs, f"{cases.SUBJECT}={name}", f"seed={seed}"))
-            assert done.returncode == 0, done.stderr
-    return runs
-
-
-@WHOLE_SWEEP
-@pytest.mark.marathon
-@pytest.mark.timeout(1800)
-def test_joblib_gives_what_single_runs_give(by_hand: Path, tmp_path: Path) -> None:
-    words = command(tmp_path, *AXES, "launcher=local", "jobs_at_once=2")
-    done = finish(*words)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 runs: 4 finished, 0 preempted, 0 failed" in done.stdout
-    assert_same(tmp_path, by_hand, folders())
-    shutil.rmtree(tmp_path / folders()[3])
-    again = finish(*words)
-    assert "4 runs: 3 finished already, 1 to do" in again.stdout
-    assert again.returncode == 0
-    assert_same(tmp_path, by_hand, folders())
-
-
-@WHOLE_SWEEP
-@pytest.mark.marathon
-@pytest.mark.timeout(1800)
-def test_ray_gives_what_single_runs_give(by_hand: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="ray is optional: pip install -r requirements-ray.txt")
-    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
-    done = finish(*command(tmp_path, *AXES, "launcher=ray", "jobs_at_once=2"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert_same(tmp_path, by_hand, folders())
-
-
-def slurm_job(name: str) -> list[str]:
-    """Ids of the jobs in the queue, of a state."""
-    listed = finish("squeue", "-h", "-t", name, "-o", "%A")
-    return listed.stdout.split()
-
-
-def wait_for(condition: object, seconds: float = 300.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.3)
-
-
-@WHOLE_SWEEP
-@pytest.mark.marathon
-@pytest.mark.timeout(1800)
-def test_slurm_requeues_and_names_what_crashed(by_hand: Path, tmp_path: Path) -> None:
-    if shutil.which("sbatch") is None or finish("sinfo", "-h").returncode:
-        pytest.skip("no SLURM answers here; `.ci/slurm start` starts one for tests")
-    broken = tmp_path / FIRST / "mlr" / "seed_2"
-    broken.mkdir(parents=True)
-    (broken / "notes.txt").write_text("not a run's: train.py refuses this folder")
-    words = command(tmp_path, *AXES, "launcher=slurm", *SLURM, "checkpoint.every_steps=10")
-    process = subprocess.Popen(words, cwd=TREE, stdout=subprocess.PIPE, text=True)
-    victim = tmp_path / FIRST / "mlr" / "seed_1"
-    wait_for(lambda: any(victim.glob("checkpoints/step_*")))
-    record = json.loads((victim / "run.json").read_text())
-    job = slurm_job_of(record["pid"])
-    assert finish("scancel", "--signal=USR1", job).returncode == 0
-    wait_for(lambda: json.loads((victim / "run.json").read_text())["status"] == "preempted")
-    wait_for(lambda: finish("scontrol", "update", f"jobid={job}", "StartTime=now").returncode == 0)
-    text, _ = process.communicate()
-    assert process.returncode == 2, text
-    assert f"FAILED     {FIRST}/mlr/seed_2  exit 2: " in text
-    assert "4 runs: 3 finished, 0 preempted, 1 failed" in text
-    assert json.loads((victim / "run.json").read_text())["starts"] == 2
-    (broken / "notes.txt").unlink()
-    again = finish(*words)
-    assert "4 runs: 3 finished already, 1 to do" in again.stdout
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert_same(tmp_path, by_hand, folders())
-
-
-def slurm_job_of(process: int) -> str:
-    """Id of the SLURM job that a process belongs to."""
-    environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-    (found,) = [each for each in environment if each.startswith(b"SLURM_JOB_ID=")]
-    return found.decode().partition("=")[2]

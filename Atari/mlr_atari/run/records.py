@@ -1,4 +1,4 @@
-"""What a Atari run writes down, and where: folder, tables, facts, banner, charts."""
+"""What an Atari run writes down, and where: folder, tables, facts, banner, charts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 from ..cost import update_flops
+from ..games import folder_name
 from ..machine import matmul_rate
 from ..parts import Parts
 from .evaluation import human_normalised_score
@@ -34,12 +35,14 @@ PACKAGES = (
     "hydra-core",
 )
 ABOUT = "The x-axis counts **agent steps** (four emulator frames each), as the benchmark does."
+# What shows whether an objective still learns, or its latents have collapsed.
+_WATCHED = ("cosine_similarity", "projection_std", "effective_rank")
 
 
 def run_path(cfg: DictConfig) -> Path:
     """The folder that the configuration decides: `<runs_dir>/<game>/<agent>[-tag]/seed_<seed>`."""
     method = f"{cfg.agent.name}-{cfg.tag}" if cfg.tag else cfg.agent.name
-    return Path(cfg.runs_dir) / cfg.game.name / method / f"seed_{cfg.seed}"
+    return Path(cfg.runs_dir) / folder_name(cfg.game.name) / method / f"seed_{cfg.seed}"
 
 
 def normalized(game: str, mean: float) -> float | None:
@@ -57,20 +60,20 @@ def tables(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def layout(names: Sequence[str]) -> dict[str, Any]:
-    """TensorBoard's custom-scalars page: the charts that matter, first."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(name.partition("/")[0], []).append(name)
-    score = {
-        METRIC: ["Multiline", [EVAL_CHART, EPISODE_CHART]],
-        "normalized": ["Multiline", ["eval/normalized_score"]],
-    }
+    """TensorBoard's custom-scalars page: the charts that matter; Scalars has all of them."""
+    losses = [name for name in names if name.startswith("loss/")]
+    watched = [name for name in names if name.rpartition("/")[2] in _WATCHED]
     charts = {
-        group: {name.partition("/")[2]: ["Multiline", [name]] for name in names}
-        for group, names in groups.items()
+        "score": {METRIC: [EVAL_CHART, EPISODE_CHART], "normalized": ["eval/normalized_score"]},
+        "losses": {name.removeprefix("loss/"): [name] for name in losses},
+        "representation": {name: [name] for name in watched},
+        "speed": {"agent steps per second": ["time/agent_steps_per_second"]},
     }
-    speed = {"agent steps per second": ["Multiline", ["time/agent_steps_per_second"]]}
-    return {"score": score, **charts, "speed": speed}
+    return {
+        page: {title: ["Multiline", tags] for title, tags in content.items()}
+        for page, content in charts.items()
+        if content
+    }
 
 
 def prepare(cfg: DictConfig) -> torch.device:

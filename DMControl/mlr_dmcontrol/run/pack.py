@@ -71,8 +71,8 @@ class _Signals:
 def run_pack(pack: Pack) -> list[Outcome]:
     """Start the runs of a pack at once and wait for all; never raises for what a run does.
 
-    In a SLURM job that was told to end, the job puts itself back into the queue once every run
-    has saved.
+    A SLURM job that was sent USR1 puts itself back into the queue once every run has saved; after
+    SIGTERM, which `scancel` sends, it does not.
     """
     with _listening() as signals, free_gpu(pack.gpus, pack.runs_per_gpu) as gpu:
         environment = dict(os.environ)
@@ -80,7 +80,8 @@ def run_pack(pack: Pack) -> list[Outcome]:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         outcomes = _watch(pack, signals, environment)
     saved = any(each.code == Preempted.exit_code for each in outcomes)
-    if signals.received and saved and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+    in_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+    if signals.received[:1] == [signal.SIGUSR1] and saved and in_slurm:
         # submitit's own handler, active again, asks SLURM for a requeue and ends this process.
         os.kill(os.getpid(), signal.SIGUSR1)
     return outcomes

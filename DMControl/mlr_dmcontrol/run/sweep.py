@@ -168,10 +168,8 @@ def launch(jobs: Sequence[Job], words: Sequence[str], layout: Layout) -> list[Ou
         return run_pack(packs[cfg.pack])
 
     with _stopping(stop):
-        returned = _multirun(task, overrides, layout)
-    outcomes = {outcome.name: outcome for pack in returned for outcome in pack}
-    missing = Outcome("", 1, "the launcher lost this job; the same command goes on")
-    return [outcomes.get(job.name, _named(missing, job.name)) for job in jobs]
+        outcomes, error = _multirun(task, overrides, layout)
+    return [outcomes.get(job.name) or _without_outcome(job, error) for job in jobs]
 
 
 def summary(outcomes: Sequence[Outcome], finished: int, logs: Path) -> str:
@@ -203,8 +201,12 @@ def _word(code: int) -> str:
     return {0: "finished", Preempted.exit_code: "preempted"}.get(code, "failed")
 
 
-def _named(outcome: Outcome, name: str) -> Outcome:
-    return Outcome(name, outcome.code, outcome.error)
+def _without_outcome(job: Job, error: str) -> Outcome:
+    """Of a run whose launcher ended before it could say; others of its jobs may go on."""
+    state, detail = _state(job.path, job.cfg)
+    if state == "finished":
+        return Outcome(job.name, 0)
+    return Outcome(job.name, 1, f"the launcher lost it: {error}" + (f"; {detail}" * bool(detail)))
 
 
 def _is_own(word: str) -> bool:
@@ -301,15 +303,23 @@ def _prepare_environment(layout: Layout) -> None:
 
 def _multirun(
     task: TaskFunction, overrides: Sequence[str], layout: Layout
-) -> Iterator[list[Outcome]]:
+) -> tuple[dict[str, Outcome], str]:
+    """What the launcher brought back, by name, and why it brought back nothing."""
     try:
         with initialize_config_dir(str(layout.directory), job_name="mlr", version_base="1.3"):
             hydra = GlobalHydra.instance().hydra
             assert hydra is not None
             sweeps = hydra.multirun("sweep", task, list(overrides))
+        packs = [job.return_value for sweep in sweeps for job in sweep]
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"launcher: {str(error).strip().splitlines()[0]}") from error
-    return (job.return_value for sweep in sweeps for job in sweep)
+        raise ConfigError(f"launcher: {_first_line(error)}") from error
+    except Exception as error:  # a launcher's own, for a job that was killed, cancelled, ...
+        return {}, _first_line(error)
+    return {outcome.name: outcome for pack in packs for outcome in pack}, "no reason given"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
