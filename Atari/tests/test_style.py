@@ -46,6 +46,7 @@ TWINS = (
     "tests/test_resources.py",
     "tests/test_resume.py",
     "tests/test_style.py",
+    "tests/test_trace.py",
     "tests/test_sweep.py",
     "configs/sweep.yaml",
     "configs/launcher/local.yaml",

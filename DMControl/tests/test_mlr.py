@@ -158,6 +158,21 @@ def test_schedule() -> None:
     assert critic_rate.item() == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("step", [0, 1, 5999, 6000, 6001])
+def test_the_schedule_goes_on_after_a_resume(step: int) -> None:
+    agent = make_agent("mlr", warmup_updates=6000, warmup_start=1e-7)
+    resumed = make_agent("mlr", seed=1, warmup_updates=6000, warmup_start=1e-7)
+    agent.update_step = step
+    resumed.load_state_dict(agent.state_dict())
+    for each in (agent, resumed):
+        each.set_schedules()
+    rates, again = (each.objective_optimizer.learning_rates for each in (agent, resumed))
+    assert [rate.item() for rate in again] == [rate.item() for rate in rates]
+    factor = warmup_inverse_sqrt(step, 6000, 1e-7)
+    base = agent.objective_optimizer.learning_rate * agent.objective_optimizer.scales[0]
+    assert rates[0].item() == pytest.approx(base * factor)
+
+
 def test_the_weight_scales_the_loss_only() -> None:
     one, two = make_agent("mlr"), make_agent("mlr", mlr_weight=2.5)
     batch, noise = make_batch(one), one.draw_noise(Streams(0))
