@@ -176,6 +176,29 @@ def test_a_stop_file_asks_the_runs_to_save(tmp_path: Path) -> None:
     assert sweep.run_pack(pack)[0].error == "not started"
 
 
+SAVED_ALREADY = """
+import pathlib, signal, sys, time
+former = signal.signal(signal.SIGUSR1, lambda *_: None)
+pathlib.Path("stop").touch()
+signal.pause()
+signal.signal(signal.SIGUSR1, former)
+time.sleep(2.5)
+sys.exit(75)
+"""
+NOT_LISTENING_YET = """
+import pathlib, signal, sys, time
+pathlib.Path("stop").touch()
+time.sleep(1.5)
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("code", [SAVED_ALREADY, NOT_LISTENING_YET], ids=["after", "before"])
+def test_the_question_to_save_kills_no_run(code: str, tmp_path: Path) -> None:
+    assert [each.code for each in sweep.run_pack(pack_of(tmp_path, code))] == [75]
+
+
 def test_a_signal_is_passed_on(tmp_path: Path) -> None:
     code = "import os, time, pathlib\nwhile not pathlib.Path('ready').exists(): time.sleep(0.05)\n"
     code += f"os.kill({os.getpid()}, {int(signal.SIGTERM)})"

@@ -21,6 +21,10 @@ from .slots import free_gpu
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _POLL_SECONDS = 0.2
+_ASK_SECONDS = 1.0
+# A run hears USR1 while it trains; before and after that it ignores it, and is not killed by it:
+# SLURM signals the run and this process alike, so that it may have saved when it is asked again.
+_DEAF = ("sh", "-c", 'trap "" USR1; exec "$0" "$@"')
 
 
 @dataclass(frozen=True)
@@ -91,14 +95,12 @@ def _watch(pack: Pack, signals: _Signals, environment: Mapping[str, str]) -> lis
     if signals.received or Path(pack.stop).exists():
         return [Outcome(run.name, Preempted.exit_code, "not started") for run in pack.runs]
     processes = [_start(run, pack.folder, environment) for run in pack.runs]
-    asked = False
     while any(process.poll() is None for process in processes):
-        if not asked and (signals.received or Path(pack.stop).exists()):
-            asked = True
-            for process in processes:
-                if process.poll() is None:
-                    process.send_signal(signal.SIGUSR1)
-        time.sleep(_POLL_SECONDS)
+        asking = signals.received or Path(pack.stop).exists()
+        for process in processes:
+            if asking and process.poll() is None:  # again and again: it may not listen yet
+                process.send_signal(signal.SIGUSR1)
+        time.sleep(_ASK_SECONDS if asking else _POLL_SECONDS)
     return [
         Outcome(run.name, process.returncode, last_error(run.log, process.returncode))
         for run, process in zip(pack.runs, processes, strict=True)
@@ -109,7 +111,7 @@ def _start(run: Run, folder: str, environment: Mapping[str, str]) -> subprocess.
     Path(run.log).parent.mkdir(parents=True, exist_ok=True)
     with open(run.log, "wb") as log:
         return subprocess.Popen(
-            run.command,
+            (*_DEAF, *run.command),
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
