@@ -194,8 +194,10 @@ def test_slurm_requeues_and_names_what_crashed(
         shown = status(tmp_path)
         assert [line for line in shown if line.startswith("preempted") and RUNS[0] in line], shown
         assert [line for line in shown if line.startswith("lost") and RUNS[1] in line], shown
+        queued, show = "JobState=PENDING", ("scontrol", "show", "job", job)
+        wait_for(lambda: queued in call(*show).stdout, sweep)
         release = "scontrol", "update", f"jobid={job}", "StartTime=now"
-        wait_for(lambda: call(*release).returncode == 0, sweep)  # SLURM would wait two minutes
+        assert call(*release).returncode == 0  # or SLURM would wait two minutes
         text = "".join(sweep.communicate())
     finally:
         sweep.kill()
