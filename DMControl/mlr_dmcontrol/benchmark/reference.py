@@ -2,8 +2,9 @@
 
 Both stacks of every transition are stored. Whole sequences become floats, the unused next ones
 too; images are cropped one by one; masks, losses and targets follow in float32, channels first,
-with Adam and moving averages a parameter at a time. Given the same draws, its losses
-are those of `sac.py` and `objectives/mlr.py`, up to rounding.
+with Adam and moving averages a parameter at a time. Every encoder keeps the activations of its
+last forward pass until its next one. Given the same draws, its losses are those of `sac.py` and
+`objectives/mlr.py`, up to rounding.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class PlainSAC:
         # Together, so that the copies share the encoder that the originals share.
         self.networks, self.objective = copy.deepcopy((agent.networks, agent.objective))
         networks = self.networks
+        self.activations: dict[tuple[nn.Module, int], Tensor] = {}
         self.targets: list[tuple[MomentumTarget, nn.Module]] = [
             (networks.critic_target, networks.critic),
             (networks.encoder_target, networks.encoder),
@@ -124,14 +126,16 @@ class PlainSAC:
     ) -> Tensor:
         networks, (action, reward, terminated) = self.networks, numbers
         with torch.no_grad():
-            mean, log_std = networks.actor(_features(networks.encoder, next_obs))
+            mean, log_std = networks.actor(
+                self._features(networks.encoder, next_obs, networks.actor)
+            )
             next_action, log_prob = squashed_gaussian(mean, log_std, noise.next_action[0])
-            next_latent = _latent(networks.encoder_target.target, next_obs)
+            next_latent = self._latent(networks.encoder_target.target, next_obs)
             values = networks.critic_target.target(next_latent, next_action)
             temperature, discount = networks.log_temperature.exp(), self.settings.discount
             terms = values[:, None], log_prob[None], temperature
             target = soft_target(*terms, reward, terminated, discount)
-        values = networks.critic(_latent(networks.encoder, obs), action)
+        values = networks.critic(self._latent(networks.encoder, obs), action)
         loss = critic_loss(values[:, None], target)
         _step(self.critic_adam, loss)
         return loss.detach()
@@ -142,13 +146,13 @@ class PlainSAC:
         visible = visible[:, None] if visible.ndim == 3 else visible.transpose(0, 1)
         masked = obs * visible[:, :, None].float()
         size = mlr.augmentation.crop_size
-        latents = _latent(encoder, _augmented(masked.flatten(0, 1), noise.online, size))
+        latents = self._latent(encoder, _augmented(masked.flatten(0, 1), noise.online, size))
         states = latents.unflatten(0, lead).transpose(0, 1)
         decoded = _decoded(mlr.decoder, states, action.transpose(0, 1)).transpose(0, 1)
         prediction = mlr.predictor(mlr.projection(decoded))
         with torch.no_grad():
             images = _augmented(obs.flatten(0, 1), noise.target, size)
-            target = mlr.target_projection(_latent(mlr.target_encoder.target, images))
+            target = mlr.target_projection(self._latent(mlr.target_encoder.target, images))
         loss = distance(prediction, target.unflatten(0, lead)).mean()
         (group,) = mlr.clip_groups(encoder)
         (adam_group,) = self.objective_adam.param_groups
@@ -158,9 +162,10 @@ class PlainSAC:
 
     def _update_actor(self, obs: Tensor, noise: SACNoise) -> Tensor:
         networks = self.networks
-        mean, log_std = networks.actor(_features(networks.encoder, obs).detach())
+        features = self._features(networks.encoder, obs, networks.actor)
+        mean, log_std = networks.actor(features.detach())
         action, log_prob = squashed_gaussian(mean, log_std, noise.action)
-        features = _features(networks.encoder, obs).detach()
+        features = self._features(networks.encoder, obs).detach()
         values = networks.critic(networks.encoder.head(features), action)
         loss = actor_loss(values, log_prob, networks.log_temperature.exp().detach())
         _step(self.actor_adam, loss)
@@ -174,18 +179,21 @@ class PlainSAC:
             for mean, parameter in pairs:
                 mean.data.copy_(target.tau * parameter.data + (1 - target.tau) * mean.data)
 
+    def _features(self, encoder: Encoder, images: Tensor, owner: nn.Module | None = None) -> Tensor:
+        """0..255 float (N, C, h, w) -> (N, features), channels first.
 
-def _features(encoder: Encoder, images: Tensor) -> Tensor:
-    """0..255 float (N, C, h, w) -> (N, features), channels first."""
-    outputs = images / 255.0
-    for layer in encoder.convolutions:
-        if isinstance(layer, nn.Conv2d):
+        Args: `owner`: who keeps the activations, when not the encoder.
+        """
+        keeper = owner or encoder
+        outputs = self.activations[keeper, 0] = images / 255.0
+        layers = [layer for layer in encoder.convolutions if isinstance(layer, nn.Conv2d)]
+        for depth, layer in enumerate(layers, start=1):
             outputs = torch.relu(layer(outputs))
-    return outputs.flatten(1)
+            self.activations[keeper, depth] = outputs
+        return outputs.flatten(1)
 
-
-def _latent(encoder: Encoder, images: Tensor) -> Tensor:
-    return encoder.head(_features(encoder, images))
+    def _latent(self, encoder: Encoder, images: Tensor) -> Tensor:
+        return encoder.head(self._features(encoder, images))
 
 
 def _decoded(decoder: LatentDecoder, states: Tensor, action: Tensor) -> Tensor:
