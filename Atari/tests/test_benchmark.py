@@ -162,9 +162,9 @@ def filled(folder: Path) -> Path:
     results = folder / table.RESULTS
     old = row(seconds_per_update=9.0)
     parts = {"part small": 1.0, "part large": 3.0}
-    plain = {"reference_cpu_seconds_per_update": 0.4, "cpu_speedup": 4.0}
+    plain = {"reference_seconds_per_update": 0.2, "speedup": 4.0}
     table.append(results / "updates.csv", [old, row(**parts, **plain)])
-    table.append(results / "updates.csv", [row(precision="bf16", cpu_seconds_per_update=0.05)])
+    table.append(results / "updates.csv", [row(precision="bf16", seconds_per_update=0.025)])
     table.append(results / "updates.csv", [row(preset="paper", steps_per_second=1.5)])
     sweep = [row(sweep="batch", value=size, seconds_per_update=size / 100) for size in (8, 4)]
     table.append(results / "scaling.csv", sweep)

@@ -22,7 +22,7 @@ NO_GPU = "No GPU was at hand: the CUDA path (TF32, graphs) has **not been run ye
 FIGURE = "scaling"
 _UPDATE_NOTE = (
     "*Quartiles*: of the timed updates, counted in blocks that hold one of each kind. *× plain*: "
-    "CPU time of the plain fp32 update (`--reference`), on the same machine, over ours. *Of the "
+    "time of the plain fp32 update (`--reference`), on the same machine, over ours. *Of the "
     "limit*: the time in which a large matrix product's speed allows for the same operations, and "
     "a copy's for Adam's memory traffic, over the time taken."
 )
@@ -68,9 +68,9 @@ def block(results: Path) -> str:
     parts = [HOW]
     if rows:
         plain = {
-            _work(row): row["reference_cpu_seconds_per_update"]
+            _work(row): row["reference_seconds_per_update"]
             for row in rows
-            if "reference_cpu_seconds_per_update" in row
+            if "reference_seconds_per_update" in row
         }
         parts.append(_update_table(rows, plain))
     timed = [row for row in rows if any(name.startswith(PART) for name in row)]
@@ -154,9 +154,9 @@ def _update_table(rows: Sequence[Row], plain: Mapping[str, float]) -> str:
     lines = []
     for row in rows:
         low, high = duration(row["seconds_low"]), duration(row["seconds_high"])
-        ratio = row.get("cpu_speedup")
+        ratio = row.get("speedup")
         if ratio is None and _work(row) in plain:
-            ratio = plain[_work(row)] / row["cpu_seconds_per_update"]
+            ratio = plain[_work(row)] / row["seconds_per_update"]
         cells = (
             row["hardware"],
             row["preset"],
