@@ -97,14 +97,14 @@ def latest(rows: Iterable[Row], keys: Sequence[str]) -> list[Row]:
 
 @plots.styled
 def figure(rows: Sequence[Row]) -> Figure:
-    """A panel for each size: seconds of an update, with quartiles; a line per setting."""
+    """A panel for each size: time of an update, with quartiles; a line per setting."""
     sweeps = list(dict.fromkeys(row["sweep"] for row in rows))
     drawn = Figure(figsize=(2.2 * len(sweeps), 2.2), layout="constrained")
     panels: Sequence[Axes] = drawn.subplots(1, len(sweeps), squeeze=False)[0]
     for axes, sweep in zip(panels, sweeps, strict=True):
         _panel(axes, [row for row in rows if row["sweep"] == sweep])
         axes.set_xlabel(sweep)
-    panels[0].set_ylabel("seconds")
+    panels[0].set_ylabel("milliseconds")
     handles, labels = panels[0].get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside lower center", ncols=2)
     return drawn
@@ -114,13 +114,21 @@ def _panel(axes: Axes, rows: Sequence[Row]) -> None:
     for colour, (label, points) in zip(plots.COLOURS, _grouped(rows, _label).items(), strict=False):
         points = sorted(points, key=lambda row: row["value"])
         values, middle, low, high = (
-            [row[name] for row in points]
-            for name in ("value", "seconds_per_update", "seconds_low", "seconds_high")
+            [scale * row[name] for row in points]
+            for name, scale in (
+                ("value", 1),
+                ("seconds_per_update", 1000),
+                ("seconds_low", 1000),
+                ("seconds_high", 1000),
+            )
         )
         axes.plot(values, middle, marker=".", color=colour, label=label)
         axes.fill_between(values, low, high, color=colour, alpha=0.2, lw=0)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    ticks = sorted({row["value"] for row in rows})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}" if tick % 1000 else f"{tick / 1000:g}k" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
 
 
 def _sweeps(results: Path) -> list[Row]:
