@@ -160,6 +160,26 @@ def test_stops_within_ten_seconds_and_the_save(tmp_path: Path) -> None:
     assert steps(tmp_path)[-1] - reached(ended.output) <= 1  # the step under way was its last
 
 
+@pytest.mark.soak
+def test_asked_at_random_moments(tmp_path: Path) -> None:
+    chance = random.Random(5)
+    codes = []
+    while codes.count(75) < 5:
+        run = server().start(words(tmp_path), report=True)
+        run.wait_for("\nat ", 1 + chance.randrange(EVERY))
+        time.sleep(chance.uniform(0, 0.2))
+        run.kill(signal.SIGTERM)
+        ended = run.end()
+        codes.append(ended.code)
+        assert ended.code in (75, 0), ended.output
+        if ended.code == 75:
+            assert newest(tmp_path).step == steps(tmp_path)[-1] >= reached(ended.output)
+        else:  # it had begun its last step
+            assert_same(tmp_path, uninterrupted())
+            shutil.rmtree(tmp_path)
+    finish(tmp_path)
+
+
 def test_a_second_interrupt_ends_at_once_and_loses_only_that_save(stopped: Path) -> None:
     run = server().start(words(stopped, SAVING), report=True, slow=0.003)
     run.wait_for("\nat ")
