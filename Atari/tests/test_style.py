@@ -32,12 +32,15 @@ TWINS = (
     "requirements-dev.txt",
     "requirements-ray.txt",
     "tests/completeness.py",
+    "tests/conftest.py",
     "tests/driver.py",
     "tests/test_ablation.py",
+    "tests/test_acceleration.py",
     "tests/test_bookkeeping.py",
     "tests/test_completeness.py",
     "tests/test_config.py",
     "tests/test_interruptions.py",
+    "tests/test_launchers.py",
     "tests/test_methods.py",
     "tests/test_probe.py",
     "tests/test_probe_command.py",
@@ -122,6 +125,32 @@ TWINS = (
     "{package}/run/storage.py",
     "{package}/run/sweep.py",
     "{package}/run/timing.py",
+)
+
+# The same but for the package's name, in imports.
+NAMESAKES = (
+    "tests/small_checkpoints.py",
+    "tests/synthetic_runs.py",
+    "tests/test_benchmark.py",
+    "tests/test_checkpoint.py",
+    "tests/test_checkpoint_damage.py",
+    "tests/test_checkpoint_faults.py",
+    "tests/test_console.py",
+    "tests/test_decoder.py",
+    "tests/test_errors.py",
+    "tests/test_folder.py",
+    "tests/test_frames.py",
+    "tests/test_guard.py",
+    "tests/test_logger.py",
+    "tests/test_masking.py",
+    "tests/test_momentum.py",
+    "tests/test_preemption.py",
+    "tests/test_report.py",
+    "tests/test_results.py",
+    "tests/test_seeding.py",
+    "tests/test_settings.py",
+    "tests/test_statistics.py",
+    "tests/test_status.py",
 )
 
 # Who must not know whom: data flows one way, so imports do too. A name stands for what is below it.
@@ -480,6 +509,34 @@ def test_twins_are_the_same_file() -> None:
     assert not missing, f"named as twins but not in both trees: {missing}"
     differ = [twin for twin in TWINS if ours[twin].read_bytes() != theirs[twin].read_bytes()]
     assert not differ, f"twins that have drifted apart: {differ}"
+
+
+def without_name(path: Path, package: Path) -> str:
+    return path.read_text(encoding="utf-8").replace(package.name, "{package}")
+
+
+@pytest.mark.skipif(not SIBLINGS, reason="the sibling tree is not beside this one")
+def test_namesakes_differ_in_the_name_alone() -> None:
+    other = SIBLINGS[0]
+    differ = [
+        name
+        for name in NAMESAKES
+        if without_name(TREE / name, PACKAGE) != without_name(other.parent / name, other)
+    ]
+    assert not differ, f"namesakes that have drifted apart: {differ}"
+
+
+@pytest.mark.skipif(not SIBLINGS, reason="the sibling tree is not beside this one")
+def test_tests_that_are_the_same_are_known_as_such() -> None:
+    other = SIBLINGS[0]
+    names = {path.relative_to(TREE).as_posix() for path in (TREE / "tests").glob("*.py")}
+    unlisted = [
+        name
+        for name in names - {*TWINS, *NAMESAKES}
+        if (there := other.parent / name).exists()
+        and without_name(TREE / name, PACKAGE) == without_name(there, other)
+    ]
+    assert not unlisted, f"the same in both trees, so list them above: {sorted(unlisted)}"
 
 
 @pytest.mark.skipif(not SIBLINGS, reason="the sibling tree is not beside this one")
