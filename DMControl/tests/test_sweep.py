@@ -166,11 +166,15 @@ time.sleep(60)
 """
 
 
+def once_ready(folder: Path, code: str) -> subprocess.Popen[bytes]:
+    """A process that runs `code` when the run of `SAVES` in `folder` listens."""
+    wait = "import os, time, pathlib\nwhile not pathlib.Path('ready').exists(): time.sleep(0.05)\n"
+    return subprocess.Popen([sys.executable, "-c", wait + code], cwd=folder)
+
+
 def test_a_stop_file_asks_the_runs_to_save(tmp_path: Path) -> None:
     pack = pack_of(tmp_path, SAVES)
-    code = "import time, pathlib\nwhile not pathlib.Path('ready').exists(): time.sleep(0.05)\n"
-    code += "pathlib.Path('stop').touch()"
-    other = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    other = once_ready(tmp_path, "pathlib.Path('stop').touch()")
     assert [each.code for each in sweep.run_pack(pack)] == [75]
     assert other.wait() == 0
     assert sweep.run_pack(pack)[0].error == "not started"
@@ -200,9 +204,7 @@ def test_the_question_to_save_kills_no_run(code: str, tmp_path: Path) -> None:
 
 
 def test_a_signal_is_passed_on(tmp_path: Path) -> None:
-    code = "import os, time, pathlib\nwhile not pathlib.Path('ready').exists(): time.sleep(0.05)\n"
-    code += f"os.kill({os.getpid()}, {int(signal.SIGTERM)})"
-    other = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    other = once_ready(tmp_path, f"os.kill({os.getpid()}, {int(signal.SIGTERM)})")
     before = signal.getsignal(signal.SIGTERM)
     assert [each.code for each in sweep.run_pack(pack_of(tmp_path, SAVES))] == [75]
     assert other.wait() == 0
@@ -219,9 +221,7 @@ def test_a_slurm_job_queues_again_after_usr1_alone(
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     asked: list[int] = []
     former = signal.signal(signal.SIGUSR1, lambda *_: asked.append(1))
-    code = "import os, time, pathlib\nwhile not pathlib.Path('ready').exists(): time.sleep(0.05)\n"
-    code += f"os.kill({os.getpid()}, {int(number)})"
-    other = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    other = once_ready(tmp_path, f"os.kill({os.getpid()}, {int(number)})")
     try:
         assert [each.code for each in sweep.run_pack(pack_of(tmp_path, SAVES))] == [75]
     finally:

@@ -206,7 +206,7 @@ def _without_outcome(job: Job, error: str) -> Outcome:
     state, detail = _state(job.path, job.cfg)
     if state == "finished":
         return Outcome(job.name, 0)
-    return Outcome(job.name, 1, f"the launcher lost it: {error}" + (f"; {detail}" * bool(detail)))
+    return Outcome(job.name, 1, "; ".join(filter(None, (f"the launcher lost it: {error}", detail))))
 
 
 def _is_own(word: str) -> bool:

@@ -100,8 +100,8 @@ def measure_updates(workload: Workload, blocks: int) -> Row:
 def measure_reference(workload: Workload, blocks: int) -> Row:
     """Time of our update and of the plain one, in turn, so that other load hits both.
 
-    Another one of each before them warms up; and ours, whose memory the plain one's turn has
-    returned to the system, gets it back in an update that is not timed.
+    Args: `blocks`: of each, after another one that warms up. Ours, whose memory the plain one's
+    turn has returned to the system, gets it back in an update that is not timed.
     """
     memory = PeakMemory(workload.device)
     kinds = {"ours": workload.update_block, "plain": workload.plain_block()}

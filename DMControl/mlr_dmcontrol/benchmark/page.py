@@ -113,14 +113,10 @@ def figure(rows: Sequence[Row]) -> Figure:
 def _panel(axes: Axes, rows: Sequence[Row]) -> None:
     for colour, (label, points) in zip(plots.COLOURS, _grouped(rows, _label).items(), strict=False):
         points = sorted(points, key=lambda row: row["value"])
-        values, middle, low, high = (
-            [scale * row[name] for row in points]
-            for name, scale in (
-                ("value", 1),
-                ("seconds_per_update", 1000),
-                ("seconds_low", 1000),
-                ("seconds_high", 1000),
-            )
+        values = [row["value"] for row in points]
+        middle, low, high = (
+            [1000 * row[name] for row in points]
+            for name in ("seconds_per_update", "seconds_low", "seconds_high")
         )
         axes.plot(values, middle, marker=".", color=colour, label=label)
         axes.fill_between(values, low, high, color=colour, alpha=0.2, lw=0)
