@@ -142,7 +142,7 @@ def test_hidden_pixels_of_the_reconstruction() -> None:
     latents = objective.decoded(agent.network.encoder, batch, noise)
     assert objective.pixel_decoder is not None
     images = objective.pixel_decoder(latents.flatten(0, 1)).view(4, 3, 4, 84, 84)
-    hidden = objective.masked_steps(noise.grid)
+    hidden = objective.hidden_pixels(noise.grid)
     for step in range(4):
         wrong = (images[step, 1] - batch.obs.dense()[step, 1] / 255).square()
         expected = wrong[:, hidden[step]].mean()

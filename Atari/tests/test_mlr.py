@@ -217,7 +217,7 @@ def test_masked_pixels_are_black_and_others_are_not(per: str, polarity: str) -> 
     batch, noise = synthetic_batch(0), objective.draw_noise(Streams(2), AugmentationNoise())
     images = objective.masked_images(batch.obs, noise)
     original = agent.augmentation(batch.obs, AugmentationNoise())
-    hidden = objective.masked_steps(noise.grid)  # (K, H, W) or (B, K, H, W)
+    hidden = objective.hidden_pixels(noise.grid)  # (K, H, W) or (B, K, H, W)
     assert hidden.shape == ((3, 4, 84, 84) if per == "sequence" else (4, 84, 84))
     share = 24 / 49 if polarity == "masked" else 25 / 49
     assert hidden.float().mean().item() == pytest.approx(share, abs=1e-6)

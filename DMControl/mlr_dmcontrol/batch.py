@@ -36,6 +36,13 @@ class SequenceBatch:
             ),
         )
 
+    def select(self, some: slice) -> SequenceBatch:
+        """Some of the windows."""
+        key = (slice(None), some)
+        return SequenceBatch(
+            self.obs.select(key), self.action[key], self.reward[key], self.indices[some]
+        )
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -17,6 +17,7 @@ from .momentum import MomentumTarget
 
 CONV_INITS = ("delta_orthogonal", "orthogonal")
 _KERNEL = 3
+_STD = 0.02
 
 
 class LatentHead(nn.Module):
@@ -181,6 +182,15 @@ def initialise_orthogonal(module: nn.Module, conv_init: str = "delta_orthogonal"
                     tap = nn.init.orthogonal_(torch.empty(shape[:2]), math.sqrt(2))
                     layer.weight.zero_()
                     layer.weight[:, :, middle, middle] = tap
+
+
+def initialise_truncated(module: nn.Module) -> None:
+    """Linear maps: normal with deviation 0.02, cut at one deviation (published MLR); biases 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=_STD, a=-_STD, b=_STD)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -108,3 +108,15 @@ class Optimizer:
                 if saved[name].shape != tensor.shape:
                     raise ValueError(f"{name} {tuple(saved[name].shape)} of another network")
                 tensor.copy_(saved[name])
+
+
+def warmup_inverse_sqrt(update_step: int, warmup: int, start: float) -> float:
+    """Factor on the learning rate: linear from `start` to 1, then falling as 1/√k.
+
+    Args: `update_step`: k, from 0. `warmup`: updates until 1 is reached; 0 keeps it at 1.
+    """
+    if warmup == 0:
+        return 1.0
+    if update_step < warmup:
+        return start + (1.0 - start) * update_step / warmup
+    return (warmup / update_step) ** 0.5

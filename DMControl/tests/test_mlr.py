@@ -12,7 +12,8 @@ from small_agents import make_agent, make_batch
 from mlr_dmcontrol.augmentation import AugmentationNoise
 from mlr_dmcontrol.errors import ConfigError
 from mlr_dmcontrol.objectives.heads import distance, effective_rank
-from mlr_dmcontrol.objectives.mlr import MLR, MLRNoise, warmup_inverse_sqrt
+from mlr_dmcontrol.objectives.mlr import MLR, MLRNoise
+from mlr_dmcontrol.optimization import warmup_inverse_sqrt
 from mlr_dmcontrol.run.seeding import Streams
 from mlr_dmcontrol.sac import SAC
 

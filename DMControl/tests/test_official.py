@@ -17,8 +17,9 @@ from mlr_dmcontrol.frames import FrameStacks
 from mlr_dmcontrol.losses import actor_loss, soft_target, squashed_gaussian, temperature_loss
 from mlr_dmcontrol.networks import Encoder, initialise_orthogonal
 from mlr_dmcontrol.objectives.heads import distance
-from mlr_dmcontrol.objectives.mlr import MLR, MLRNoise, warmup_inverse_sqrt
+from mlr_dmcontrol.objectives.mlr import MLR, MLRNoise
 from mlr_dmcontrol.official import export_official, load_official
+from mlr_dmcontrol.optimization import warmup_inverse_sqrt
 from mlr_dmcontrol.sac import SAC, SACNoise
 
 Load = Callable[[str], Any]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..frames import FrameStacks
 
 MODES = ("cube", "spatial", "temporal")
 PER = ("batch", "sequence")
@@ -89,6 +90,21 @@ class CubeMasking:
         lead, n = steps.shape[:-2], self.patches
         cells = steps[..., :, None, :, None].expand(*lead, n, side, n, side)
         return cells.reshape(*lead, n * side, n * side)
+
+
+def mask_frames(pixels: Tensor, batch_size: int) -> FrameStacks:
+    """Masks, bool (K, H, W) or (B, K, H, W), as stacks of one frame of 0 and 1 with lead (K, B)."""
+    length = pixels.shape[-3]
+    frames = pixels.to(torch.uint8).flatten(0, -3).unsqueeze(1)
+    # One frame for each step, or for each sequence and step.
+    index = torch.arange(len(frames), device=frames.device).view(-1, length).t()
+    return FrameStacks(frames, index.expand(length, batch_size).unsqueeze(-1))
+
+
+def masked_steps(masked: Tensor) -> Tensor:
+    """Steps of which anything is masked: bool (K, h, w) to (K, 1), (B, K, h, w) to (K, B)."""
+    steps = masked.flatten(-2).any(dim=-1)
+    return steps.unsqueeze(-1) if steps.ndim == 1 else steps.t()
 
 
 def _choose(ratio: float, items: int, lead: tuple[int, ...], generator: torch.Generator) -> Tensor:

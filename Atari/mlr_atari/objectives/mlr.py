@@ -18,7 +18,7 @@ from ..settings import bounded, choice
 from .decoder import LatentDecoder
 from .heads import distance, health, health_names, picture
 from .interface import Metrics, Objective, Streams
-from .masking import MODES, PER, CubeMasking
+from .masking import MODES, PER, CubeMasking, mask_frames, masked_steps
 from .pixels import PixelDecoder, pixel_errors
 
 
@@ -143,7 +143,7 @@ class MLR(Objective):
             images = self.pixel_decoder(self.decoded(encoder, batch, noise).flatten(0, 1)).float()
         target, hidden = self.augmentation(batch.obs, noise.online).flatten(0, 1), None
         if self.settings.loss_positions == "masked":
-            frames = self.mask_frames(batch.obs, self.masked_steps(noise.grid))
+            frames = mask_frames(self.hidden_pixels(noise.grid), batch.batch_size)
             hidden = self.augmentation(frames, noise.online).flatten(0, 1) > 0
         return pixel_errors(images, target, hidden).view(batch.obs.lead)
 
@@ -177,16 +177,9 @@ class MLR(Objective):
 
     def masked_images(self, obs: FrameStacks, noise: MLRNoise) -> Tensor:
         """Masked, then augmented: float32 (K, B, S*C, H, W)."""
-        shown = self.mask_frames(obs, ~self.masked_steps(noise.grid))
+        shown = mask_frames(~self.hidden_pixels(noise.grid), obs.lead[1])
         scale = self.settings.masked_input_scale / 255
         return self.augmentation(obs, noise.online, visible=shown, scale=scale)
-
-    def mask_frames(self, obs: FrameStacks, pixels: Tensor) -> FrameStacks:
-        """Bool (K, H, W) or (B, K, H, W) as a stack of one frame of 0 and 1 for each of `obs`."""
-        length, batch_size = obs.lead
-        frames = pixels.to(torch.uint8).flatten(0, -3)[:, None]
-        index = torch.arange(len(frames), device=frames.device).view(-1, length).t()
-        return FrameStacks(frames, index.expand(length, batch_size)[..., None])
 
     def update_targets(self) -> None:
         self.target_encoder.update()
@@ -201,15 +194,14 @@ class MLR(Objective):
             own += self.pixel_decoder.parameters()
         return {"decoder": own if self.token is None else [*own, self.token]}
 
-    def masked_steps(self, grid: Tensor) -> Tensor:
+    def hidden_steps(self, grid: Tensor) -> Tensor:
+        """Steps of which anything is hidden, bool (K, 1), or (K, B) for a mask per sequence."""
+        return masked_steps(self.hidden_pixels(grid))
+
+    def hidden_pixels(self, grid: Tensor) -> Tensor:
         """Hidden pixels of each step, bool (K, H, W), or (B, K, H, W) for a mask per sequence."""
         pixels = self.masking.pixels(grid)
         return pixels if self.settings.mask_polarity == "masked" else ~pixels
-
-    def hidden_steps(self, grid: Tensor) -> Tensor:
-        """Steps of which anything is hidden, bool (K, 1), or (K, B) for a mask per sequence."""
-        steps = self.masked_steps(grid).flatten(-2).any(dim=-1)
-        return steps[:, None] if steps.ndim == 1 else steps.t()
 
     @torch.no_grad()
     def diagnostics(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> dict[str, float]:
@@ -217,7 +209,7 @@ class MLR(Objective):
         latents = self.target_latents(batch, noise)
         target = self.target_projection(latents)
         prediction = self.predictions(encoder, batch, noise)
-        masked = self.masked_steps(noise.grid).float().mean().item()
+        masked = self.hidden_pixels(noise.grid).float().mean().item()
         return {"mlr/masked_fraction": masked, **health("mlr", prediction, target, latents)}
 
     @torch.no_grad()

@@ -13,16 +13,22 @@ from ..augmentation import Augmentation, AugmentationNoise, center_crop
 from ..batch import Batch, SequenceBatch
 from ..frames import FrameStacks
 from ..momentum import make_target
-from ..networks import Encoder, Networks
-from ..optimization import ClipGroup, ParameterGroup
+from ..networks import Encoder, Networks, initialise_truncated
+from ..optimization import ClipGroup, ParameterGroup, warmup_inverse_sqrt
 from ..settings import bounded, choice
 from .decoder import LatentDecoder
-from .heads import distance, health, health_names, picture, projection_head, windows_of
+from .heads import (
+    distance,
+    health,
+    health_names,
+    picture,
+    projection_head,
+    windows_of,
+)
 from .interface import Metrics, Objective, Streams
-from .masking import MODES, PER, CubeMasking
+from .masking import MODES, PER, CubeMasking, mask_frames, masked_steps
 from .pixels import PixelDecoder, pixel_errors
 
-_INITIAL_STD = 0.02
 _DIAGNOSED_SEQUENCES = 16
 
 
@@ -75,17 +81,11 @@ class MLRNoise:
         grid = self.grid.to(device, non_blocking=True)
         return MLRNoise(grid, self.online.to(device), self.target.to(device))
 
-
-def warmup_inverse_sqrt(update_step: int, warmup: int, start: float) -> float:
-    """Factor on the learning rate: linear from `start` to 1, then falling as 1/√k.
-
-    Args: `update_step`: k, from 0. `warmup`: updates until 1 is reached; 0 keeps it at 1.
-    """
-    if warmup == 0:
-        return 1.0
-    if update_step < warmup:
-        return start + (1.0 - start) * update_step / warmup
-    return (warmup / update_step) ** 0.5
+    def select(self, some: slice) -> MLRNoise:
+        """The numbers of some of the sequences."""
+        key = (slice(None), some)
+        grid = self.grid if self.grid.ndim == 3 else self.grid[some]
+        return MLRNoise(grid, self.online.select(key), self.target.select(key))
 
 
 class MLR(Objective):
@@ -137,14 +137,14 @@ class MLR(Objective):
             tau = hidden = None  # pixels need neither heads nor momentum
         self.projection = projection_head(latent_dim, hidden)
         self.predictor = projection_head(latent_dim, hidden)
-        self.apply(_initialise_truncated)
+        initialise_truncated(self)
         if settings.redraw_linear_maps:
-            encoder.apply(_initialise_truncated)
+            initialise_truncated(encoder)
         self.target_encoder = make_target(encoder, tau)
         self.target_projection = make_target(self.projection, tau)
         if settings.redraw_linear_maps:
-            self.target_encoder.apply(_initialise_truncated)
-            self.target_projection.apply(_initialise_truncated)
+            initialise_truncated(self.target_encoder)
+            initialise_truncated(self.target_projection)
 
     def draw_noise(self, streams: Streams, views: AugmentationNoise) -> MLRNoise:
         lead = (self.sequence_length, self.sequence_batch_size)
@@ -177,9 +177,10 @@ class MLR(Objective):
         sequence = windows_of(batch)
         total, size = len(sequence.indices), self.settings.sequences_at_once
         for start in range(0, total, size):
-            part, part_noise = _part(sequence, noise, slice(start, start + size))
+            some = slice(start, start + size)
+            part = sequence.select(some)
             share = len(part.indices) / total
-            yield share, dataclasses.replace(batch, sequence=part), part_noise
+            yield share, dataclasses.replace(batch, sequence=part), noise.select(some)
 
     def decoded(self, encoder: Encoder, sequence: SequenceBatch, noise: MLRNoise) -> Tensor:
         """ŝ: latents decoded from the masked images, (K, B', Z)."""
@@ -206,16 +207,11 @@ class MLR(Objective):
 
     def hidden_pixels(self, obs: FrameStacks, noise: MLRNoise) -> FrameStacks:
         """A stack of one frame for each of `obs`, 1 where its pixels are hidden."""
-        length, batch_size = obs.lead
-        pixels = self.masking.pixels(noise.grid).to(torch.uint8).flatten(0, -3).unsqueeze(1)
-        # One mask frame per step, or per sequence and step; stacks of one frame each.
-        index = torch.arange(len(pixels), device=pixels.device).view(-1, length).transpose(0, 1)
-        return FrameStacks(pixels, index.expand(length, batch_size).unsqueeze(-1))
+        return mask_frames(self.masking.pixels(noise.grid), obs.lead[1])
 
     def hidden_steps(self, grid: Tensor) -> Tensor:
         """Steps of which anything is hidden, bool (K, 1), or (K, B') with a mask per sequence."""
-        steps = self.masking.expand(grid).flatten(-2).any(dim=-1)
-        return steps.unsqueeze(-1) if steps.ndim == 1 else steps.transpose(0, 1)
+        return masked_steps(self.masking.expand(grid))
 
     def pixel_errors(self, images: Tensor, obs: FrameStacks, noise: MLRNoise) -> Tensor:
         """Mean squared error of each reconstructed image, or of its hidden pixels: (K, B')."""
@@ -244,7 +240,8 @@ class MLR(Objective):
     @torch.no_grad()
     def diagnostics(self, encoder: Encoder, batch: Batch, noise: MLRNoise) -> dict[str, float]:
         """Similarity and collapse watch on the first sequences of the batch."""
-        sequence, noise = _part(windows_of(batch), noise, slice(_DIAGNOSED_SEQUENCES))
+        few = slice(_DIAGNOSED_SEQUENCES)
+        sequence, noise = windows_of(batch).select(few), noise.select(few)
         latents = self.target_latents(sequence, noise)
         target = self.target_projection(latents)
         prediction = self.predictor(self.projection(self.decoded(encoder, sequence, noise)))
@@ -255,7 +252,7 @@ class MLR(Objective):
     @torch.no_grad()
     def preview(self, batch: Batch, noise: MLRNoise) -> Tensor:
         """Newest frames of the first sequence in time: original, masked input, target; rows."""
-        sequence, noise = _part(windows_of(batch), noise, slice(1))
+        sequence, noise = windows_of(batch).select(slice(1)), noise.select(slice(1))
         size = self.augmentation.crop_size
         rows = [
             center_crop(sequence.obs.dense()[:, 0], size) / 255.0,
@@ -263,25 +260,3 @@ class MLR(Objective):
             self.augmentation(sequence.obs, noise.target),
         ]
         return picture(rows)
-
-
-def _part(sequence: SequenceBatch, noise: MLRNoise, some: slice) -> tuple[SequenceBatch, MLRNoise]:
-    """Some of the windows, and their noise."""
-    key = (slice(None), some)
-    cut = SequenceBatch(
-        sequence.obs.select(key),
-        sequence.action[key],
-        sequence.reward[key],
-        sequence.indices[some],
-    )
-    grid = noise.grid if noise.grid.ndim == 3 else noise.grid[some]
-    return cut, MLRNoise(grid, noise.online.select(key), noise.target.select(key))
-
-
-def _initialise_truncated(module: nn.Module) -> None:
-    """Linear maps: normal with deviation 0.02, cut at one deviation (published); biases 0."""
-    if isinstance(module, nn.Linear):
-        bound = _INITIAL_STD
-        nn.init.trunc_normal_(module.weight, std=_INITIAL_STD, a=-bound, b=bound)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
