@@ -25,6 +25,9 @@ SMALL = {
     "num_filters": [4, 4, 2],
     "hidden_dim": 16,
     "decoder_width": None,
+    "cycle_steps": 9,
+    "virtual_per_action": 2,
+    "cycle_ramp_agent_steps": 50000,
     "learning_starts": 2000,
     "updates_per_step": 2,
 }

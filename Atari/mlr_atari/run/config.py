@@ -62,6 +62,9 @@ class ScaleSettings:
     num_filters: tuple[int, ...] = bounded(1)
     hidden_dim: int = bounded(1)
     decoder_width: int | None = bounded(1)
+    cycle_steps: int = bounded(1)
+    virtual_per_action: int = bounded(1)
+    cycle_ramp_agent_steps: int = bounded(1)
 
 
 SECTIONS: Mapping[str, type] = {
