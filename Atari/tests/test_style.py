@@ -1,6 +1,6 @@
 """The agreements that the code keeps, checked on the code itself (the same file in both trees).
 
-Sizes, exceptions, randomness, loading, layers, twins; every rule is shown to find what it is for.
+Sizes, exceptions, randomness, loading, texts; every rule is shown to find what it is for.
 """
 
 from __future__ import annotations
@@ -8,175 +8,12 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
-
-TREE = Path(__file__).resolve().parents[1]
-PACKAGE = next(path.parent for path in sorted(TREE.glob("mlr_*/__init__.py")))
-MODULES = sorted(PACKAGE.rglob("*.py"))
-SOURCES = sorted([*TREE.glob("*.py"), *MODULES])
-SIBLINGS = [
-    path.parent
-    for path in sorted(TREE.parent.glob("*/mlr_*/__init__.py"))
-    if path.parent != PACKAGE and (path.parents[1] / "pyproject.toml").exists()
-]
+from source_files import PACKAGE, SIBLINGS, SOURCES, TESTS, TREE, aliases, parsed
 
 MAX_FILE, MAX_FUNCTION, MAX_COLUMNS = 350, 50, 100
-
-# The same file, byte for byte, in both trees. {package} is mlr_atari or mlr_dmcontrol.
-TWINS = (
-    "constraints.txt",
-    "pyproject.toml",
-    "requirements-dev.txt",
-    "requirements-ray.txt",
-    "tests/completeness.py",
-    "tests/conftest.py",
-    "tests/driver.py",
-    "tests/test_ablation.py",
-    "tests/test_acceleration.py",
-    "tests/test_bookkeeping.py",
-    "tests/test_completeness.py",
-    "tests/test_config.py",
-    "tests/test_interruptions.py",
-    "tests/test_launchers.py",
-    "tests/test_methods.py",
-    "tests/test_probe.py",
-    "tests/test_probe_command.py",
-    "tests/test_progress.py",
-    "tests/test_readme.py",
-    "tests/test_resources.py",
-    "tests/test_resume.py",
-    "tests/test_style.py",
-    "tests/test_trace.py",
-    "tests/test_sweep.py",
-    "configs/sweep.yaml",
-    "configs/launcher/local.yaml",
-    "configs/launcher/ray.yaml",
-    "configs/launcher/slurm.yaml",
-    "tests/whole_runs.py",
-    "{package}/__init__.py",
-    "{package}/acceleration.py",
-    "{package}/benchmark/__init__.py",
-    "{package}/benchmark/checkpoints.py",
-    "{package}/benchmark/command.py",
-    "{package}/benchmark/counters.py",
-    "{package}/benchmark/measure.py",
-    "{package}/benchmark/methods.py",
-    "{package}/benchmark/page.py",
-    "{package}/benchmark/printed.py",
-    "{package}/benchmark/processes.py",
-    "{package}/benchmark/scaling.py",
-    "{package}/benchmark/table.py",
-    "{package}/benchmark/timing.py",
-    "{package}/errors.py",
-    "{package}/frames.py",
-    "{package}/machine.py",
-    "{package}/momentum.py",
-    "{package}/seeds.py",
-    "{package}/settings.py",
-    "{package}/objectives/__init__.py",
-    "{package}/objectives/decoder.py",
-    "{package}/objectives/masking.py",
-    "{package}/benchmark/__init__.py",
-    "{package}/probe/__init__.py",
-    "{package}/probe/alone.py",
-    "{package}/probe/command.py",
-    "{package}/probe/linear.py",
-    "{package}/probe/measure.py",
-    "{package}/probe/output.py",
-    "{package}/probe/recording.py",
-    "{package}/report/__init__.py",
-    "{package}/report/cli.py",
-    "{package}/report/fairness.py",
-    "{package}/report/output.py",
-    "{package}/report/page.py",
-    "{package}/report/plots.py",
-    "{package}/report/published.py",
-    "{package}/report/readme.py",
-    "{package}/report/repro.py",
-    "{package}/report/results.py",
-    "{package}/report/rows.py",
-    "{package}/report/runs.py",
-    "{package}/report/statistics.py",
-    "{package}/report/status.py",
-    "{package}/report/study.py",
-    "{package}/report/tables.py",
-    "{package}/run/__init__.py",
-    "{package}/run/ablation.py",
-    "{package}/run/bookkeeping.py",
-    "{package}/run/checkpoint.py",
-    "{package}/run/chunks.py",
-    "{package}/run/command.py",
-    "{package}/run/console.py",
-    "{package}/run/doctor.py",
-    "{package}/run/folder.py",
-    "{package}/run/guard.py",
-    "{package}/run/help.py",
-    "{package}/run/logger.py",
-    "{package}/run/pack.py",
-    "{package}/run/plan_text.py",
-    "{package}/run/preemption.py",
-    "{package}/run/progress.py",
-    "{package}/run/schema.py",
-    "{package}/run/seeding.py",
-    "{package}/run/slots.py",
-    "{package}/run/storage.py",
-    "{package}/run/sweep.py",
-    "{package}/run/timing.py",
-)
-
-# The same but for the package's name, in imports.
-NAMESAKES = (
-    "tests/small_checkpoints.py",
-    "tests/synthetic_runs.py",
-    "tests/test_benchmark.py",
-    "tests/test_checkpoint.py",
-    "tests/test_checkpoint_damage.py",
-    "tests/test_checkpoint_faults.py",
-    "tests/test_console.py",
-    "tests/test_decoder.py",
-    "tests/test_errors.py",
-    "tests/test_folder.py",
-    "tests/test_frames.py",
-    "tests/test_guard.py",
-    "tests/test_logger.py",
-    "tests/test_masking.py",
-    "tests/test_momentum.py",
-    "tests/test_preemption.py",
-    "tests/test_report.py",
-    "tests/test_results.py",
-    "tests/test_seeding.py",
-    "tests/test_settings.py",
-    "tests/test_statistics.py",
-    "tests/test_status.py",
-)
-
-# Who must not know whom: data flows one way, so imports do too. A name stands for what is below it.
-LEARNING = ("networks", "momentum", "sac", "rainbow", "objectives", "official", "build")
-HOUSEKEEPING = ("run", "report")
-KNOWS_NOTHING_OF = {
-    "frames": (*LEARNING, *HOUSEKEEPING, "environment", "replay"),
-    "environment": (*LEARNING, *HOUSEKEEPING, "replay", "augmentation"),
-    "replay": (*LEARNING, *HOUSEKEEPING, "environment"),
-    "augmentation": (*LEARNING, *HOUSEKEEPING, "environment", "replay"),
-    "momentum": ("sac", "rainbow", "objectives", "build", *HOUSEKEEPING, "environment", "replay"),
-    "networks": ("sac", "rainbow", "objectives", "build", *HOUSEKEEPING, "environment", "replay"),
-    "objectives": ("sac", "rainbow", "official", "build", *HOUSEKEEPING, "environment", "replay"),
-    "sac": ("objectives", "official", "build", *HOUSEKEEPING, "environment", "replay"),
-    "rainbow": ("objectives", "official", "build", *HOUSEKEEPING, "environment", "replay"),
-    "run": (*LEARNING, "augmentation", "replay"),
-    "report": (*LEARNING, "augmentation", "replay", "environment"),
-}
-OPEN_TO_ALL = ("run.seeding", "objectives.interface")  # named random streams; what an objective is
-WITHOUT_TORCH = (
-    "environment",
-    "tasks",
-    "games",
-    "seeds",
-    "errors",
-)  # evaluation workers load these
 
 TEXT_SUFFIXES = {".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".sh", ".csv", ".json", ""}
 NOT_OURS = {"runs", "multirun", "outputs", "LICENSE"}
@@ -184,11 +21,6 @@ MACHINE_PATH = re.compile(r"(?<![\w.$}])/(?:work|root|farm|opt|home)/\w")
 REGISTRY_HOST = re.compile(
     r"pypi\.(?:org|python)|pythonhosted|download\.pytorch|--(?:extra-)?index-url"
 )
-
-
-@cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
 
 
 def files_of(root: Path, *, deep: bool = True) -> Iterator[Path]:
@@ -231,20 +63,6 @@ def star_imports(module: ast.Module) -> Iterator[str]:
     for node in ast.walk(module):
         if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
             yield f"{node.lineno}: import *"
-
-
-def aliases(module: ast.Module) -> dict[str, str]:
-    """What each imported name stands for, as in {'np': 'numpy', 'F': 'torch.nn.functional'}."""
-    names = {}
-    for node in ast.walk(module):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                short = alias.asname or alias.name.split(".")[0]
-                names[short] = alias.name if alias.asname else short
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            for alias in node.names:
-                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
-    return names
 
 
 def calls(module: ast.Module) -> Iterator[tuple[ast.Call, str | None, str]]:
@@ -384,7 +202,7 @@ def test_rules_let_good_code_pass(code: str) -> None:
 
 def test_files_are_short_and_lines_narrow() -> None:
     found = []
-    for path in sorted([*SOURCES, *TREE.glob("tests/**/*.py")]):
+    for path in sorted([*SOURCES, *TESTS]):
         lines = path.read_text().splitlines()
         if path in SOURCES and len(lines) > MAX_FILE:
             found.append(f"{path.relative_to(TREE)}: {len(lines)} lines")
@@ -410,143 +228,3 @@ def test_nothing_names_a_machine_or_a_registry() -> None:
         if MACHINE_PATH.search(line) or REGISTRY_HOST.search(line)
     ]
     assert not found, "\n".join(found)
-
-
-# --- layers -------------------------------------------------------------------------------------
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def own_imports(path: Path, names: set[str]) -> set[str]:
-    """Modules of the package that `path` imports, wherever in the file, by name in the package."""
-    container = list(path.relative_to(PACKAGE).parts[:-1])
-    found = set()
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.Import):
-            targets = [alias.name for alias in node.names if alias.name.startswith(PACKAGE.name)]
-            found |= {target.removeprefix(PACKAGE.name).lstrip(".") for target in targets}
-        if not isinstance(node, ast.ImportFrom):
-            continue
-        parts = (node.module or "").split(".") if node.module else []
-        if node.level:
-            parts = container[: len(container) - node.level + 1] + parts
-        elif parts[0] == PACKAGE.name:
-            parts = parts[1:]
-        else:
-            continue
-        for alias in node.names:
-            whole = ".".join([*parts, alias.name])
-            found.add(whole if whole in names else ".".join(parts))
-    return found & names - {module_name(path)}
-
-
-def imports_graph() -> dict[str, set[str]]:
-    names = {module_name(path) for path in MODULES}
-    return {module_name(path): own_imports(path, names) for path in MODULES}
-
-
-def below(name: str, prefix: str) -> bool:
-    return name == prefix or name.startswith(f"{prefix}.")
-
-
-def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
-    seen: set[str] = set()
-    waiting = [start]
-    while waiting:
-        new = graph[waiting.pop()] - seen
-        seen |= new
-        waiting += new
-    return seen
-
-
-def test_imports_never_run_upward() -> None:
-    found = [
-        f"{name} imports {imported}"
-        for name, imports in imports_graph().items()
-        for layer, forbidden in KNOWS_NOTHING_OF.items()
-        if below(name, layer)
-        for imported in sorted(imports)
-        if imported not in OPEN_TO_ALL and any(below(imported, each) for each in forbidden)
-    ]
-    assert not found, "\n".join(found)
-
-
-def test_imports_have_no_circles() -> None:
-    graph = imports_graph()
-    circles = [name for name in graph if name in reachable(graph, name)]
-    assert not circles, f"modules that import themselves by way of others: {sorted(circles)}"
-
-
-def test_evaluation_workers_need_no_torch() -> None:
-    graph = imports_graph()
-    with_torch = {
-        module_name(path)
-        for path in MODULES
-        if any(name.split(".")[0] == "torch" for name in aliases(parsed(path)).values())
-    }
-    found = [
-        f"{name} reaches torch through {sorted(reached)}"
-        for name in WITHOUT_TORCH
-        if name in graph and (reached := (reachable(graph, name) | {name}) & with_torch)
-    ]
-    assert not found, "\n".join(found)
-
-
-# --- twins --------------------------------------------------------------------------------------
-
-
-def twin_paths(package: Path) -> dict[str, Path]:
-    return {twin: package.parent / twin.format(package=package.name) for twin in TWINS}
-
-
-@pytest.mark.skipif(not SIBLINGS, reason="the sibling tree is not beside this one")
-def test_twins_are_the_same_file() -> None:
-    ours, theirs = twin_paths(PACKAGE), twin_paths(SIBLINGS[0])
-    missing = [twin for twin in TWINS if not (ours[twin].exists() and theirs[twin].exists())]
-    assert not missing, f"named as twins but not in both trees: {missing}"
-    differ = [twin for twin in TWINS if ours[twin].read_bytes() != theirs[twin].read_bytes()]
-    assert not differ, f"twins that have drifted apart: {differ}"
-
-
-def without_name(path: Path, package: Path) -> str:
-    return path.read_text(encoding="utf-8").replace(package.name, "{package}")
-
-
-@pytest.mark.skipif(not SIBLINGS, reason="the sibling tree is not beside this one")
-def test_namesakes_differ_in_the_name_alone() -> None:
-    other = SIBLINGS[0]
-    differ = [
-        name
-        for name in NAMESAKES
-        if without_name(TREE / name, PACKAGE) != without_name(other.parent / name, other)
-    ]
-    assert not differ, f"namesakes that have drifted apart: {differ}"
-
-
-@pytest.mark.skipif(not SIBLINGS, reason="the sibling tree is not beside this one")
-def test_tests_that_are_the_same_are_known_as_such() -> None:
-    other = SIBLINGS[0]
-    names = {path.relative_to(TREE).as_posix() for path in (TREE / "tests").glob("*.py")}
-    unlisted = [
-        name
-        for name in names - {*TWINS, *NAMESAKES}
-        if (there := other.parent / name).exists()
-        and without_name(TREE / name, PACKAGE) == without_name(there, other)
-    ]
-    assert not unlisted, f"the same in both trees, so list them above: {sorted(unlisted)}"
-
-
-@pytest.mark.skipif(not SIBLINGS, reason="the sibling tree is not beside this one")
-def test_files_that_are_the_same_are_known_as_twins() -> None:
-    listed = set(twin_paths(PACKAGE).values())
-    unlisted = [
-        path.relative_to(TREE).as_posix()
-        for path in MODULES
-        if path not in listed
-        and (other := SIBLINGS[0] / path.relative_to(PACKAGE)).exists()
-        and other.read_bytes() == path.read_bytes()
-    ]
-    assert not unlisted, f"the same in both trees, so list them in TWINS: {unlisted}"
