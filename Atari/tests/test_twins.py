@@ -32,6 +32,7 @@ TWINS = (
     "tests/test_readme.py",
     "tests/test_resources.py",
     "tests/test_resume.py",
+    "tests/test_schema.py",
     "tests/test_style.py",
     "tests/test_sweep.py",
     "tests/test_trace.py",

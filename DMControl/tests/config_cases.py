@@ -1,4 +1,4 @@
-"""What test_config.py (the same file in both trees) needs to know of this benchmark."""
+"""What test_config.py and its like (the same in both trees) need to know of this benchmark."""
 
 from __future__ import annotations
 
