@@ -3,14 +3,14 @@
     python tests/driver.py '{"signal": "SIGTERM", "at_step": 30}' preset=smoke ...
     python tests/driver.py --serve     many runs: a JSON request a line, a forked child for each
 
-Without a fault it is `python train.py` to the letter; a fault is put in from outside, around the
-loop's own methods. Forking spares each run the imports, which take longer than the run.
+Without a fault it is `python train.py` to the letter; a fault (see `faults.py`) is put in from
+outside, around the loop's own methods. Forking spares each run the imports, which take longer than
+the run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import importlib
 import io
@@ -19,25 +19,23 @@ import os
 import random
 import signal
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import FunctionType, MethodType
-from typing import Any
+from typing import Any, ClassVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import small_run
 import torch
+from faults import FailingWrites, SlowWrites, forget, lack, spoil
 
 import train
 
 PACKAGE = train.Trainer.__init__.__globals__["Checkpointer"].__module__.partition(".")[0]
-NAN = float("nan")
-NEW_LOGGER = {"sizes": {"train": 0, "eval": 0, "eval_episodes": 0}, "last_step": -1}
 
 Faults = Mapping[str, Any]
 
@@ -109,223 +107,75 @@ def children(each: Any) -> list[tuple[str, Any]]:
     return inner + [(name, getattr(each, name)) for name in slots if hasattr(each, name)]
 
 
-# --- faults ---------------------------------------------------------------------------------------
+# --- one run, with its faults ---------------------------------------------------------------------
 
 
-class SlowWrites:
-    """Every write to a file of a checkpoint takes `seconds`, and is done in halves."""
-
-    def __init__(self, seconds: float) -> None:
-        self.real, self.seconds = os.write, seconds
-
-    def __call__(self, descriptor: int, data: Any) -> int:
-        time.sleep(self.seconds)
-        return self.real(descriptor, data[: max(1, len(data) // 2)])
-
-
-class FailingWrites:
-    """Writes number `numbers` (from 1; None: all) raise the error named `code`, half done."""
-
-    def __init__(self, code: str, numbers: set[int] | None) -> None:
-        self.real, self.code, self.numbers = os.write, getattr(errno, code), numbers
-        self.count = 0
-
-    def __call__(self, descriptor: int, data: Any) -> int:
-        self.count += 1
-        if self.numbers is None or self.count in self.numbers:
-            self.real(descriptor, data[: len(data) // 2])
-            raise OSError(self.code, os.strerror(self.code))
-        return self.real(descriptor, data)
-
-
-def forget(trainer: Any, item: str) -> None:
-    """Let one item of the saved state keep the value that a new run begins with.
-
-    An item is a path such as `progress|episode`, because names of metrics have slashes.
-    """
-    part_name, *path = item.split("|")
-    if part_name == "frames":
-        trainer.replay.write_frames = lambda start, frames: None
-        return
-    part = trainer.state[part_name]
-    load = part.load_state_dict
-    fresh = NEW_LOGGER if part_name == "logger" else copied(part.state_dict())
-
-    def load_all_but_the_item(state: Any) -> Any:
-        changed = mixed(state, fresh, path)
-        if equal(changed, state):
-            print("the item is the same in a new run")
-        return load(changed)
-
-    part.load_state_dict = load_all_but_the_item
-
-
-def lack(trainer: Any, item: str) -> None:
-    """Let one item of the saved state be missing."""
-    part_name, *path, last = item.split("|")
-    part = trainer.state[part_name]
-    load = part.load_state_dict
-
-    def load_without(state: Any) -> Any:
-        changed = copied(state)
-        inner = changed
-        for key in path:
-            inner = inner[key]
-        del inner[last]
-        return load(changed)
-
-    part.load_state_dict = load_without
-
-
-def equal(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return bool(one == other)
-
-
-def copied(tree: Any) -> Any:
-    if isinstance(tree, torch.Tensor):
-        return tree.detach().clone()
-    if isinstance(tree, Mapping):
-        return {key: copied(value) for key, value in tree.items()}
-    return type(tree)(map(copied, tree)) if isinstance(tree, list | tuple) else tree
-
-
-def zeros(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: torch.zeros_like(each) for name, each in tensors.items()}
-
-
-def mixed(state: Any, fresh: Any, path: list[str]) -> Any:
-    """`state` with what is at `path` from `fresh`; `*` stands for every position of a list."""
-    if not path:
-        if isinstance(state, torch.Tensor) and state.shape != fresh.shape:
-            return torch.zeros_like(state)  # an array that grows
-        return fresh
-    head, rest = path[0], path[1:]
-    if head == "*" and isinstance(state, Mapping):
-        # Adam's, which is empty at first and counts from 0: as good as zeros.
-        return {key: mixed(old, fresh.get(key, zeros(old)), rest) for key, old in state.items()}
-    if head == "*":
-        return [mixed(old, new, rest) for old, new in zip(state, fresh, strict=True)]
-    if head.endswith("."):  # tensors of a module, by the beginning of their names
-        return {key: fresh[key] if key.startswith(head) else old for key, old in state.items()}
-    return {**state, head: mixed(state[head], fresh[head], rest)}
-
-
-class SpoiltAugmentation:
-    """An augmentation whose images are no numbers."""
-
-    def __init__(self, real: Any) -> None:
-        self.real = real
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.real(*arguments) * NAN
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.real, name)
-
-
-def spoil(trainer: Any, where: str) -> None:
-    """Put a NaN into the computation, from now on."""
-    agent = trainer.agent
-    if where == "scale":
-        agent.augmentation = SpoiltAugmentation(agent.augmentation)
-    elif where == "loss":
-        loss = agent.objective.loss
-
-        def bad_loss(*arguments: Any) -> Any:
-            value, metrics = loss(*arguments)
-            return value * NAN, {name: metric * NAN for name, metric in metrics.items()}
-
-        agent.objective.loss = bad_loss
-    elif where == "gradient":
-        next(agent.objective.parameters()).register_hook(lambda gradient: gradient * NAN)
-    elif where == "parameter":
-        next(agent.objective.parameters()).data.view(-1)[0] = NAN
-    elif where == "reward":
-        step = trainer.env.step
-
-        def bad_step(action: Any) -> Any:
-            obs, _, *rest = step(action)
-            if "raw_reward" in rest[-1]:
-                rest[-1]["raw_reward"] = NAN
-            return obs, NAN, *rest
-
-        trainer.env.step = bad_step
-    else:
-        raise ValueError(where)
-
-
-def faulty_trainer(faults: Faults) -> type:
+class FaultyTrainer(train.Trainer):
     """`train.Trainer` with faults around its methods."""
 
-    class Faulty(train.Trainer):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            self.saves = 0
-            self.writes_a_save = 0
-            for item in faults.get("forget", []):
-                forget(self, item)
-            for item in faults.get("lack", []):
-                lack(self, item)
+    faults: ClassVar[Faults]
 
-        def train(self) -> None:
-            if faults.get("generators"):
-                print("generators restored", json.dumps(generators(self)), flush=True)
-            if "at_finish" in faults:
-                self.books.finish = lambda: send(faults["signal"])  # type: ignore[method-assign]
-            if not {"at_step", "in_evaluation", "at_finish"} & faults.keys() and "signal" in faults:
-                send(faults["signal"])
-            super().train()
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.saves = 0
+        self.writes_a_save = 0
+        for item in self.faults.get("forget", []):
+            forget(self, item)
+        for item in self.faults.get("lack", []):
+            lack(self, item)
 
-        def step(self) -> None:
-            step = self.progress.agent_step
-            if faults.get("report"):
-                print("at", step, flush=True)
-            if faults.get("resources"):
-                print("resources", step, *resources(), flush=True)
-            if step == faults.get("at_step"):
-                if "signal" in faults:
-                    send(faults["signal"])
-                if "spoil" in faults:
-                    spoil(self, faults["spoil"])
-            super().step()
+    def train(self) -> None:
+        if self.faults.get("generators"):
+            print("generators restored", json.dumps(generators(self)), flush=True)
+        if "at_finish" in self.faults:
+            self.books.finish = lambda: send(self.faults["signal"])  # type: ignore[method-assign]
+        moments = {"at_step", "in_evaluation", "at_finish"}
+        if "signal" in self.faults and not moments & self.faults.keys():
+            send(self.faults["signal"])
+        super().train()
 
-        def save(self, **options: Any) -> None:
-            self.saves += 1
-            if faults.get("generators"):
-                print("generators saved", json.dumps(generators(self)), flush=True)
-            first, last = faults.get("failing_saves", (0, -1))
-            if self.saves == 1 and "fail" in faults:
-                counter = FailingWrites("EIO", set())
-                os.write = counter  # type: ignore[assignment]
-                super().save(**options)
-                os.write = counter.real  # type: ignore[assignment]
-                self.writes_a_save = counter.count
-                return
-            if not first <= self.saves <= last:
-                super().save(**options)
-                return
-            count = self.writes_a_save
-            numbers = {"first": {1}, "middle": {count // 2}, "last": {count}}.get(faults["fail"])
-            failing = FailingWrites(faults["error"], numbers)
-            os.write = failing  # type: ignore[assignment]
-            try:
-                super().save(**options)
-            finally:
-                os.write = failing.real  # type: ignore[assignment]
+    def step(self) -> None:
+        step = self.progress.agent_step
+        if self.faults.get("report"):
+            print("at", step, flush=True)
+        if self.faults.get("resources"):
+            print("resources", step, *resources(), flush=True)
+        if step == self.faults.get("at_step"):
+            if "signal" in self.faults:
+                send(self.faults["signal"])
+            if "spoil" in self.faults:
+                spoil(self, self.faults["spoil"])
+        super().step()
 
-        def evaluate(self) -> None:
-            if self.progress.agent_step == faults.get("in_evaluation"):
-                stopped = interrupted(train.evaluate, faults["signal"])
-                train.evaluate = stopped  # type: ignore[assignment]
-            super().evaluate()
+    def save(self, **options: Any) -> None:
+        self.saves += 1
+        if self.faults.get("generators"):
+            print("generators saved", json.dumps(generators(self)), flush=True)
+        first, last = self.faults.get("failing_saves", (0, -1))
+        if self.saves == 1 and "fail" in self.faults:
+            counter = FailingWrites("EIO", set())
+            os.write = counter  # type: ignore[assignment]
+            super().save(**options)
+            os.write = counter.real  # type: ignore[assignment]
+            self.writes_a_save = counter.count
+            return
+        if not first <= self.saves <= last:
+            super().save(**options)
+            return
+        count = self.writes_a_save
+        numbers = {"first": {1}, "middle": {count // 2}, "last": {count}}.get(self.faults["fail"])
+        failing = FailingWrites(self.faults["error"], numbers)
+        os.write = failing  # type: ignore[assignment]
+        try:
+            super().save(**options)
+        finally:
+            os.write = failing.real  # type: ignore[assignment]
 
-    return Faulty
+    def evaluate(self) -> None:
+        if self.progress.agent_step == self.faults.get("in_evaluation"):
+            stopped = interrupted(train.evaluate, self.faults["signal"])
+            train.evaluate = stopped  # type: ignore[assignment]
+        super().evaluate()
 
 
 def interrupted(evaluate: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -351,7 +201,8 @@ def run(faults: Faults, words: list[str]) -> int:
         storage = importlib.import_module(f"{PACKAGE}.run.storage")
         storage.os.write = SlowWrites(faults["slow"])
     if faults:
-        train.Trainer = faulty_trainer(faults)  # type: ignore[misc]
+        FaultyTrainer.faults = faults
+        train.Trainer = FaultyTrainer  # type: ignore[misc]
     return train.main(words)
 
 

@@ -16,6 +16,7 @@ TWINS = (
     "tests/completeness.py",
     "tests/conftest.py",
     "tests/driver.py",
+    "tests/faults.py",
     "tests/source_files.py",
     "tests/test_ablation.py",
     "tests/test_acceleration.py",
