@@ -7,16 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
-from synthetic_runs import make_run
+from synthetic_runs import A, B, make_run, read_all
 
 from mlr_atari.errors import ConfigError
 from mlr_atari.report import benchmark, cli, fairness, readme, results, runs, study
-
-A, B = benchmark.TASKS[:2]
-
-
-def read_all(root: Path) -> list[runs.Run]:
-    return [runs.read(folder) for folder in runs.find([root])]
 
 
 @pytest.fixture

@@ -134,6 +134,7 @@ NAMESAKES = (
     "tests/test_momentum.py",
     "tests/test_preemption.py",
     "tests/test_report.py",
+    "tests/test_report_numbers.py",
     "tests/test_results.py",
     "tests/test_seeding.py",
     "tests/test_settings.py",

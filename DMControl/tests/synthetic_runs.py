@@ -10,12 +10,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mlr_dmcontrol.report import benchmark
+from mlr_dmcontrol.report import benchmark, runs
 
 BUDGET = 100_000
 REPEAT = 1 if benchmark.STEP_COLUMN == "agent_step" else 4
-PROTOCOL = "atari100k" if benchmark.STEP_COLUMN == "agent_step" else "dmcontrol"
 """Environment steps per agent step where the budget counts environment steps."""
+PROTOCOL = "atari100k" if benchmark.STEP_COLUMN == "agent_step" else "dmcontrol"
+A, B, C = benchmark.TASKS[:3]
+BASELINE = "baseline"
 
 
 def make_run(
@@ -59,13 +61,24 @@ def make_run(
         **record,
     }
     (folder / "run.json").write_text(json.dumps(info))
+    _write_curve(folder, task, curve or {})
+    if final is None or final:
+        score = _score(task, values, budget) | dict(final or {})
+        (folder / "final.json").write_text(json.dumps(score))
+    return folder
+
+
+def _write_curve(folder: Path, task: str, curve: Mapping[int, float]) -> None:
     with (folder / "eval.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["agent_step", "env_step", "episodes", "mean", "std", "normalized"])
-        for step, mean in (curve or {}).items():
+        for step, mean in curve.items():
             writer.writerow([step // REPEAT, step, 2, mean, 0.0, benchmark.normalize(task, mean)])
+
+
+def _score(task: str, values: Sequence[float], budget: int) -> dict[str, Any]:
     mean = sum(values) / len(values)
-    score = {
+    return {
         "agent_step": budget // REPEAT,
         "env_step": budget,
         "metric": "return",
@@ -73,6 +86,25 @@ def make_run(
         "mean": mean,
         "normalized": benchmark.normalize(task, mean),
     }
-    if final is None or final:
-        (folder / "final.json").write_text(json.dumps(score | dict(final or {})))
-    return folder
+
+
+def raw(task: str, normalized: float) -> float:
+    """The raw score that is `normalized` on this task."""
+    low, high = benchmark.normalize(task, 0.0), benchmark.normalize(task, 1.0)
+    return (normalized - low) / (high - low)
+
+
+def read_all(root: Path) -> list[runs.Run]:
+    return [runs.read(folder) for folder in runs.find([root])]
+
+
+def make_sweep(root: Path) -> Path:
+    """Two methods, two tasks, three seeds; normalised scores are seed/10 and, of `mlr`, +0.2."""
+    for task in (A, B):
+        for seed in (1, 2, 3):
+            for method, bonus in (("mlr", 0.2), (BASELINE, 0.0)):
+                final = seed / 10 + bonus
+                values = [raw(task, final - 0.05), raw(task, final + 0.05)]
+                curve = {step: raw(task, final * step / BUDGET) for step in (20_000, 60_000)}
+                make_run(root, task, method, seed, values, curve)
+    return root
