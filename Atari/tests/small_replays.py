@@ -1,0 +1,85 @@
+"""Small replays, and plain steps to fill them with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlr_atari.replay import ReplaySettings, SequenceReplay
+
+STACK = 4
+SETTINGS = ReplaySettings(
+    replay="prioritized",
+    sequence_length=4,
+    n_step=3,
+    discount=0.99,
+    n_step_end_flag="n_step",
+    time_limit="terminal",
+    priority_exponent=0.5,
+    new_priority="one",
+)
+
+
+def make_replay(
+    capacity: int, settings: ReplaySettings = SETTINGS, **others: Any
+) -> SequenceReplay:
+    shape = {"frame_stack": STACK, "frame_shape": (1, 1, 2), "device": "cpu"}
+    return SequenceReplay(capacity, settings, **{**shape, **others})
+
+
+def exponent(value: float = 0.5) -> torch.Tensor:
+    """β of the importance weights."""
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def frame_of(step: int) -> np.ndarray:
+    return np.full((1, 2), step, np.uint8)
+
+
+@dataclass
+class Step:
+    """One step; its frame shows a number."""
+
+    frame: int
+    action: int
+    reward: float
+    terminated: bool
+    truncated: bool
+
+    @property
+    def end(self) -> bool:
+        return self.terminated or self.truncated
+
+
+def random_steps(episodes: int, seed: int) -> list[Step]:
+    """Episodes of 1 to 25 steps; half of them end in a lost life or game over, half at a cap."""
+    rng = np.random.default_rng(seed)
+    steps: list[Step] = []
+    for _ in range(episodes):
+        length, capped = int(rng.integers(1, 26)), bool(rng.random() < 0.5)
+        for position in range(length):
+            last = position == length - 1
+            steps.append(
+                Step(
+                    frame=1 + len(steps) % 255,
+                    action=int(rng.integers(6)),
+                    reward=float(rng.choice([-1.0, 0.0, 1.0])),
+                    terminated=last and not capped,
+                    truncated=last and capped,
+                )
+            )
+    return steps
+
+
+def fill(replay: SequenceReplay, steps: list[Step]) -> None:
+    for step in steps:
+        replay.add(
+            frame_of(step.frame),
+            step.action,
+            step.reward,
+            terminated=step.terminated,
+            truncated=step.truncated,
+        )

@@ -1,0 +1,138 @@
+"""The replay's state: saved and restored it goes on as if nothing had been; the same on a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small_replays import SETTINGS, Step, exponent, fill, make_replay, random_steps
+
+from mlr_atari.batch import Batch
+from mlr_atari.errors import CheckpointError
+from mlr_atari.replay import SequenceReplay
+
+
+def _copied(replay: SequenceReplay, fresh: SequenceReplay) -> SequenceReplay:
+    """`fresh` with the state of `replay`, frames in chunks as a checkpoint keeps them."""
+    fresh.load_state_dict(replay.state_dict())
+    size = 64
+    for chunk in range(replay.first_live_frame // size, -(-replay.frames_written // size)):
+        start = max(chunk * size, replay.first_live_frame)
+        stop = min((chunk + 1) * size, replay.frames_written)
+        fresh.write_frames(start, replay.read_frames(start, stop))
+    return fresh
+
+
+def _equal(one: Batch, other: Batch) -> bool:
+    names = ["action", "n_step_return", "bootstrap_discount", "ends", "importance_weights"]
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names) and all(
+        torch.equal(getattr(one, name).dense(), getattr(other, name).dense())
+        for name in ("obs", "n_step_obs")
+    )
+
+
+@pytest.mark.parametrize(
+    "written, new_priority",
+    [(40, "one"), (299, "one"), (300, "one"), (301, "largest"), (1000, "one")],
+)
+def test_state_round_trip(written: int, new_priority: str) -> None:
+    settings = replace(SETTINGS, time_limit="bootstrap", new_priority=new_priority)
+    steps = random_steps(300, seed=9)
+    replay, generator = make_replay(300, settings), torch.Generator().manual_seed(1)
+
+    def uniforms() -> torch.Tensor:
+        return torch.rand(8, dtype=torch.float64, generator=generator)
+
+    fill(replay, steps[:written])
+    for _ in range(20):
+        replay.update_priorities(replay.draw(uniforms()), uniforms() * 9)
+    restored = _copied(replay, make_replay(300, settings))
+    for step in range(1000):
+        drawn = uniforms()
+        indices = replay.draw(drawn)
+        assert torch.equal(indices, restored.draw(drawn))
+        for each in (replay, restored):
+            each.update_priorities(indices, drawn * 9)
+            if step % 2:
+                fill(each, [steps[written + step]])
+        if step % 50 == 0:
+            assert _equal(replay.gather(indices, exponent()), restored.gather(indices, exponent()))
+    everything = restored.read_frames(restored.first_live_frame, restored.frames_written)
+    assert torch.equal(
+        everything, replay.read_frames(replay.first_live_frame, replay.frames_written)
+    )
+
+
+@pytest.mark.parametrize("written", [5, 299, 300, 301, 1000])
+def test_the_state_fits_a_larger_replay(written: int) -> None:
+    steps, settings = random_steps(300, seed=9), replace(SETTINGS, time_limit="bootstrap")
+    small, large = make_replay(300, settings), make_replay(700, settings)
+    for each in (small, large):
+        fill(each, steps[:written])
+        for entry in range(20, 280, 2):  # priorities that are no powers of two
+            step = max(0, written - 300) + entry
+            each.update_priorities(torch.tensor([step % each._capacity]), torch.tensor([entry / 7]))
+    grown = _copied(small, make_replay(700, settings))
+    assert grown.first_live_frame == max(0, written - 300)
+    for step in range(written, written + 900):
+        fill(grown, [steps[step]])
+        fill(large, [steps[step]])
+        if step < written + 404 and written > 300:
+            continue  # the small one had forgotten what the large one still knows
+        masses = large._priorities.masses()
+        assert torch.equal(grown._priorities.masses(), masses)
+        if step % 50 == 0 and masses.any():
+            slots = masses.nonzero()[:, 0]
+            one, other = (each.gather(slots, exponent()) for each in (grown, large))
+            assert _equal(one, other)
+    with pytest.raises(CheckpointError, match="more steps were saved than it holds"):
+        make_replay(300, settings).load_state_dict(grown.state_dict())
+
+
+def test_what_a_smaller_replay_had_forgotten_stays_so() -> None:
+    small = make_replay(30)
+    fill(small, [Step(number, 0, 0.0, False, False) for number in range(50)])
+    grown = _copied(small, make_replay(100))
+    assert (grown.first_live_frame, grown.frames_written) == (20, 50)
+    on = grown._priorities.masses().nonzero()[:, 0].tolist()
+    assert on == list(range(23, 42))  # whole stacks, whole sequences
+    with pytest.raises(IndexError):
+        grown.read_frames(19, 30)
+    assert torch.equal(grown.read_frames(20, 50), small.read_frames(20, 50))
+
+
+def test_frames_that_were_overwritten_are_not_put_back() -> None:
+    replay = make_replay(30)
+    fill(replay, [Step(number, 0, 0.0, False, False) for number in range(50)])
+    live = replay.read_frames(20, 50)
+    replay.write_frames(0, torch.full((25, 1, 1, 2), 99, dtype=torch.uint8))
+    assert replay.read_frames(20, 50)[:5].unique().tolist() == [99]
+    assert torch.equal(replay.read_frames(25, 50), live[5:])
+    with pytest.raises(IndexError, match=r"frames 19\.\.30 of 20\.\.50"):
+        replay.read_frames(19, 30)
+
+
+def test_the_state_of_another_replay_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="shape"):
+        make_replay(30, frame_stack=3).load_state_dict(make_replay(30).state_dict())
+    with pytest.raises(CheckpointError, match="settings"):
+        make_replay(30, replace(SETTINGS, n_step=5)).load_state_dict(make_replay(30).state_dict())
+
+
+@pytest.mark.cuda
+def test_the_gpu_gathers_the_same_without_a_synchronisation() -> None:
+    steps = random_steps(100, seed=4)
+    cpu, gpu = make_replay(500), make_replay(500, device="cuda")
+    for each in (cpu, gpu):
+        fill(each, steps)
+    uniforms = torch.rand(32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    on_gpu, beta = uniforms.cuda(), exponent().cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batch = gpu.gather(gpu.draw(on_gpu), beta)
+        gpu.update_priorities(batch.indices, on_gpu)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    wanted = cpu.gather(cpu.draw(uniforms), exponent())
+    assert _equal(batch.to("cpu"), wanted)

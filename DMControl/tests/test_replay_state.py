@@ -1,0 +1,136 @@
+"""The replay's state: saved and restored it goes on as if nothing had been, here and on a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from replay_history import History, check, make
+
+from mlr_dmcontrol.replay import UniformReplay
+
+
+def save(replay: UniformReplay) -> tuple[dict[str, Any], list[tuple[int, torch.Tensor]]]:
+    """State and frames, in blocks as a checkpoint has them."""
+    size, blocks = 32, []
+    for start in range(0, replay.frames_written, size):
+        low = max(start, replay.first_live_frame)
+        high = min(start + size, replay.frames_written)
+        if low < high:
+            blocks.append((low, replay.read_frames(low, high)))
+    return replay.state_dict(), blocks
+
+
+def restore(replay: UniformReplay, saved: tuple[dict[str, Any], Any]) -> UniformReplay:
+    state, blocks = saved
+    replay.load_state_dict(state)
+    for start, frames in blocks:
+        replay.write_frames(start, frames)
+    return replay
+
+
+def assert_same_draws(one: UniformReplay, other: UniformReplay, count: int) -> None:
+    generators = [torch.Generator().manual_seed(9) for _ in range(2)]
+    for _ in range(count):
+        batches = []
+        for replay, generator in zip((one, other), generators, strict=True):
+            transitions, windows = replay.draw(generator, 8, 4 if replay.num_windows else 0)
+            batch = replay.gather(transitions, windows)
+            parts = [batch.obs.dense(), batch.next_obs.dense(), batch.action, batch.reward]
+            parts += [batch.terminated, batch.indices]
+            if batch.sequence is not None:
+                sequence = batch.sequence
+                parts += [sequence.obs.dense(), sequence.action, sequence.reward, sequence.indices]
+            batches.append(parts)
+        assert len(batches[0]) == len(batches[1])
+        assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+
+
+# 60 is just full, 61 and 62 have just wrapped; 30 is half full; 200 has wrapped often.
+@pytest.mark.parametrize("steps", [1, 30, 59, 60, 61, 62, 121, 200])
+def test_state_round_trip(steps: int, tmp_path: Any) -> None:
+    replay, history = make(60, 4), History(seed=steps)
+    for _ in range(steps):
+        history.step(25, replay)
+    torch.save(save(replay), tmp_path / "replay.pt")
+    saved = torch.load(tmp_path / "replay.pt", weights_only=True)
+    restored = restore(make(60, 4), saved)
+    assert_same_draws(replay, restored, count=200)
+    # What is added afterwards lands in the same places, an episode going on included.
+    for _ in range(90):
+        history.step(25, replay, restored)
+    check(restored, history)
+    assert_same_draws(replay, restored, count=1000)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2, 4, 5])
+def test_restored_near_an_episodes_beginning(position: int) -> None:
+    """What comes next has to know where its episode began."""
+    replay, history = make(60, 4), History(seed=3)
+    while history.episode < 5 or history.left > 0:
+        history.step(25, replay)
+    history.begin(25, replay)
+    history.left = 25
+    for _ in range(position):
+        history.step(25, replay)
+    restored = restore(make(60, 4), save(replay))
+    for _ in range(12):
+        history.step(25, replay, restored)
+    check(restored, history)
+
+
+def test_state_fits_a_larger_replay() -> None:
+    """A longer budget is a larger ring: what was stored stays where it is counted."""
+    replay, history = make(60, 4), History(seed=0)
+    for _ in range(60):
+        history.step(25, replay)
+    larger = restore(make(200, 4), save(replay))
+    check(larger, history)
+    for _ in range(100):
+        history.step(25, larger)
+    check(larger, history)
+    assert len(larger) == 160
+    with pytest.raises(ValueError, match="60 transitions do not fit"):
+        make(59, 4).load_state_dict(replay.state_dict())
+
+
+def test_written_frames_never_change_and_dead_ones_are_refused() -> None:
+    replay, history = make(60, 4), History(seed=0)
+    seen: dict[int, torch.Tensor] = {}
+    for _ in range(200):
+        history.step(25, replay)
+        first, end = replay.first_live_frame, replay.frames_written
+        for number, frame in enumerate(replay.read_frames(first, end), start=first):
+            assert torch.equal(seen.setdefault(number, frame), frame)
+    assert replay.first_live_frame > 100
+    with pytest.raises(ValueError, match="not stored"):
+        replay.read_frames(0, 3)
+    with pytest.raises(ValueError, match="not stored"):
+        replay.read_frames(replay.frames_written - 1, replay.frames_written + 1)
+
+
+@pytest.mark.cuda
+def test_cuda_equals_cpu_without_a_sync() -> None:
+    replays = [make(60, 4, device=device) for device in ("cpu", "cuda")]
+    for replay in replays:
+        history = History(seed=1)
+        for _ in range(130):
+            history.step(25, replay)
+    on_gpu = restore(make(60, 4, device="cuda"), save(replays[0]))
+    transitions, windows = replays[0].draw(torch.Generator().manual_seed(0), 64, 32)
+    assert windows is not None
+    expected = replays[0].gather(transitions, windows)
+    for replay in (replays[1], on_gpu):
+        on_device = transitions.cuda(), windows.cuda()
+        torch.cuda.set_sync_debug_mode("error")
+        batch = replay.gather(*on_device)
+        torch.cuda.set_sync_debug_mode("default")
+        assert torch.equal(batch.obs.dense().cpu(), expected.obs.dense())
+        assert torch.equal(batch.next_obs.dense().cpu(), expected.next_obs.dense())
+        assert torch.equal(batch.action.cpu(), expected.action)
+        assert torch.equal(batch.reward.cpu(), expected.reward)
+        assert batch.sequence is not None
+        assert expected.sequence is not None
+        assert torch.equal(batch.sequence.obs.dense().cpu(), expected.sequence.obs.dense())
+        assert torch.equal(batch.sequence.action.cpu(), expected.sequence.action)
