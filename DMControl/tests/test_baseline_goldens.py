@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from golden_agent import check_steps
 from small_agents import GOLDEN, agent_cfg, build_agent
-from test_official import check_steps
 from torch import Tensor, nn
 
 from mlr_dmcontrol.augmentation import AugmentationNoise
