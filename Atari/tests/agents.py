@@ -84,3 +84,10 @@ def run_updates(agent: Rainbow, count: int, seed: int = 5) -> list[dict[str, tor
         metrics, priorities = agent.update(synthetic_batch(step), noise)
         results.append({**metrics, "priorities": priorities})
     return results
+
+
+def parts(name: str, kind: type, **changes: Any) -> tuple[Rainbow, Any]:
+    """A small agent, and its objective of that `kind`."""
+    agent = small_agent(name, **changes)
+    assert isinstance(agent.objective, kind)
+    return agent, agent.objective

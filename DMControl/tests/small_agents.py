@@ -10,7 +10,9 @@ import torch
 from mlr_dmcontrol.batch import Batch, SequenceBatch
 from mlr_dmcontrol.build import build_agent, objective_settings
 from mlr_dmcontrol.frames import FrameStacks
+from mlr_dmcontrol.objectives import Objective
 from mlr_dmcontrol.run.config import compose_job
+from mlr_dmcontrol.run.seeding import Streams
 from mlr_dmcontrol.sac import SAC, SACSettings
 
 # The sizes of the agent in the goldens.
@@ -72,3 +74,27 @@ def make_batch(agent: SAC, seed: int = 0, size: int = 100) -> Batch:
         windows = stacks(*lead)
         sequence = SequenceBatch(windows, actions(*lead), torch.zeros(lead), torch.arange(lead[1]))
     return Batch(obs, next_obs, action, reward, terminated, sequence, torch.arange(count))
+
+
+def tiny(name: str, **changes: Any) -> SAC:
+    """A tiny agent from the file configs/agent/<name>.yaml."""
+    size = TINY["crop_size"] if name.startswith("drq") else TINY["size"]
+    return make_agent(name, **(TINY | {"size": size} | changes))
+
+
+def batch_for(agent: SAC, seed: int = 0) -> Batch:
+    return make_batch(agent, seed, size=agent.augmentation.image_size)
+
+
+def updates(agent: SAC, count: int, first: int = 0, seed: int = 5) -> list[dict[str, torch.Tensor]]:
+    """Metrics of `count` updates on synthetic batches, the first one with all its parts."""
+    streams, results = Streams(seed), []
+    for step in range(first, first + count):
+        batch, noise = batch_for(agent, step), agent.draw_noise(streams)
+        results.append(agent.update(batch, noise, **agent.due(step)))
+    return results
+
+
+def objective_of(agent: SAC) -> Objective:
+    assert agent.objective is not None
+    return agent.objective

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_agents import make_batch
-from test_objectives import tiny, updates
+from small_agents import make_batch, tiny, updates
 from torch import Tensor
 
 from mlr_dmcontrol.batch import Batch

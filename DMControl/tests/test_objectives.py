@@ -9,43 +9,18 @@ from typing import Any
 import pytest
 import torch
 from config_cases import OBJECTIVES, AgentSettings, config
-from small_agents import TINY, agent_cfg, build_agent, make_agent, make_batch
+from small_agents import agent_cfg, batch_for, build_agent, make_batch, objective_of, tiny, updates
 from torch import Tensor
 
 from mlr_dmcontrol.batch import Batch, SACNoise
 from mlr_dmcontrol.momentum import MomentumTarget
 from mlr_dmcontrol.networks import Encoder
-from mlr_dmcontrol.objectives import Objective
 from mlr_dmcontrol.run.seeding import Streams
 from mlr_dmcontrol.sac import SAC
 
 AGENTS, PRESETS = config.LAYOUT.options("agent"), config.LAYOUT.options("preset")
 WITH_OBJECTIVE = [name for name in AGENTS if agent_cfg(name)["objective"] is not None]
 DUE = {"actor_step": True, "target_step": True}
-
-
-def tiny(name: str, **changes: Any) -> SAC:
-    """A tiny agent from the file configs/agent/<name>.yaml."""
-    size = TINY["crop_size"] if name.startswith("drq") else TINY["size"]
-    return make_agent(name, **(TINY | {"size": size} | changes))
-
-
-def batch_for(agent: SAC, seed: int = 0) -> Batch:
-    return make_batch(agent, seed, size=agent.augmentation.image_size)
-
-
-def updates(agent: SAC, count: int, first: int = 0, seed: int = 5) -> list[dict[str, Tensor]]:
-    """Metrics of `count` updates on synthetic batches, the first one with all its parts."""
-    streams, results = Streams(seed), []
-    for step in range(first, first + count):
-        batch, noise = batch_for(agent, step), agent.draw_noise(streams)
-        results.append(agent.update(batch, noise, **agent.due(step)))
-    return results
-
-
-def objective_of(agent: SAC) -> Objective:
-    assert agent.objective is not None
-    return agent.objective
 
 
 def objective_loss(agent: SAC, batch: Batch, seed: int = 1) -> Tensor:
