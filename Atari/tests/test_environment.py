@@ -1,11 +1,8 @@
-"""Environments: the published code's frames, the benchmark's rules, exact states, own games."""
+"""Environments: the published code's frames, the benchmark's rules, the emulators."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,26 +11,12 @@ from typing import Any
 import cv2
 import gymnasium
 import numpy as np
-import pixel_game
 import pytest
-import torch
-from record_trajectories import (
-    FILE,
-    SETTINGS,
-    STEPS,
-    drawn_actions,
-    fingerprint,
-    game_env,
-    play,
-)
+from record_trajectories import FILE, SETTINGS, STEPS, drawn_actions, fingerprint, game_env, play
 
-from mlr_atari.environment import AtariEnv, CustomEnv, make_environment
+from mlr_atari.environment import AtariEnv, make_environment
 from mlr_atari.errors import ConfigError
 from mlr_atari.games import BENCHMARK_GAMES
-
-TREE = Path(__file__).parents[1]
-FEW = ("breakout", "qbert")
-CATCH = "pixel_game:Catch-v0"
 
 
 def _crc(array: np.ndarray) -> int:
@@ -289,228 +272,7 @@ def test_an_action_that_is_none_is_refused(action: int) -> None:
         env.step(action)
 
 
-# --- exact states ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("protocol", ["atari100k", "atari100k_sticky"])
-@pytest.mark.parametrize("game", ["breakout", "qbert"])
-def test_a_saved_game_goes_on_as_it_would_have(game: str, protocol: str) -> None:
-    env, other = (game_env(game, protocol=protocol) for _ in range(2))
-    env.reset()
-    other.reset()
-    actions = drawn_actions(env.num_actions, 700)
-    play(other, actions[:50])  # somewhere else
-    for start in range(0, 700, 100):
-        assert other.load_state_dict(env.state_dict())
-        assert other.state_dict() == env.state_dict()
-        piece = actions[start : start + 100]
-        assert play(other, piece) == play(env, piece)
-
-
-@pytest.mark.parametrize("moment", ["life_lost", "game_over"])
-def test_a_game_saved_before_a_reset_goes_on(moment: str) -> None:
-    env, other = game_env("breakout"), game_env("breakout")
-    env.reset()
-    other.reset()
-    for action in drawn_actions(4, 2000):
-        _, _, terminated, _, info = env.step(action)
-        if info[moment]:
-            break
-        if terminated:
-            env.reset()
-    assert other.load_state_dict(env.state_dict())
-    np.testing.assert_array_equal(env.reset()[0], other.reset()[0])
-    assert play(env, drawn_actions(4, 60)) == play(other, drawn_actions(4, 60))
-
-
-def test_saving_changes_nothing() -> None:
-    saved, untouched = game_env("ms_pacman"), game_env("ms_pacman")
-    saved.reset()
-    untouched.reset()
-    for start in range(0, 420, 7):
-        piece = drawn_actions(9, 420)[start : start + 7]
-        assert play(saved, piece) == play(untouched, piece)
-        saved.state_dict()
-
-
-def test_a_state_that_is_not_the_games_own_is_noticed() -> None:
-    env = game_env("pong")
-    env.reset()
-    play(env, [0, 1, 2])
-    state = env.state_dict()
-    torn = {**state, "before": state["before"][:5000]}
-    reached = {**state["reached"], "snapshot": state["before"]}
-    for wrong in (torn, {**state, "seed": state["seed"] + 1}, {**state, "reached": reached}):
-        assert not env.load_state_dict(wrong)
-        with pytest.raises(gymnasium.error.ResetNeeded):
-            env.step(0)
-        assert env.reset()[1]["game_steps"] == 0
-    assert env.load_state_dict(state)
-
-
-CHILD = """
-import sys, torch
-from record_trajectories import drawn_actions, game_env, play
-for game, state in torch.load(sys.argv[1], weights_only=True).items():
-    env = game_env(game)
-    assert env.load_state_dict(state)
-    print(game, play(env, drawn_actions(env.num_actions, 500, seed=1))[-1])
-"""
-
-
-def _continue_elsewhere(games: tuple[str, ...], folder: Path) -> None:
-    """Save each game mid-way, go on for 2,000 frames here and in another process."""
-    states, wanted = {}, []
-    for game in games:
-        env = game_env(game)
-        env.reset()
-        play(env, drawn_actions(env.num_actions, 123))
-        states[game] = env.state_dict()
-        wanted.append(f"{game} {play(env, drawn_actions(env.num_actions, 500, seed=1))[-1]}")
-    torch.save(states, folder / "states.pt")
-    shown = subprocess.run(
-        [sys.executable, "-c", CHILD, str(folder / "states.pt")],
-        env={**os.environ, "PYTHONPATH": f"{TREE / 'tests'}{os.pathsep}{TREE}"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert shown.stdout.splitlines() == wanted
-
-
-def test_another_process_goes_on_with_a_saved_game(tmp_path: Path) -> None:
-    _continue_elsewhere((*FEW, CATCH), tmp_path)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_another_process_goes_on_with_every_saved_game(tmp_path: Path) -> None:
-    _continue_elsewhere(BENCHMARK_GAMES, tmp_path)
-
-
-# --- own games ------------------------------------------------------------------------------------
-
-
-def test_an_own_game_keeps_the_rules() -> None:
-    env = game_env(CATCH, image_size=40, frame_skip=1)
-    assert isinstance(env, CustomEnv)
-    obs, info = env.reset()
-    assert obs.shape == (4, 40, 40)
-    assert set(np.unique(obs[-1])) == {0, 128, 255}, "small pictures stay sharp"
-    lost = steps = 0
-    while not info["game_over"]:
-        obs, reward, terminated, truncated, info = env.step(0)
-        steps += 1
-        assert reward == np.sign(info["raw_reward"])
-        assert not truncated
-        lost += info["life_lost"]
-        assert terminated == (info["life_lost"] or info["game_over"])
-        if info["life_lost"]:
-            assert not obs[:3].any()
-            env.reset()
-    assert info["game_steps"] == steps
-    assert lost == 2 or info["score"] > 4
-    assert env.render().shape == (10, 10, 3)
-
-
-def test_the_pixel_game_can_be_won_but_not_by_chance() -> None:
-    """Who knows the drift catches every ball; who moves at random misses most."""
-
-    def scores(policy: Callable[[pixel_game.Catch], int]) -> list[float]:
-        game, found = pixel_game.Catch(), []
-        for seed in range(40):
-            game.reset(seed=seed)
-            score, over = 0.0, False
-            while not over:
-                _, reward, over, _, _ = game.step(policy(game))
-                score += reward
-            found.append(score)
-        return found
-
-    def perfect(game: pixel_game.Catch) -> int:
-        column, drift = game.column, game.drift
-        for _ in range(game.size - 1 - game.row):
-            drift = drift if 0 <= column + drift < game.size else -drift
-            column += drift
-        # One of the paddle's two cells; move only while neither is there.
-        if game.position > column:
-            return pixel_game.LEFT
-        return pixel_game.RIGHT if column > game.position + 1 else pixel_game.STAY
-
-    random = np.random.default_rng(0)
-    assert min(scores(perfect)) == 10
-    assert np.mean(scores(lambda _: int(random.integers(3)))) < 0
-
-
-class Shapes(gymnasium.Env):
-    """Shows pixels in any layout; says nothing about lives; random unless it is `fair`."""
-
-    def __init__(self, layout: tuple[int, ...] = (20, 30, 3), fair: bool = True) -> None:
-        self.observation_space = gymnasium.spaces.Box(0, 255, layout, np.uint8)
-        self.action_space = gymnasium.spaces.Discrete(2, start=1)
-        self.fair = fair
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
-        self.random = np.random.default_rng(seed if self.fair else None)
-        self.count = 0
-        return self._look(), {}
-
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
-        assert action in (1, 2)
-        self.count += 1
-        return self._look(), 2.5, False, self.count == 9, {}
-
-    def _look(self) -> np.ndarray:
-        return self.random.integers(256, size=self.observation_space.shape, dtype=np.uint8)
-
-
-gymnasium.register("Shapes-v0", entry_point=Shapes)
-gymnasium.register("Unfair-v0", entry_point=Shapes, kwargs={"fair": False})
-for number, layout in enumerate([(20, 30), (20, 30, 1), (1, 20, 30), (3, 20, 30), (100, 90, 3)]):
-    gymnasium.register(f"Layout-v{number}", entry_point=Shapes, kwargs={"layout": layout})
-gymnasium.register("Wrong-v0", entry_point=Shapes, kwargs={"layout": (20, 30, 4)})
-
-
-@pytest.mark.parametrize("game", ["Shapes-v0", *(f"Layout-v{number}" for number in range(5))])
-def test_own_games_may_show_pixels_in_any_layout(game: str) -> None:
-    env = game_env(game, image_size=36, frame_skip=2)
-    obs, _ = env.reset()
-    assert obs.shape == (4, 36, 36)
-    obs, reward, terminated, truncated, info = env.step(0)
-    assert (reward, info["raw_reward"], terminated, truncated) == (1.0, 5.0, False, False)
-    for _ in range(4):
-        truncated = env.step(1)[3]
-    assert truncated
-    assert env.render().ndim == 3
-    env.close()
-
-
-def test_a_game_that_is_not_reproducible_is_noticed() -> None:
-    for game, same in [("Shapes-v0", True), ("Unfair-v0", False)]:
-        env, other = game_env(game), game_env(game)
-        env.reset()
-        play(env, [0, 1, 1])
-        assert other.load_state_dict(env.state_dict()) == same
-        assert other.reset()[1]["game_steps"] == 0
-
-
-# --- wrong input ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("game", "message"),
-    [
-        ("pogn", "did you mean pong"),
-        ("CartPole-v1", "observations must be"),
-        ("Wrong-v0", "observations must be"),
-        ("Pendulum-v1", "actions must be Discrete"),
-        ("no_such_package:Game-v0", "Gymnasium cannot make it"),
-        ("pixel_game:Other-v0", "Gymnasium cannot make it"),
-    ],
-)
-def test_a_game_that_cannot_be_played_is_refused(game: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        make_environment(game, SETTINGS, training=True, seed=0)
+# --- the emulators --------------------------------------------------------------------------------
 
 
 def test_a_missing_rom_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

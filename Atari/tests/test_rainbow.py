@@ -1,21 +1,19 @@
-"""One update of the agent, its order and its state; acting and its schedules."""
+"""One update of the agent, its order and its state."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from agents import CPU, agent_settings, run_updates, small_agent, synthetic_batch
+from agents import CPU, run_updates, small_agent, synthetic_batch
 from torch import Tensor
 
-from mlr_atari.batch import ActionNoise, UpdateNoise
-from mlr_atari.build import settings_from
+from mlr_atari.batch import UpdateNoise
 from mlr_atari.frames import FrameStacks
 from mlr_atari.objectives.mlr import MLR
-from mlr_atari.rainbow import Rainbow, RainbowSettings
+from mlr_atari.rainbow import Rainbow
 from mlr_atari.run.seeding import Streams
 
 
@@ -312,88 +310,6 @@ def _through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     torch.save(state, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
-
-
-# ---- acting --------------------------------------------------------------------------------
-
-
-def _obs(count: int = 5) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(256, (count, 4, 84, 84), generator=generator, dtype=torch.uint8)
-
-
-def test_acting_is_greedy_in_the_kept_noise() -> None:
-    agent = small_agent("rainbow")
-    agent.network.head.redraw(5 * torch.randn(agent.network.head.noise_size))
-    agent.epsilon = 0.0
-    noise = agent.draw_action_noise(Streams(0), 5)
-    with torch.no_grad():
-        values = {
-            noisy: agent.network(_obs() / 255, noisy=noisy).softmax(-1)
-            @ torch.linspace(-10, 10, 51)
-            for noisy in (True, False)
-        }
-    assert torch.equal(agent.act(_obs(), noise), values[True].argmax(-1))
-    greedy = ActionNoise(torch.ones(5), noise.random_action, None)
-    assert torch.equal(agent.act(_obs(), greedy, evaluation=True), values[False].argmax(-1))
-    assert not torch.equal(values[True], values[False])
-
-
-def test_epsilon_decides_by_the_uniform_draw() -> None:
-    agent = small_agent("rainbow")
-    agent.epsilon = 0.3
-    random_action = torch.tensor([3, 3, 3, 3, 3])
-    below = ActionNoise(torch.full((5,), 0.29), random_action, None)
-    above = ActionNoise(torch.full((5,), 0.3), random_action, None)
-    assert torch.equal(agent.act(_obs(), below), random_action)
-    greedy = agent.act(_obs(), above)
-    agent.epsilon = 0.0
-    assert torch.equal(agent.act(_obs(), below), greedy)
-    evaluation = ActionNoise(torch.full((5,), 0.0005), random_action, None)
-    assert torch.equal(agent.act(_obs(), evaluation, evaluation=True), random_action)
-
-
-def test_action_noise_is_uniform_and_redraws_the_head_if_asked() -> None:
-    agent = small_agent("rainbow", redraw_noise_to_act=True)
-    noise = agent.draw_action_noise(Streams(0), 4000)
-    counts = torch.bincount(noise.random_action, minlength=4)
-    assert len(counts) == 4
-    assert (counts - 1000).abs().max() < 150
-    assert noise.uniform.min() >= 0
-    assert noise.uniform.max() < 1
-    assert noise.head is not None
-    before = agent.network.head.noise.clone()
-    few = ActionNoise(noise.uniform[:5], noise.random_action[:5], noise.head)
-    agent.act(_obs(), few, evaluation=True)
-    assert torch.equal(agent.network.head.noise, before)
-    agent.act(_obs(), few)
-    assert torch.equal(agent.network.head.noise, noise.head.sign() * noise.head.abs().sqrt())
-    assert small_agent("rainbow").draw_action_noise(Streams(0), 1).head is None
-
-
-def test_schedules_match_published(golden: Callable[[str], Any]) -> None:
-    file = golden("atari_l_replay_rlpyt_b32d589")
-    settings = settings_from(RainbowSettings, agent_settings("rainbow"))
-    pairs = zip(file["eps_schedule/itr"], file["eps_schedule/eps"], strict=True)
-    assert [settings.epsilon(int(step)) for step, _ in pairs] == list(file["eps_schedule/eps"])
-    assert settings.epsilon_evaluation == file["eps_schedule/eval_eps_itr0_later"][1]
-    steps, exponents = file["beta_schedule/itr"], file["beta_schedule/beta_after_itr"]
-    ours = [settings.importance_exponent(int(step)) for step in steps]
-    assert ours == pytest.approx(list(exponents), abs=1e-7)
-
-
-def test_epsilon_of_drq() -> None:
-    changes = {"learning_starts": 1600, "epsilon_decay_steps": 5000, "epsilon_final": 0.1}
-    settings = settings_from(RainbowSettings, agent_settings("rainbow", **changes))
-    for step, value in {0: 1.0, 1600: 1.0, 4100: 0.55, 6600: 0.1, 9000: 0.1}.items():
-        assert settings.epsilon(step) == pytest.approx(value)
-
-
-def test_set_schedules() -> None:
-    agent = small_agent("rainbow")
-    assert agent.epsilon == 1.0
-    agent.set_schedules(2001)
-    assert agent.epsilon == 0.0
 
 
 def test_batches_move_as_a_whole() -> None:
