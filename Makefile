@@ -59,6 +59,7 @@ soak: $(READY) ## the long tests of both trees
 lint: $(READY) ## ruff and mypy
 	@status=0; for tree in $(TREES); do \
 	  (cd $$tree && ../.venv/bin/ruff check -q .) || status=1; \
+	  (cd $$tree && ../.venv/bin/ruff format --check -q .) || status=1; \
 	  (cd $$tree && ../.venv/bin/mypy) || status=1; \
 	done; \
 	.venv/bin/ruff check -q --config DMControl/pyproject.toml figs || status=1; exit $$status

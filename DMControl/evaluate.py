@@ -1,7 +1,7 @@
 """Score the policy of a run again, on new episodes, and film it.
 
-    python evaluate.py runs/cartpole_swingup/mlr/seed_1 --episodes 10 --video
-    python evaluate.py runs/cartpole_swingup/mlr/seed_1 --random      (what chance would get)
+python evaluate.py runs/cartpole_swingup/mlr/seed_1 --episodes 10 --video
+python evaluate.py runs/cartpole_swingup/mlr/seed_1 --random      (what chance would get)
 """
 
 from __future__ import annotations
