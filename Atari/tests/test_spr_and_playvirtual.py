@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlr_atari.augmentation import AugmentationNoise
+from mlr_atari.build import objective_settings
 from mlr_atari.networks import ConvEncoder, renormalize
 from mlr_atari.objectives.heads import distance, normalise
 from mlr_atari.objectives.playvirtual import PlayVirtual, ramp
 from mlr_atari.objectives.prediction import real_targets
 from mlr_atari.objectives.spr import SPR
 from mlr_atari.objectives.transition import TransitionModel, cycle, rollout
+from mlr_atari.rainbow import RainbowSettings
+from mlr_atari.run.config import load
 from mlr_atari.run.seeding import Streams
 
 # ---- distance ------------------------------------------------------------------------------
@@ -229,6 +232,14 @@ def test_ramp_of_the_cycle() -> None:
     agent, objective = parts("playvirtual", PlayVirtual)
     agent.set_schedules(25_000)
     assert objective.ramp.item() == pytest.approx(math.exp(-5 * (1 - 25_001 / 50_000) ** 2))
+
+
+@pytest.mark.parametrize("preset", ["paper", "laptop", "smoke"])
+def test_cycles_have_full_weight_in_half_of_the_budget(preset: str) -> None:
+    cfg = load(["agent=playvirtual", f"preset={preset}"], objective_settings(), RainbowSettings)
+    assert cfg.agent.cycle_ramp_agent_steps == cfg.budget // 2
+    if preset == "paper":
+        assert (cfg.agent.cycle_steps, cfg.agent.virtual_per_action) == (9, 2)
 
 
 def test_playvirtual_is_nine_predictions_and_a_ramped_cycle() -> None:
