@@ -44,6 +44,8 @@ STYLE: Any = {
     "savefig.dpi": 150,
 }
 styled = matplotlib.rc_context(STYLE)
+_PANELS = {1: (4.8, 2.8), 2: (3.2, 2.3)}  # inches, by how many stand side by side
+_SMALL_PANEL = (2.3, 1.8)
 STEP_LABEL = f"{benchmark.STEP_NAME} (thousands)"
 
 
@@ -172,9 +174,12 @@ def final_scores(runs: Sequence[ScoreRow], rows: Sequence[TaskRow]) -> Figure:
 
 
 def _grid(
-    count: int, columns: int | None = None, width: float = 2.3, height: float = 1.8
+    count: int, columns: int | None = None, width: float | None = None, height: float | None = None
 ) -> tuple[Figure, list[Axes]]:
+    """Sizes in inches of a panel; without them the fewer panels, the larger they are."""
     columns = min(count, columns or (3 if count <= 9 else 5))
+    free_width, free_height = _PANELS.get(columns, _SMALL_PANEL)
+    width, height = width or free_width, height or free_height
     lines = math.ceil(count / columns)
     figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False)
@@ -220,9 +225,8 @@ def _legend(figure: Figure, panels: Iterable[Axes]) -> None:
         artists, names = axes.get_legend_handles_labels()
         entries |= dict(zip(map(str, names), artists, strict=True))
     if entries:
-        inches = sum(0.55 + 0.065 * len(name) for name in entries)
-        lines = math.ceil(inches / figure.get_figwidth())
-        columns = math.ceil(len(entries) / lines)
+        inches = 0.55 + 0.065 * max(len(name) for name in entries)
+        columns = min(len(entries), max(1, int(figure.get_figwidth() / inches)))
         order = [name for first in range(columns) for name in list(entries)[first::columns]]
         handles = [entries[name] for name in order]
         figure.legend(handles, order, loc="outside lower center", ncols=columns)
