@@ -63,17 +63,23 @@ class Server:
             start_new_session=True,
         )
         self._outputs = new_folder()
+        self.under_way: Started | None = None
 
     def start(self, words: Sequence[str], **faults: Any) -> Started:
         """Begin a run; one at a time."""
+        if self.under_way is not None:  # left behind by a test that failed
+            self.under_way.kill()
+            self.under_way.end()
         output = self._outputs / str(len(list(self._outputs.iterdir())))
         request = {"words": list(words), "faults": faults, "output": str(output)}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return Started(self, self._answer(), output)
+        self.under_way = Started(self, self.answer(), output)
+        return self.under_way
 
-    def _answer(self) -> int:
+    def answer(self) -> int:
+        """What the forking process says next."""
         assert self._process.stdout is not None
         return int(json.loads(self._process.stdout.readline()))
 
@@ -108,7 +114,8 @@ class Started:
 
     def end(self) -> Ended:
         """Wait for its end."""
-        code = self._server._answer()
+        code = self._server.answer()
+        self._server.under_way = None
         return Ended(code, self.output)
 
 

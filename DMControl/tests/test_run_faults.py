@@ -217,7 +217,9 @@ def test_a_nan_anywhere_ends_the_run(tmp_path: Path, where: str) -> None:
 def test_a_second_process_is_told_who_is_there(stopped: Path) -> None:
     first = server().start(words(stopped, SAVING), report=True)
     first.wait_for("\nat ")
+    first.kill(signal.SIGSTOP)  # so that it is still there when the other one looks
     second = train_alone(stopped, SAVING)
+    first.kill(signal.SIGCONT)
     assert second.code == 2, second.output
     who = f"error: runs_dir: {folder(stopped)} is in use by process {first.pid} on "
     assert second.output.startswith(who)
