@@ -17,14 +17,7 @@ from ..networks import Encoder, Networks, initialise_truncated
 from ..optimization import ClipGroup, ParameterGroup, warmup_inverse_sqrt
 from ..settings import bounded, choice
 from .decoder import LatentDecoder
-from .heads import (
-    distance,
-    health,
-    health_names,
-    picture,
-    projection_head,
-    windows_of,
-)
+from .heads import distance, health, health_names, picture, projection_head, windows_of
 from .interface import Metrics, Objective, Streams
 from .masking import MODES, PER, CubeMasking, mask_frames, masked_steps
 from .pixels import PixelDecoder, pixel_errors
