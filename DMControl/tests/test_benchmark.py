@@ -162,7 +162,7 @@ def filled(folder: Path) -> Path:
     results = folder / table.RESULTS
     old = row(seconds_per_update=9.0)
     parts = {"part small": 1.0, "part large": 3.0}
-    plain = {"reference_seconds_per_update": 0.2, "speedup": 4.0}
+    plain = {"reference_seconds_per_update": 0.2, "speedup": 4.0, "full_update_speedup": 5.0}
     table.append(results / "updates.csv", [old, row(**parts, **plain)])
     table.append(results / "updates.csv", [row(precision="bf16", seconds_per_update=0.025)])
     table.append(results / "updates.csv", [row(preset="paper", steps_per_second=1.5)])
@@ -184,7 +184,7 @@ def test_readme_is_made_from_what_was_measured_last(tmp_path: Path) -> None:
     paper, eager, bf16, together, sweep = lines
     assert (paper[1], paper[-1]) == ("paper", "1.5 |")  # published sizes first
     assert eager[4] == "50 ms (40 ms to 60 ms)"
-    assert eager[6:9] == ["4.0", "50 %", "3 GiB"]
+    assert eager[6:10] == ["4.0", "5.0", "50 %", "3 GiB"]
     assert bf16[6] == "8.0"  # against the fp32 row's plain update
     assert together[2:4] == ["2", "20"]
     assert sweep[1:] == ["batch", "4: 40 ms, 8: 80 ms |"]

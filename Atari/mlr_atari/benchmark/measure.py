@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from ..machine import copy_rate, keep_freed_memory, matmul_rate
 from ..run.folder import revision
 from ..run.records import hardware
 from .counters import PeakMemory, count_flops, count_host_waits
-from .timing import Spread, time_calls
+from .timing import Spread, call_seconds, time_calls
 from .workload import Workload
 
 Row = dict[str, Any]
@@ -100,35 +101,45 @@ def measure_updates(workload: Workload, blocks: int) -> Row:
 def measure_reference(workload: Workload, blocks: int) -> Row:
     """Time of our update and of the plain one, in turn, so that other load hits both.
 
+    Where kinds of update differ, the time of one with all parts, which is the first of a block,
+    is given for itself, too.
+
     Args: `blocks`: of each, after another one that warms up. Ours, whose memory the plain one's
-    turn has returned to the system, gets it back in an update that is not timed.
+    turn has returned to the system, gets it back in a block that is not timed.
     """
     memory = PeakMemory(workload.device)
-    kinds = {"ours": workload.update_block, "plain": workload.plain_block()}
-    wall: dict[str, list[float]] = {name: [] for name in kinds}
+    kinds = {"ours": workload.update, "plain": workload.plain_update()}
+    wall: dict[str, list[list[float]]] = {name: [] for name in kinds}
     cpu: dict[str, list[float]] = {name: [] for name in kinds}
     peak = {}
     for _ in range(1 + blocks):
-        for name, function in kinds.items():
+        for name, update in kinds.items():
             keep_freed_memory(name == "ours")
             if name == "ours":
-                workload.update()
+                workload.update_block()
             memory.reset()
-            start = time.perf_counter(), time.process_time()
-            function()
-            wall[name].append((time.perf_counter() - start[0]) / workload.block)
-            cpu[name].append((time.process_time() - start[1]) / workload.block)
+            start = time.process_time()
+            wall[name].append(call_seconds(update, workload.block, workload.device))
+            cpu[name].append((time.process_time() - start) / workload.block)
             peak[name] = memory.total
     keep_freed_memory(True)
-    seconds = {name: Spread.of(values[1:]).median for name, values in wall.items()}
-    busy = {name: Spread.of(values[1:]).median for name, values in cpu.items()}
-    return {
-        "reference_seconds_per_update": seconds["plain"],
+    mean = {name: statistics.median(map(statistics.mean, each[1:])) for name, each in wall.items()}
+    full = {name: statistics.median(block[0] for block in each[1:]) for name, each in wall.items()}
+    busy = {name: statistics.median(each[1:]) for name, each in cpu.items()}
+    row = {
+        "reference_seconds_per_update": mean["plain"],
         "reference_cpu_seconds_per_update": busy["plain"],
         "reference_peak_memory": peak["plain"],
-        "speedup": seconds["plain"] / seconds["ours"],
+        "speedup": mean["plain"] / mean["ours"],
         "cpu_speedup": busy["plain"] / busy["ours"],
     }
+    if workload.block > 1:
+        row |= {
+            "full_update_seconds": full["ours"],
+            "reference_full_update_seconds": full["plain"],
+            "full_update_speedup": full["plain"] / full["ours"],
+        }
+    return row
 
 
 def measure_steps(workload: Workload, steps: int) -> Row:

@@ -22,9 +22,10 @@ NO_GPU = "No GPU was at hand: the CUDA path (TF32, graphs) has **not been run ye
 FIGURE = "scaling"
 _UPDATE_NOTE = (
     "*Quartiles*: of the timed updates, counted in blocks that hold one of each kind. *× plain*: "
-    "time of the plain fp32 update (`--reference`), on the same machine, over ours. *Of the "
-    "limit*: the time in which a large matrix product's speed allows for the same operations, and "
-    "a copy's for Adam's memory traffic, over the time taken."
+    "time of the plain fp32 update (`--reference`), on the same machine, over ours; *with all "
+    "parts*: the same for those updates that also train what others leave out (the actor, in SAC). "
+    "*Of the limit*: the time in which a large matrix product's speed allows for the same "
+    "operations, and a copy's for Adam's memory traffic, over the time taken."
 )
 _SCALING_NOTE = (
     "Sizes with the time of an update, one size at a time, all others those of the preset; for the "
@@ -151,6 +152,7 @@ def _update_table(rows: Sequence[Row], plain: Mapping[str, float]) -> str:
         "time of an update (quartiles)",
         "CPU time",
         "× plain",
+        "with all parts",
         "of the limit",
         "peak memory",
         "whole steps/s",
@@ -169,11 +171,14 @@ def _update_table(rows: Sequence[Row], plain: Mapping[str, float]) -> str:
             f"{duration(row['seconds_per_update'])} ({low} to {high})",
             duration(row["cpu_seconds_per_update"]),
             "" if ratio is None else f"{ratio:.1f}",
+            f"{row['full_update_speedup']:.1f}" if "full_update_speedup" in row else "",
             f"{100 * row['share_of_limit']:.0f} %",
             size(row["peak_memory"]),
             f"{row['steps_per_second']:.3g}" if "steps_per_second" in row else "",
         )
         lines.append(cells)
+    said = [column for column in zip(header, *lines, strict=True) if any(column[1:])]
+    header, *lines = zip(*said, strict=True)
     return f"{_table(header, lines)}\n\n{_UPDATE_NOTE}"
 
 

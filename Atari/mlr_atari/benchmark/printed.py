@@ -37,6 +37,9 @@ _WORDS = {
     "reference_peak_memory": "plain update, peak memory",
     "speedup": "faster than plain by",
     "cpu_speedup": "faster than plain by, CPU time",
+    "full_update_seconds": "update with all parts",
+    "reference_full_update_seconds": "plain update with all parts",
+    "full_update_speedup": "faster than plain by, with all parts",
     "cpu_seconds_per_update": "CPU time per update",
     "updates_per_second": "updates",
     "slowest_updates_per_second": "updates, slowest process",
@@ -86,7 +89,7 @@ def value(name: str, number: Any) -> str:
         return "not on a CPU" if name == "host_waits_per_update" else "none"
     if isinstance(number, str) or name == "torch":
         return str(number)
-    if name in ("speedup", "cpu_speedup"):
+    if name.endswith("speedup"):
         return f"{_digits(number)} times"
     for ending, factor, unit in _RATES:
         if name.endswith(ending):

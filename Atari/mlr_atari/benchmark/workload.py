@@ -80,19 +80,14 @@ class Workload:
         batch.obs.dense()
         batch.n_step_obs.dense()
 
-    def plain_block(self) -> Callable[[], None]:
-        """What does to a copy of the agent, the plain way, as many updates as `update_block`.
+    def plain_update(self) -> Callable[[], object]:
+        """What updates a copy of the agent once, the plain way.
 
         Raises:
             ConfigError: there is no plain code for one of the agent's options.
         """
         plain = PlainRainbow(self.agent)
-
-        def run() -> None:
-            for _ in range(self.block):
-                plain.update(self.draw(), self.agent.draw_noise(self.streams))
-
-        return run
+        return lambda: plain.update(self.draw(), self.agent.draw_noise(self.streams))
 
     def act(self) -> int:
         """Choose an action on the latest observation, and wait for it."""

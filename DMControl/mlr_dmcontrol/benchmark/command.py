@@ -118,12 +118,12 @@ def one(cfg: DictConfig, updates: int, steps: int = 0, *, reference: bool = Fals
         blocks = -(-updates // workload.block)
         row = measure.described(workload) | measure.measure_updates(workload, blocks)
         row |= measure.replay_row(workload)
-        if steps:
-            row |= measure.measure_steps(workload, steps)
         if measure.mode_of(cfg) == "eager":
             row |= measure.measure_parts(workload, blocks)
         if reference:
             row |= measure.measure_reference(workload, blocks)
+        if steps:
+            row |= measure.measure_steps(workload, steps)
     return row
 
 

@@ -58,7 +58,12 @@ class Spread:
 
 
 def time_calls(function: Callable[[], object], calls: int, device: torch.device) -> Spread:
-    """Seconds of a call; each call's end is the next one's beginning."""
+    """Spread of `call_seconds`."""
+    return Spread.of(call_seconds(function, calls, device))
+
+
+def call_seconds(function: Callable[[], object], calls: int, device: torch.device) -> list[float]:
+    """Seconds of each call; each call's end is the next one's beginning."""
     clock = Clock(device)
     clock.wait()
     moments = [clock.now()]
@@ -66,7 +71,7 @@ def time_calls(function: Callable[[], object], calls: int, device: torch.device)
         function()
         moments.append(clock.now())
     clock.wait()
-    return Spread.of([clock.seconds(*pair) for pair in itertools.pairwise(moments)])
+    return [clock.seconds(*pair) for pair in itertools.pairwise(moments)]
 
 
 class Part(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -68,7 +69,7 @@ class Workload:
         return batch
 
     def update_block(self) -> None:
-        """One update of each kind, in the proportion of a run."""
+        """One update of each kind, in the proportion of a run; the first one has all parts."""
         for _ in range(self.block):
             self.update()
 
@@ -80,20 +81,20 @@ class Workload:
             if stacks:
                 stacks.dense()
 
-    def plain_block(self) -> Callable[[], None]:
-        """What does to a copy of the agent, the plain way, as many updates as `update_block`.
+    def plain_update(self) -> Callable[[], object]:
+        """What updates a copy of the agent once, the plain way; kinds in turn, as in a block.
 
         Raises:
             ConfigError: there is no plain code for one of the agent's options.
         """
         plain, stored, agent = PlainSAC(self.agent), PlainReplay(self.replay), self.agent
         size, windows = agent.settings.batch_size, self.parts.num_windows
+        steps = itertools.count()
 
         def run() -> None:
-            for step in range(self.block):
-                chosen, starts = self.replay.draw(self.streams["replay"], size, windows)
-                noise = agent.draw_noise(self.streams)
-                plain.update(stored, chosen, starts, noise, **agent.due(step))
+            chosen, starts = self.replay.draw(self.streams["replay"], size, windows)
+            noise = agent.draw_noise(self.streams)
+            plain.update(stored, chosen, starts, noise, **agent.due(next(steps)))
 
         return run
 
