@@ -202,7 +202,7 @@ def test_missing_tasks_are_left_out_for_all_and_said(sweep: Path) -> None:
     )
     assert row.value == pytest.approx(0.4)
     notes = built.notes()
-    assert f"mlr: not in the aggregates: {C}" in notes
+    assert f"{C} is not in the aggregates: not run with {BASELINE}" in notes
     assert any("tasks missing" in note and note.startswith(BASELINE) for note in notes)
 
 

@@ -80,12 +80,10 @@ class Study:
             return [*notes, "no finished runs of ours in this setting yet"]
         if not self.common:
             notes.append("no task that all methods share: no aggregates")
-        expected = benchmark.TASKS if self.published else self.common
-        for method, tasks in self.groups.items():
-            left_out = [task for task in tasks if task not in self.common]
-            if left_out and self.common:
-                notes.append(f"{method}: not in the aggregates: {', '.join(left_out)}")
-            if self.common:
+        else:
+            notes += self._left_out()
+            expected = benchmark.TASKS if self.published else self.common
+            for method in self.groups:
                 found = statistics.caveats(self.normalized(method), expected)
                 notes += [f"{method}: {each}" for each in found]
         seeds = {m: max(len(runs) for runs in tasks.values()) for m, tasks in self.groups.items()}
@@ -95,6 +93,15 @@ class Study:
         if self.published is None:
             notes.append("published numbers are not shown: they are for another setting")
         return notes
+
+    def _left_out(self) -> list[str]:
+        """Why tasks are not in the aggregates."""
+        lines = []
+        for task in (task for task in self.tasks if task not in self.common):
+            lacking = [method for method, tasks in self.groups.items() if task not in tasks]
+            reason = f"not run with {', '.join(lacking)}" if lacking else "no score to normalise by"
+            lines.append(f"{task} is not in the aggregates: {reason}")
+        return lines
 
 
 def build(runs: Sequence[Run], mixed: bool = False) -> Study:
