@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 
 import config_cases as cases
 import pytest
@@ -49,16 +48,3 @@ def test_the_table_compares_with_mlr() -> None:
     assert lines[0].endswith("| published mean |")
     assert lines[2] == "| `mlr` | 2 M | 1.00 | 4,320 | 1.00 | 500 | 1.00 | 0.750 |"
     assert lines[3] == "| `other` | 1 M | 0.50 | 1,080 | 0.25 | 750 | 1.50 | – |"
-
-
-def test_only_what_is_between_the_markers_changes() -> None:
-    text = f"above\n{methods.BEGIN}\nold\n{methods.END}\nbelow\n"
-    assert methods.updated(text, "new") == text.replace("old", "new")
-    for wrong in ("", methods.BEGIN, f"{methods.END}{methods.BEGIN}", text + text):
-        with pytest.raises(cases.ConfigError, match=r"^README\.md: needs one"):
-            methods.updated(wrong, "new")
-
-
-def test_the_readme_has_the_markers() -> None:
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    assert methods.updated(text, "new") != text

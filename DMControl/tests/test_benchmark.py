@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import benchmark
+from mlr_dmcontrol import markdown
 from mlr_dmcontrol.benchmark import page, printed, table
 from mlr_dmcontrol.benchmark.counters import PeakMemory, count_flops, count_host_waits
 from mlr_dmcontrol.benchmark.timing import Part, PartTimer, Spread, time_calls
@@ -24,6 +25,7 @@ from mlr_dmcontrol.errors import ConfigError
 
 TREE = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
+BEGIN, END = markdown.markers(page.BLOCK)
 
 
 def measured(*words: str) -> list[dict[str, Any]]:
@@ -170,15 +172,15 @@ def filled(folder: Path) -> Path:
     table.append(results / "scaling.csv", sweep)
     together = row(processes=2, slowest_updates_per_second=9.0)
     table.append(results / "processes.csv", [together])
-    (folder / "README.md").write_text(f"above\n{page.BEGIN}\nstale\n{page.END}\nbelow\n")
+    (folder / "README.md").write_text(f"above\n{BEGIN}\nstale\n{END}\nbelow\n")
     return folder
 
 
 def test_readme_is_made_from_what_was_measured_last(tmp_path: Path) -> None:
     page.refresh(filled(tmp_path))
     text = (tmp_path / "README.md").read_text()
-    assert text.startswith(f"above\n{page.BEGIN}\n")
-    assert text.endswith(f"{page.END}\nbelow\n")
+    assert text.startswith(f"above\n{BEGIN}\n")
+    assert text.endswith(f"{END}\nbelow\n")
     assert "stale" not in text
     lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| Some CPU")]
     paper, eager, bf16, together, sweep = lines
@@ -200,10 +202,10 @@ def test_readme_is_made_from_what_was_measured_last(tmp_path: Path) -> None:
 
 def test_readme_without_measurements_or_markers(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text(f"{page.BEGIN}\n{page.END}")
+    readme.write_text(f"{BEGIN}\n{END}")
     page.refresh(tmp_path)
     assert page.NO_GPU in readme.read_text()
-    for text in ("", page.BEGIN, f"{page.END}\n{page.BEGIN}", readme.read_text() * 2):
+    for text in ("", BEGIN, f"{END}\n{BEGIN}", readme.read_text() * 2):
         readme.write_text(text)
         with pytest.raises(ConfigError, match="needs one"):
             page.refresh(tmp_path)
@@ -213,10 +215,6 @@ def test_readme_without_measurements_or_markers(tmp_path: Path) -> None:
 def test_a_gpu_in_the_table_ends_the_excuse(tmp_path: Path) -> None:
     table.append(tmp_path / "updates.csv", [row(device="cuda", hardware="a GPU")])
     assert page.NO_GPU not in page.block(tmp_path)
-
-
-def test_this_readme_has_the_block() -> None:
-    page.updated((TREE / "README.md").read_text(), TREE / table.RESULTS)
 
 
 # ---- printing ------------------------------------------------------------------------------

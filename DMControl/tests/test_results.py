@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from synthetic_runs import A, B, make_run, read_all
 
+from mlr_dmcontrol import markdown
 from mlr_dmcontrol.errors import ConfigError
 from mlr_dmcontrol.report import benchmark, cli, fairness, readme, results, runs, study
 
@@ -106,7 +107,8 @@ def test_a_file_with_other_columns_is_refused(tmp_path: Path) -> None:
 
 # --- README -------------------------------------------------------------------------------------
 
-TEXT = f"# Title\n\nbefore\n{readme.BEGIN}\n{readme.END}\nafter\n"
+BEGIN, END = markdown.markers(readme.BLOCK)
+TEXT = f"# Title\n\nbefore\n{BEGIN}\n{END}\nafter\n"
 
 
 def test_the_readme_table_follows_the_results(sweep: Path, tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def test_the_readme_table_follows_the_results(sweep: Path, tmp_path: Path) -> No
 
 
 def test_a_readme_without_markers_is_an_error() -> None:
-    for text in ("", readme.BEGIN, f"{readme.END} {readme.BEGIN}", TEXT + TEXT):
+    for text in ("", BEGIN, f"{END} {BEGIN}", TEXT + TEXT):
         with pytest.raises(ConfigError, match="needs one"):
             readme.updated(text, [])
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from ..errors import ConfigError
+from .. import markdown
 from ..estimate import agent_cost
 from ..parts import build_parts
 from ..report import benchmark, published
@@ -29,7 +29,7 @@ Load = Callable[[Sequence[str]], DictConfig]
 Row = dict[str, Any]
 
 FLAG = "--methods"
-BEGIN, END = "<!-- methods:begin -->", "<!-- methods:end -->"
+BLOCK = "methods"
 HOW = "*Made by `python benchmark.py --methods`.*"
 
 _REFERENCE = "mlr"
@@ -58,26 +58,14 @@ def refresh(argv: Sequence[str], load: Load, folder: Path) -> None:
     if not any(word.startswith("preset=") for word in words):
         words.append("preset=laptop")
     readme, names = folder / "README.md", methods()
-    updated(readme.read_text(encoding="utf-8"), "")  # before anything is measured
+    markdown.replaced(readme.read_text(encoding="utf-8"), BLOCK, "")  # before anything is measured
     rows = [costs(name, load) for name in names]
     seconds, where = time_updates([load([*words, f"agent={name}"]) for name in names])
     rows = [row | {"seconds": each} for row, each in zip(rows, seconds, strict=True)]
     block = f"{HOW}\n\n{table(rows)}\n\n{note(where)}"
-    write_atomically(readme, updated(readme.read_text(encoding="utf-8"), block))
+    text = markdown.replaced(readme.read_text(encoding="utf-8"), BLOCK, block)
+    write_atomically(readme, text)
     print(block)
-
-
-def updated(text: str, block: str) -> str:
-    """`text` with `block` between the markers.
-
-    Raises:
-        ConfigError: they are not there, once each and in order.
-    """
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end or BEGIN in tail or END in tail:
-        raise ConfigError(f"README.md: needs one {BEGIN} and, below it, one {END}")
-    return f"{head}{BEGIN}\n{block}\n{END}{tail}"
 
 
 def methods() -> list[str]:
@@ -125,8 +113,7 @@ def table(rows: Sequence[Row]) -> str:
     metrics = [metric for metric in _METRICS if any(metric in row for row in rows)]
     titles = [f"published {_METRICS[metric]}" for metric in metrics]
     header = ("`agent=`", "parameters", "× mlr", "GFLOP/update", "× mlr", "ms/update", "× mlr")
-    lines: list[Sequence[str]] = [(*header, *titles)]
-    lines.append(["---"] + ["---:"] * (len(lines[0]) - 1))
+    lines = []
     for row in rows:
         shown = [f"`{row['method']}`"]
         for key, scale in (("parameters", 1e6), ("flops", 1e9), ("seconds", 1e-3)):
@@ -134,7 +121,7 @@ def table(rows: Sequence[Row]) -> str:
             shown += [f"{_number(row[key] / scale)}{unit}", f"{row[key] / reference[key]:.2f}"]
         shown += [f"{row[metric]:.3f}" if metric in row else "–" for metric in metrics]
         lines.append(shown)
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown.table((*header, *titles), lines, numbers=True)
 
 
 def note(where: str) -> str:

@@ -121,7 +121,7 @@ class _Writer:
         stem = self.folder / table.name
         if self.study.reasons:
             table = dataclasses.replace(table, caption=f"{self.study.title}. {table.caption}")
-        stem.with_suffix(".md").write_text(f"{table.markdown()}\n{table.caption}\n")
+        stem.with_suffix(".md").write_text(f"{table.markdown()}\n\n{table.caption}\n")
         stem.with_suffix(".tex").write_text(table.latex())
         write_csv(stem.with_suffix(".csv"), source)
         self.section.tables.append(table)

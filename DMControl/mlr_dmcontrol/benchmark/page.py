@@ -9,24 +9,25 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..errors import ConfigError
+from .. import markdown
 from ..report import plots
 from .printed import PART, duration, size
 from .table import RESULTS, read
 
 Row = dict[str, Any]
 
-BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
+BLOCK = "benchmark"
 HOW = "*Made from `results/benchmark/` by `python benchmark.py --readme`.*"
 NO_GPU = "No GPU was at hand: the CUDA path (TF32, graphs) has **not been run yet**, only written."
 FIGURE = "scaling"
 _UPDATE_NOTE = (
     "*Quartiles*: of the timed updates, counted in blocks that hold one of each kind. *× plain*: "
-    "time of the plain fp32 update (`--reference`), on the same machine, over ours; *with all "
-    "parts*: the same for those updates that also train what others leave out (the actor, in SAC). "
-    "*Of the limit*: the time in which a large matrix product's speed allows for the same "
-    "operations, and a copy's for Adam's memory traffic, over the time taken."
+    "time of the plain fp32 update (`--reference`), on the same machine, over ours. *Of the "
+    "limit*: the time in which a large matrix product's speed allows for the same operations, and "
+    "a copy's for Adam's memory traffic, over the time taken."
 )
+_FULL = "with all parts"
+_FULL_NOTE = "*With all parts*: times plain, for those updates that leave no part out (the actor)."
 _SCALING_NOTE = (
     "Sizes with the time of an update, one size at a time, all others those of the preset; for the "
     "replay's length, time to draw a batch and read its images, which must not grow."
@@ -56,11 +57,7 @@ def updated(text: str, results: Path) -> str:
     Raises:
         ConfigError: the markers are not there, once each and in order.
     """
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end or BEGIN in tail or END in tail:
-        raise ConfigError(f"README.md: needs one {BEGIN} and, below it, one {END}")
-    return f"{head}{BEGIN}\n{block(results)}\n{END}{tail}"
+    return markdown.replaced(text, BLOCK, block(results))
 
 
 def block(results: Path) -> str:
@@ -152,7 +149,7 @@ def _update_table(rows: Sequence[Row], plain: Mapping[str, float]) -> str:
         "time of an update (quartiles)",
         "CPU time",
         "× plain",
-        "with all parts",
+        _FULL,
         "of the limit",
         "peak memory",
         "whole steps/s",
@@ -179,7 +176,8 @@ def _update_table(rows: Sequence[Row], plain: Mapping[str, float]) -> str:
         lines.append(cells)
     said = [column for column in zip(header, *lines, strict=True) if any(column[1:])]
     header, *lines = zip(*said, strict=True)
-    return f"{_table(header, lines)}\n\n{_UPDATE_NOTE}"
+    note = f"{_UPDATE_NOTE} {_FULL_NOTE}" if _FULL in header else _UPDATE_NOTE
+    return f"{markdown.table(header, lines)}\n\n{note}"
 
 
 def _work(row: Row) -> str:
@@ -197,7 +195,7 @@ def _part_table(rows: Sequence[Row]) -> str:
         shares = (f"{100 * row.get(name, 0.0) / whole:.0f} %" for name in order)
         lines.append((f"{row['preset']}, {row['agent']}, {row['precision']}", *shares))
     titles = [name.removeprefix(PART) for name in order]
-    return _table(("share of an update", *titles), lines)
+    return markdown.table(("share of an update", *titles), lines)
 
 
 def _scaling_table(rows: Sequence[Row]) -> str:
@@ -207,7 +205,7 @@ def _scaling_table(rows: Sequence[Row]) -> str:
             points = sorted(points, key=lambda row: row["value"])
             cells = (f"{row['value']:g}: {duration(row['seconds_per_update'])}" for row in points)
             lines.append((label, sweep, ", ".join(cells)))
-    return f"{_table(('on', 'against', 'time'), lines)}\n\n{_SCALING_NOTE}"
+    return f"{markdown.table(('on', 'against', 'time'), lines)}\n\n{_SCALING_NOTE}"
 
 
 def _process_table(rows: Sequence[Row]) -> str:
@@ -223,9 +221,4 @@ def _process_table(rows: Sequence[Row]) -> str:
         )
         for row in rows
     ]
-    return _table(header, lines)
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    cells = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+    return markdown.table(header, lines)

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .. import markdown
 from ..errors import ConfigError
 from ..report import plots, statistics
 from ..report.statistics import Interval
@@ -112,12 +113,12 @@ def summaries(rows: Sequence[Row]) -> list[Summary]:
 def table(found: Iterable[Summary]) -> str:
     """Markdown."""
     header = ("", "method", "seeds", "R²", "− untrained", "− pixels' PCA", f"− {BASELINE}")
-    lines = [header, ("---",) * len(header)]
+    lines = []
     for each in found:
         gains = (each.over_untrained, each.over_pixels, each.over_baseline)
         shown = (_text(each.r2), *("" if gain is None else _text(gain, "+") for gain in gains))
         lines.append((each.place, each.method, str(each.seeds), *shown))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown.table(header, lines)
 
 
 @plots.styled

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import ConfigError
+from .. import markdown
 from . import benchmark, plots, rows, tables
 from .runs import Run
 from .study import Study, shipped
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+BLOCK = "results"
 FIGURES = "results/figures"
 HOW = "*Made from `results/` by `python report.py --readme`.*"
 
@@ -29,7 +29,7 @@ def block(runs: Sequence[Run]) -> str:
             tables.task_table(tasks) if tasks else None,
         ):
             if table is not None:
-                parts += [table.markdown().strip(), table.caption]
+                parts += [table.markdown(), table.caption]
         parts.append("\n".join(f"- {note}" for note in study.notes()))
     return "\n\n".join(part for part in parts if part)
 
@@ -59,11 +59,7 @@ def updated(text: str, runs: Sequence[Run]) -> str:
     Raises:
         ConfigError: the markers are not there, once each and in order.
     """
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end or BEGIN in tail or END in tail:
-        raise ConfigError(f"README.md: needs one {BEGIN} and, below it, one {END}")
-    return f"{head}{BEGIN}\n{block(runs)}\n{END}{tail}"
+    return markdown.replaced(text, BLOCK, block(runs))
 
 
 def is_stale(path: Path, runs: Sequence[Run]) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from .. import markdown
 from . import benchmark
 from .rows import (
     OURS,
@@ -47,9 +48,7 @@ class Table:
 
     def markdown(self) -> str:
         """A Markdown table, without its caption."""
-        rule = ["---", *["---:"] * (len(self.header) - 1)]
-        lines = [self.header, rule, *self.cells]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        return markdown.table(self.header, self.cells, numbers=True)
 
     def latex(self) -> str:
         """A LaTeX table; needs the package booktabs."""
