@@ -63,6 +63,11 @@ def same(first: Any, second: Any) -> bool:
 # ---- every agent file ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_loss_is_logged_under_the_name(name: str) -> None:
+    assert f"loss/{name}" in available()[name].metric_names
+
+
 @pytest.mark.parametrize("name", AGENTS)
 def test_updates_are_finite_and_report_what_they_name(name: str) -> None:
     agent = small_agent(name)

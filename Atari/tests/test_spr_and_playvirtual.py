@@ -248,6 +248,7 @@ def test_playvirtual_is_nine_predictions_and_a_ramped_cycle() -> None:
     noise = agent.draw_noise(Streams(1)).objective
     agent.set_schedules(40_000)
     loss, metrics = objective.loss(agent.network.encoder, batch, noise)
-    expected = 9 * metrics["loss/prediction"] + 0.818764 * metrics["loss/cycle"]
+    expected = 9 * metrics["playvirtual/prediction"] + 0.818764 * metrics["playvirtual/cycle"]
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert metrics["loss/playvirtual"].item() == pytest.approx(loss.item(), rel=1e-5)
     assert agent.objective_weight == 1.0

@@ -15,6 +15,7 @@ from torch import Tensor
 from mlr_dmcontrol.batch import Batch, SACNoise
 from mlr_dmcontrol.momentum import MomentumTarget
 from mlr_dmcontrol.networks import Encoder
+from mlr_dmcontrol.objectives import available
 from mlr_dmcontrol.run.seeding import Streams
 from mlr_dmcontrol.sac import SAC
 
@@ -39,6 +40,11 @@ def same(first: Any, second: Any) -> bool:
 
 
 # --- every agent file -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+def test_the_loss_is_logged_under_the_name(name: str) -> None:
+    assert f"loss/{name}" in available()[name].metric_names
 
 
 @pytest.mark.parametrize("name", AGENTS)

@@ -15,6 +15,7 @@ linear = importlib.import_module(f"{PACKAGE}.probe.linear")
 output = importlib.import_module(f"{PACKAGE}.probe.output")
 recording = importlib.import_module(f"{PACKAGE}.probe.recording")
 alone = importlib.import_module(f"{PACKAGE}.probe.alone")
+measure = importlib.import_module(f"{PACKAGE}.probe.measure")
 
 EPISODES = np.repeat(np.arange(10), 200)
 SPLIT = linear.split_by_episode(EPISODES)
@@ -33,6 +34,22 @@ def test_whole_episodes_are_held_out() -> None:
     assert (SPLIT.train.astype(int) + SPLIT.validation + SPLIT.test == 1).all()
     with pytest.raises(ValueError, match="4 episodes are too few"):
         linear.split_by_episode(np.arange(4))
+
+
+def test_episodes_in_which_nothing_changes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = labels(variables=2)
+    found[SPLIT.train] = 1.0
+    played = recording.Recording(
+        np.zeros((2000, 1, 1, 1), np.uint8), found, EPISODES, ("x", "y"), ""
+    )
+    monkeypatch.setattr(measure.world, "record", lambda *_: played)
+    prober = measure.Prober(measure.Episodes(10, 200, 0, tmp_path))
+    with pytest.raises(cases.ConfigError, match="--steps=200: too few, in these none of x, y"):
+        prober.recording(None, None)
+    found[SPLIT.train, 1] = EPISODES[SPLIT.train]
+    assert prober.recording(None, None) is played
 
 
 @pytest.mark.parametrize("width", [3, 8, 1300])

@@ -31,7 +31,8 @@ class Objective(nn.Module, ABC):
     Attributes:
         settings_type: dataclass of its settings, the keys of its YAML. The key
             `<file name>_weight` is its weight beside the RL loss; 0 means that it is never built.
-        metric_names, diagnostic_names: keys of what `loss` and `diagnostics` report.
+        metric_names, diagnostic_names: keys of what `loss` and `diagnostics` report; that of the
+            loss itself is `loss/<file name>`.
         targets_move: whether momentum targets follow before or after the optimiser's step.
     """
 

@@ -61,7 +61,7 @@ class PlayVirtual(Objective):
     """
 
     settings_type = Settings
-    metric_names = ("loss/prediction", "loss/cycle")
+    metric_names = ("loss/playvirtual", "playvirtual/prediction", "playvirtual/cycle")
     diagnostic_names = (*health_names("playvirtual"), "playvirtual/ramp")
     targets_move = "before_step"
     ramp: Tensor
@@ -101,13 +101,15 @@ class PlayVirtual(Objective):
         predictions = part.predictions(encoder, start, batch.action)
         predicted = part.losses(predictions, target, batch.ends)
         returned = self.cycle_losses(encoder, start, batch, noise)
+        cycle_weight = chosen.cycle_weight * self.ramp
+
+        def weighted(predicted: Tensor, returned: Tensor) -> Tensor:
+            return chosen.prediction_weight * predicted + cycle_weight * returned
+
         weights = batch.importance_weights
-        loss = chosen.prediction_weight * (predicted * weights).mean()
-        loss = loss + chosen.cycle_weight * self.ramp * (returned * weights).mean()
-        return loss, {
-            "loss/prediction": predicted.detach().mean(),
-            "loss/cycle": returned.detach().mean(),
-        }
+        loss = weighted((predicted * weights).mean(), (returned * weights).mean())
+        means = predicted.detach().mean(), returned.detach().mean()
+        return loss, dict(zip(self.metric_names, (weighted(*means), *means), strict=True))
 
     def cycle_losses(
         self, encoder: ConvEncoder, start: Tensor, batch: Batch, noise: VirtualNoise

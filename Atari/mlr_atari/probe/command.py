@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,8 @@ def _alone(
 ) -> tuple[list[Row], list[Row]]:
     """Scores of an objective that was trained by itself, and its signs of a collapse."""
     cfg, _ = item
+    with closing(world.environment_of(cfg)) as env:
+        prober.recording(cfg, env)  # refused, if so, before anything is trained
     with build_parts(cfg, records.prepare(cfg)) as parts:
         signs = train_alone(cfg, parts, options.updates, options.frames, options.every)
         facts = _facts(cfg)

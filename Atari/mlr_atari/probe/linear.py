@@ -62,7 +62,7 @@ def readout(features: NDArray[np.floating], labels: Floats, split: Split) -> Flo
     best = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=0)  # (V,)
     chosen = weights[best, :, np.arange(labels.shape[1])].T
     found = r_squared(inputs[split.test] @ chosen, targets[split.test])
-    return np.where(_constant(labels[split.train]), np.nan, found)
+    return np.where(constant(labels[split.train]), np.nan, found)
 
 
 def ridge(inputs: Floats, targets: Floats) -> Floats:
@@ -88,8 +88,8 @@ def r_squared(predicted: Floats, targets: Floats) -> Floats:
     scores 0, also where the test episodes have another one.
     """
     error, spread = np.square(targets - predicted).sum(axis=0), np.square(targets).sum(axis=0)
-    constant = spread == 0
-    return np.where(constant, np.nan, 1.0 - error / np.where(constant, 1.0, spread))
+    still = spread == 0
+    return np.where(still, np.nan, 1.0 - error / np.where(still, 1.0, spread))
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def _standardised(features: Floats, train: Rows) -> Floats:
 def _scale(values: Floats) -> tuple[Floats, Floats]:
     """Mean and standard deviation of each column; 1 for a constant one."""
     deviation = values.std(axis=0)
-    return values.mean(axis=0), np.where(_constant(values), 1.0, deviation)
+    return values.mean(axis=0), np.where(constant(values), 1.0, deviation)
 
 
-def _constant(values: Floats) -> Rows:
+def constant(values: Floats) -> Rows:
     return np.asarray(values.std(axis=0) <= _CONSTANT * (1e-3 + np.abs(values).max(axis=0)))

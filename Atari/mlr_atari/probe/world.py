@@ -29,6 +29,7 @@ _PICTURE = ("image_size", "frame_stack")  # settings that do not change what hap
 _EVERY = 2  # decisions between samples, which are alike otherwise
 
 Agent = Rainbow
+Environment = AtariEnv
 
 
 def environment_of(cfg: DictConfig) -> AtariEnv:

@@ -34,7 +34,8 @@ class Objective(nn.Module, ABC):
         settings_type: dataclass of its settings, the keys of its YAML. Among them must be
             `<file name>_weight`, the weight of its loss (at 0 it is never built). With the key
             `objective_augmentation`, a menu, it has an augmentation of its own, else the agent's.
-        metric_names, diagnostic_names: keys of what `loss` and `diagnostics` report.
+        metric_names, diagnostic_names: keys of what `loss` and `diagnostics` report; that of the
+            loss itself is `loss/<file name>`.
         sequence_length, sequence_batch_size: windows that it wants of the replay, K and B';
             B' = 0 if it does without.
         position: whether it is stepped right after the critic, or after all momentum targets.

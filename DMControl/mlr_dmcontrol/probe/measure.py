@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from . import world
-from .linear import MIN_EPISODES, Floats, PrincipalComponents, readout, split_by_episode
+from .linear import MIN_EPISODES, Floats, PrincipalComponents, constant, readout, split_by_episode
 from .recording import Recording
 
 Row = dict[str, Any]
@@ -46,13 +46,25 @@ class Prober:
         self._episodes = episodes
         self._known: dict[tuple[str, ...], Floats] = {}
 
+    def recording(self, cfg: DictConfig, env: world.Environment) -> Recording:
+        """What encoders of `cfg` are scored on.
+
+        Raises:
+            ConfigError: nothing changes in these episodes.
+        """
+        chosen = self._episodes
+        found = world.record(cfg, env, chosen.count, chosen.steps, chosen.seed, chosen.folder)
+        if constant(found.labels[split_by_episode(found.episodes).train]).all():
+            raise ConfigError(
+                f"--episodes={chosen.count}, --steps={chosen.steps}: too few, in these none of "
+                f"{', '.join(found.names)} changes"
+            )
+        return found
+
     def rows(self, cfg: DictConfig, agent: world.Agent, facts: Row) -> list[Row]:
         """A row for each variable: `facts`, and R² of the latents, untrained ones and pixels."""
-        chosen = self._episodes
         with closing(world.environment_of(cfg)) as env:
-            recording = world.record(
-                cfg, env, chosen.count, chosen.steps, chosen.seed, chosen.folder
-            )
+            recording = self.recording(cfg, env)
             untrained = world.agent_of(cfg, env)
         images = world.seen(agent, torch.from_numpy(recording.observations))
         scores = {

@@ -29,6 +29,7 @@ BASELINE = "sac"
 _PICTURE = ("image_size", "frame_stack", "fast_render")  # settings that change no state
 
 Agent = SAC
+Environment = PixelControlEnv
 
 
 def environment_of(cfg: DictConfig) -> PixelControlEnv:
