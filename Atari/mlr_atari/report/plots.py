@@ -46,6 +46,7 @@ STYLE: Any = {
 styled = matplotlib.rc_context(STYLE)
 _PANELS = {1: (4.8, 2.8), 2: (3.2, 2.3)}  # inches, by how many stand side by side
 _SMALL_PANEL = (2.3, 1.8)
+_LEGEND_LINE = 0.18  # inches
 STEP_LABEL = f"{benchmark.STEP_NAME} (thousands)"
 
 
@@ -220,6 +221,7 @@ def _bar(axes: Axes, at: float, value: float, low: float, high: float, colour: s
 
 
 def _legend(figure: Figure, panels: Iterable[Axes]) -> None:
+    """One for all panels, below them in a figure made higher by as much."""
     entries: dict[str, Artist] = {}
     for axes in panels:
         artists, names = axes.get_legend_handles_labels()
@@ -230,6 +232,9 @@ def _legend(figure: Figure, panels: Iterable[Axes]) -> None:
         order = [name for first in range(columns) for name in list(entries)[first::columns]]
         handles = [entries[name] for name in order]
         figure.legend(handles, order, loc="outside lower center", ncols=columns)
+        # Below the panels, not at their cost.
+        lines = math.ceil(len(entries) / columns)
+        figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * lines)
 
 
 def _outer_labels(panels: Sequence[Axes], x: str, y: str) -> None:
