@@ -44,20 +44,12 @@ def refresh(folder: Path) -> None:
         ConfigError: README.md lacks the markers.
     """
     readme = folder / "README.md"
-    text = updated(readme.read_text(encoding="utf-8"), folder / RESULTS)
+    new = block(folder / RESULTS)
+    text = markdown.replaced(readme.read_text(encoding="utf-8"), BLOCK, new)
     scaling = _sweeps(folder / RESULTS)
     if scaling:
         plots.save(figure(scaling), folder / RESULTS / FIGURE)
     readme.write_text(text, encoding="utf-8")
-
-
-def updated(text: str, results: Path) -> str:
-    """`text` with a fresh block.
-
-    Raises:
-        ConfigError: the markers are not there, once each and in order.
-    """
-    return markdown.replaced(text, BLOCK, block(results))
 
 
 def block(results: Path) -> str:

@@ -122,7 +122,7 @@ def one(cfg: DictConfig, updates: int, steps: int = 0, *, reference: bool = Fals
             row |= measure.measure_parts(workload, blocks)
         if reference:
             row |= measure.measure_reference(workload, blocks)
-        if steps:
+        if steps:  # last, because a step is one update and may end within a block
             row |= measure.measure_steps(workload, steps)
     return row
 
