@@ -100,6 +100,11 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
         return self._stack.copy()
 
     @property
+    def frame(self) -> np.ndarray:
+        """The newest frame of the observation, uint8 (H, W): what a replay stores."""
+        return self._stack[-1].copy()
+
+    @property
     def episode_over(self) -> bool:
         """Whether `reset` must come next."""
         return self._ended

@@ -111,6 +111,7 @@ def test_observations_begin_with_blank_frames_and_are_copies() -> None:
     second = env.step(0)[0]
     np.testing.assert_array_equal(first, kept)
     np.testing.assert_array_equal(second[2], first[3])
+    np.testing.assert_array_equal(env.frame, second[3])
     assert not second[:2].any()
 
 

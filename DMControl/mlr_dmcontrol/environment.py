@@ -110,6 +110,11 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return np.concatenate(self._stack)
 
     @property
+    def frame(self) -> np.ndarray:
+        """The newest frame of the observation, uint8 (3, H, W): what a replay stores."""
+        return self._stack[-1]
+
+    @property
     def frame_rate(self) -> float:
         """Agent steps in a second of simulated time."""
         return 1 / (self._control.control_timestep() * self.settings.action_repeat)

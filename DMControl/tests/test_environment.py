@@ -88,6 +88,7 @@ def test_stack_moves_by_one_frame(env: PixelControlEnv) -> None:
     for before, after in pairwise(observations):
         assert (after[:6] == before[3:]).all()
     assert (observations[-1][6:] != first[6:]).any()
+    assert (env.frame == observations[-1][6:]).all()
     assert not np.shares_memory(observations[-1], observations[-2])
 
 
