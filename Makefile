@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak lint doctor figures screenshots demo-dmcontrol demo-atari
+.PHONY: help setup demo test soak lint twins doctor figures screenshots demo-dmcontrol demo-atari
 
 TREES := DMControl Atari
 PYTHON_VENV := ../.venv/bin/python
@@ -41,28 +41,38 @@ demo-atari: $(READY)
 	cd Atari && $(PYTHON_VENV) train.py game=$(DEMO_GAME) $(DEMO) $(DEMO_GAME_SETTINGS)
 	cd Atari && $(PYTHON_VENV) evaluate.py runs/demo/$(DEMO_GAME)/mlr/seed_1 --episodes 10 --video
 
-# Everything is checked even when something before it failed; one failure fails the whole.
+# Everything is checked even when something before it failed; one failure fails the whole. Twins are
+# proven equal by lint, so their tests run in one tree only; `python -m pytest` in a tree runs all.
 test: $(READY) ## lint, then every test of both trees but the long ones
-	@status=0; $(MAKE) --no-print-directory lint || status=1; for tree in $(TREES); do \
+	@status=0; $(MAKE) --no-print-directory lint || status=1; \
+	(cd .ci && $(TEST_ENV) $(PYTHON_VENV) -m pytest -q -p no:cacheprovider .) || status=1; \
+	for tree in $(TREES); do \
 	  printf '\n== pytest %s\n' "$$tree"; \
-	  (cd $$tree && $(TEST_ENV) $(PYTHON_VENV) -m pytest -q $(PYTEST_WORKERS) --durations 5) \
+	  twins=; [ "$$tree" = DMControl ] || twins=--ignore=tests/twin; \
+	  (cd $$tree && $(TEST_ENV) $(PYTHON_VENV) -m pytest -q $(PYTEST_WORKERS) --durations 5 $$twins) \
 	    || status=1; \
 	done; exit $$status
 
 soak: $(READY) ## the long tests of both trees
 	@status=0; for tree in $(TREES); do \
 	  printf '\n== pytest -m soak %s\n' "$$tree"; code=0; \
-	  (cd $$tree && $(TEST_ENV) $(PYTHON_VENV) -m pytest -q -m soak $(PYTEST_WORKERS)) || code=$$?; \
+	  twins=; [ "$$tree" = DMControl ] || twins=--ignore=tests/twin; \
+	  (cd $$tree && $(TEST_ENV) $(PYTHON_VENV) -m pytest -q -m soak $(PYTEST_WORKERS) $$twins) || code=$$?; \
 	  case $$code in 0) ;; 5) echo "no long tests in $$tree" ;; *) status=1 ;; esac; \
 	done; exit $$status
 
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## ruff, mypy, twins, and the agreements that no common tool knows
 	@status=0; for tree in $(TREES); do \
 	  (cd $$tree && ../.venv/bin/ruff check -q .) || status=1; \
 	  (cd $$tree && ../.venv/bin/ruff format --check -q .) || status=1; \
 	  (cd $$tree && ../.venv/bin/mypy) || status=1; \
 	done; \
-	.venv/bin/ruff check -q --config DMControl/pyproject.toml figs || status=1; exit $$status
+	.venv/bin/ruff check -q --config DMControl/pyproject.toml .ci figs || status=1; \
+	.venv/bin/python .ci/twins.py || status=1; \
+	.venv/bin/python .ci/style.py || status=1; exit $$status
+
+twins: $(READY) ## make Atari's twin files those of DMControl
+	.venv/bin/python .ci/twins.py copy
 
 doctor: $(READY) ## whether a run would work here, and how long it would take
 	@status=0; for tree in $(TREES); do \

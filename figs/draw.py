@@ -25,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "DMControl"), str(HERE.parent / "Atari")]
 
 from mlr_atari import environment as atari  # noqa: E402
+
 from mlr_dmcontrol import environment as control  # noqa: E402
 from mlr_dmcontrol.objectives.masking import CubeMasking  # noqa: E402
 

@@ -242,7 +242,7 @@ def become(request: Mapping[str, Any]) -> None:
         os.close(0)
         sys.argv = ["train.py", *request["words"]]
         code = run(request["faults"], request["words"])
-    except BaseException:
+    except BaseException:  # noqa: BLE001
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
     finally:
         sys.stdout.flush()

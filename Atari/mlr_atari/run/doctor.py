@@ -120,7 +120,7 @@ def guarded(name: str, check: Callable[[], list[Line]], remedy: str) -> list[Lin
     """A check of foreign libraries, which fail in more ways than one can name."""
     try:
         return check()
-    except Exception as error:  # every one of them is what the doctor is asked about
+    except Exception as error:  # every one of them is what the doctor is asked about  # noqa: BLE001
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return [Line("wrong", name, text, remedy)]
 

@@ -222,7 +222,7 @@ def serve(file_number: int) -> None:
             connection.send((True, getattr(group, method)(*arguments)))
     except (EOFError, ConnectionError):
         pass
-    except Exception:
+    except Exception:  # noqa: BLE001
         connection.send((False, traceback.format_exc()))
     finally:
         if group is not None:

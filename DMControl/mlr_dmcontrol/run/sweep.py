@@ -313,7 +313,7 @@ def _multirun(
         packs = [job.return_value for sweep in sweeps for job in sweep]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"launcher: {_first_line(error)}") from error
-    except Exception as error:  # a launcher's own, for a job that was killed, cancelled, ...
+    except Exception as error:  # a launcher's own, for a job that was killed, cancelled, ...  # noqa: BLE001
         return {}, _first_line(error)
     return {outcome.name: outcome for pack in packs for outcome in pack}, "no reason given"
 

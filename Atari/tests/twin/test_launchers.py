@@ -1,0 +1,212 @@
+"""Whole sweeps: two tasks and two seeds through each launcher equal the runs typed by hand.
+
+The same file in both trees. In Atari one of the two is an own game, which only its name makes known
+to a launcher's processes.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import config_cases as cases
+import pytest
+from small_run import TRAIN
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
+
+TREE = Path(__file__).resolve().parents[2]
+FIRST, SECOND = cases.SWEPT
+RUNS = [f"{name}/mlr/seed_{seed}" for name in cases.SWEPT_FOLDERS for seed in (1, 2)]
+TABLES = ("train.csv", "eval.csv", "eval_episodes.csv", "final.json")
+AXES = ("-m", f"{cases.SUBJECT}={FIRST},{SECOND}", "seed=1,2")
+SAVES_OFTEN = "checkpoint.every_steps=10"
+OWN_GAMES = {"PYTHONPATH": str(TREE / "tests")}
+
+
+def call(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | OWN_GAMES | settings
+    return subprocess.run(words, cwd=TREE, env=environment, capture_output=True, text=True)
+
+
+def start(words: Sequence[str]) -> subprocess.Popen[str]:
+    environment, pipe = os.environ | OWN_GAMES, subprocess.PIPE
+    return subprocess.Popen(words, cwd=TREE, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def wait_for(condition: Callable[[], object], sweep: subprocess.Popen[str]) -> None:
+    """Until it is true; the sweep must not have ended before."""
+    end = time.monotonic() + 600  # a queue may never get there
+    while not condition():
+        assert sweep.poll() is None, "the sweep ended too early"
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def record(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "run.json").read_text())
+    return found
+
+
+def halt(runs: Sequence[Path], sweep: subprocess.Popen[str]) -> list[int]:
+    """Stop the clock of each run once it has a checkpoint; returns their process ids."""
+    found: dict[Path, int] = {}
+
+    def all_halted() -> bool:
+        for run in runs:
+            if run not in found and any(run.glob("checkpoints/step_*")):
+                found[run] = int(record(run)["pid"])
+                os.kill(found[run], signal.SIGSTOP)
+        return len(found) == len(runs)
+
+    wait_for(all_halted, sweep)
+    return [found[run] for run in runs]
+
+
+def command(runs: Path, *words: str) -> list[str]:
+    plain = [word for word in TRAIN if not word.startswith(f"{cases.SUBJECT}=")]
+    return [sys.executable, "train.py", *plain, f"runs_dir={runs}", *words]
+
+
+def status(runs: Path) -> list[str]:
+    """What `report.py --status` prints."""
+    return call(sys.executable, "report.py", str(runs), "--status").stdout.splitlines()
+
+
+def assert_same(found: Path, expected: Path) -> None:
+    """Every table and score of the sweep, byte for byte."""
+    for name in RUNS:
+        same, *different = filecmp.cmpfiles(found / name, expected / name, TABLES, shallow=False)
+        assert same == list(TABLES), (name, different)
+
+
+@pytest.fixture(scope="module")
+def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweep's runs, one after another, without a launcher."""
+    runs = tmp_path_factory.mktemp("by_hand")
+    for name in (FIRST, SECOND):
+        for seed in (1, 2):
+            done = call(*command(runs, f"{cases.SUBJECT}={name}", f"seed={seed}"))
+            assert done.returncode == 0, done.stdout + done.stderr
+    return runs
+
+
+def test_joblib_gives_what_single_runs_give(by_hand: Path, tmp_path: Path) -> None:
+    words = command(tmp_path, *AXES, "launcher=local", "jobs_at_once=2")
+    done = call(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 runs: 4 finished, 0 preempted, 0 failed" in done.stdout
+    assert_same(tmp_path, by_hand)
+    shutil.rmtree(tmp_path / RUNS[3])
+    plan = call(*words, "plan=true")
+    assert "4 runs: 3 finished, 1 waiting" in plan.stdout
+    assert not (tmp_path / RUNS[3]).exists()
+    again = call(*words)
+    assert "4 runs: 3 finished already, 1 to do" in again.stdout
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert_same(tmp_path, by_hand)
+
+
+def test_a_killed_worker_ends_a_sweep_with_a_summary(tmp_path: Path) -> None:
+    axes = ("-m", f"{cases.SUBJECT}={FIRST}", "seed=1,2", "jobs_at_once=2")
+    sweep = start(command(tmp_path, *axes, SAVES_OFTEN))
+    processes: list[int] = []
+    try:
+        processes += halt([tmp_path / name for name in RUNS[:2]], sweep)
+        lines = Path(f"/proc/{processes[0]}/status").read_text().splitlines()
+        (worker,) = [line.split()[1] for line in lines if line.startswith("PPid:")]
+        os.kill(int(worker), signal.SIGKILL)
+        text = "".join(sweep.communicate())
+    finally:
+        sweep.kill()
+        for process in processes:  # what a lost worker started may go on by itself
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+    assert sweep.returncode == 1
+    assert "Traceback" not in text
+    assert f"FAILED     {RUNS[0]}  exit 1: the launcher lost it: " in text
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Ray's sockets lie in it, whose paths may not be long."""
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def test_ray_gives_what_single_runs_give(by_hand: Path, tmp_path: Path, short_folder: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is optional: pip install -r requirements-ray.txt")
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+    done = call(
+        *command(tmp_path, *AXES, "launcher=ray", "jobs_at_once=2"), RAY_TMPDIR=str(short_folder)
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same(tmp_path, by_hand)
+    (log,) = short_folder.glob("ray/session_2*/logs/dashboard.log")
+    assert "Usage reporting is disabled" in log.read_text()
+
+
+def job_of(process: int) -> str:
+    """Id of the SLURM job that a process belongs to."""
+    environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    (found,) = [each for each in environment if each.startswith(b"SLURM_JOB_ID=")]
+    return found.decode().partition("=")[2]
+
+
+@pytest.fixture
+def slurm() -> Iterator[Sequence[str]]:
+    """Words that choose the launcher; skips where no SLURM answers, cancels what a test left."""
+    if shutil.which("sbatch") is None or call("sinfo", "-h").returncode != 0:
+        pytest.skip("no SLURM answers here; `.ci/slurm start` starts one for tests")
+    if sum(map(int, call("sinfo", "-h", "-o", "%c").stdout.split())) < 2:
+        pytest.skip("this SLURM has room for one job at a time only")
+    name = f"test{os.getpid()}"
+    small = ("hydra.launcher.mem_gb=1", "hydra.launcher.cpus_per_task=1")
+    yield ("launcher=slurm", f"hydra.launcher.name={name}", *small)
+    call("scancel", f"--name={name}")
+
+
+def test_slurm_requeues_and_names_what_crashed(
+    by_hand: Path, tmp_path: Path, slurm: Sequence[str]
+) -> None:
+    words = command(tmp_path, *AXES, *slurm, SAVES_OFTEN)
+    told, crashed = (tmp_path / name for name in RUNS[:2])
+    sweep = start(words)
+    try:
+        told_process, crashed_process = halt([told, crashed], sweep)
+        job = job_of(told_process)
+        # The step, as SLURM's own warning does: jobs of an array that is half pending are refused.
+        assert call("scancel", "--signal=USR1", f"{job}.0").returncode == 0
+        os.kill(told_process, signal.SIGCONT)
+        os.kill(crashed_process, signal.SIGKILL)
+        wait_for(lambda: record(told)["status"] == "preempted", sweep)
+        shown = status(tmp_path)
+        assert [line for line in shown if line.startswith("preempted") and RUNS[0] in line], shown
+        assert [line for line in shown if line.startswith("lost") and RUNS[1] in line], shown
+        queued, show = "JobState=PENDING", ("scontrol", "show", "job", job)
+        wait_for(lambda: queued in call(*show).stdout, sweep)
+        release = "scontrol", "update", f"jobid={job}", "StartTime=now"
+        assert call(*release).returncode == 0  # or SLURM would wait two minutes
+        text = "".join(sweep.communicate())
+    finally:
+        sweep.kill()
+    assert sweep.returncode == 1, text
+    assert f"FAILED     {RUNS[1]}  exit -9: killed by SIGKILL" in text
+    assert "4 runs: 3 finished, 0 preempted, 1 failed" in text
+    assert record(told)["starts"] == 2
+    again = call(*words)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "4 runs: 3 finished already, 1 to do" in again.stdout
+    assert status(tmp_path)[-1] == "4 runs: 4 done"
+    assert_same(tmp_path, by_hand)
