@@ -17,6 +17,7 @@ from functools import partial
 import torch
 from omegaconf import DictConfig
 
+from mlr_atari import protocol
 from mlr_atari.batch import Batch, UpdateNoise
 from mlr_atari.build import objective_settings
 from mlr_atari.errors import Preempted, RunError
@@ -60,7 +61,7 @@ class Trainer:
         self.latest: tuple[Batch, UpdateNoise] | None = None  # what was learnt from last
         names = (*self.agent.metric_names, *self.agent.diagnostic_names)
         self.logger = RunLogger(
-            folder.path, records.tables(names), layout=records.layout(names), about=records.ABOUT
+            folder.path, records.tables(names), layout=records.layout(names), about=protocol.ABOUT
         )
         self.checkpointer = Checkpointer(folder.path, cfg.checkpoint.keep)
         self.schedule = SaveSchedule(cfg.checkpoint.every_minutes, cfg.checkpoint.every_steps)
@@ -76,7 +77,7 @@ class Trainer:
 
     def run(self) -> None:
         """Restore what an earlier process saved, then train to the end of the budget."""
-        with self.logger, Console(self.cfg.budget, records.STEP_NAME) as console:
+        with self.logger, Console(self.cfg.budget, protocol.STEP_NAME) as console:
             self.restore()
             self.folder.begin(**records.facts(self.cfg, self.parts))
             self.schedule.saved(self.progress.agent_step)
@@ -186,12 +187,12 @@ def train(cfg: DictConfig) -> None:
     """Claim the run's folder and bring its run to the end, from wherever it stands."""
     with (
         RunFolder(
-            records.run_path(cfg),
+            protocol.run_path(cfg),
             as_plain(cfg),
             resume=cfg.resume,
             may_change=MAY_CHANGE,
             may_grow=MAY_GROW,
-            packages=records.PACKAGES,
+            packages=protocol.PACKAGES,
         ) as folder,
         StopRequest() as stop,
     ):
@@ -209,7 +210,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         if sweep.wanted(argv):
             compose = partial(compose_job, objective_settings=schema[0], agent_settings=schema[1])
-            benchmark = sweep.Benchmark(LAYOUT, compose, records.run_path, estimate)
+            benchmark = sweep.Benchmark(LAYOUT, compose, protocol.run_path, estimate)
             return sweep.main(argv, benchmark)
         train(load(argv, *schema))
     except RunError as error:

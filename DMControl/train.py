@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from mlr_dmcontrol import protocol
 from mlr_dmcontrol.batch import Batch, SACNoise
 from mlr_dmcontrol.build import objective_settings
 from mlr_dmcontrol.environment import COLOURS
@@ -64,7 +65,7 @@ class Trainer:
         self.latest: tuple[Batch, SACNoise] | None = None  # what was learnt from last
         names = (*self.agent.metric_names, *self.agent.diagnostic_names)
         self.logger = RunLogger(
-            folder.path, records.tables(names), layout=records.layout(names), about=records.ABOUT
+            folder.path, records.tables(names), layout=records.layout(names), about=protocol.ABOUT
         )
         self.checkpointer = Checkpointer(folder.path, cfg.checkpoint.keep)
         self.schedule = SaveSchedule(cfg.checkpoint.every_minutes, cfg.checkpoint.every_steps)
@@ -80,7 +81,7 @@ class Trainer:
 
     def run(self, renderer: Renderer) -> None:
         """Restore what an earlier process saved, then train to the end of the budget."""
-        with self.logger, Console(self.cfg.budget, records.STEP_NAME) as console:
+        with self.logger, Console(self.cfg.budget, protocol.STEP_NAME) as console:
             self.checkpointer.load(self.state, self.replay)
             self.folder.begin(**records.facts(self.cfg, self.parts, renderer))
             self.schedule.saved(self.progress.agent_step)
@@ -189,12 +190,12 @@ def train(cfg: DictConfig) -> None:
     """Claim the run's folder and bring its run to the end, from wherever it stands."""
     with (
         RunFolder(
-            records.run_path(cfg),
+            protocol.run_path(cfg),
             as_plain(cfg),
             resume=cfg.resume,
             may_change=MAY_CHANGE,
             may_grow=MAY_GROW,
-            packages=records.PACKAGES,
+            packages=protocol.PACKAGES,
         ) as folder,
         StopRequest() as stop,
     ):
@@ -213,7 +214,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         if sweep.wanted(argv):
             compose = partial(compose_job, objective_settings=schema[0], agent_settings=schema[1])
-            benchmark = sweep.Benchmark(LAYOUT, compose, records.run_path, estimate)
+            benchmark = sweep.Benchmark(LAYOUT, compose, protocol.run_path, estimate)
             return sweep.main(argv, benchmark)
         train(load(argv, *schema))
     except RunError as error:

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from .build import build_agent
 from .cost import update_flops
 from .machine import matmul_rate
+from .protocol import plan
 from .run.plan_text import Estimate
-from .run.protocol import plan
 
 STEP_SECONDS = 0.0008  # an agent step of the emulator: four frames and the resized picture
 _ACTIONS = 18  # the largest set; it hardly matters here

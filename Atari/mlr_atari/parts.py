@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 
 from .build import build_agent, settings_from
 from .environment import EnvironmentSettings, GameEnv, make_environment
+from .protocol import Plan, plan
 from .rainbow import Rainbow
 from .replay import ReplaySettings, SequenceReplay
 from .run.guard import NonFiniteGuard
-from .run.protocol import Plan, plan
 from .run.workers import EvaluationEnvs
 from .seeds import episode_seed
 

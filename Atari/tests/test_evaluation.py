@@ -18,7 +18,6 @@ from mlr_atari.run.evaluation import (
     EvaluationResult,
     Policy,
     evaluate,
-    human_normalised_score,
     record_video,
 )
 from mlr_atari.run.workers import EvaluationEnvs
@@ -126,11 +125,3 @@ def test_films(tmp_path: Path, game: str, rows: int) -> None:
         assert film.count_frames() == wanted.lengths[0] + 1
         assert film.get_data(0).shape[0] == rows
     assert len(imageio.mimread(path.with_suffix(".gif"), memtest=False)) > 5
-
-
-def test_human_normalised_scores() -> None:
-    assert human_normalised_score("pong", 14.6) == pytest.approx(1.0)
-    assert human_normalised_score("pong", -20.7) == pytest.approx(0.0)
-    assert human_normalised_score("up_n_down", 11693.2) == pytest.approx(1.0)
-    assert human_normalised_score("space_invaders", 100.0) is None
-    assert human_normalised_score(CATCH, 5.0) is None

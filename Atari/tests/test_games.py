@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from mlr_atari import games
 from mlr_atari.errors import ConfigError
-from mlr_atari.run.records import run_path
+from mlr_atari.protocol import run_path
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "game"
 

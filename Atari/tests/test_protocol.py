@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from config_cases import OBJECTIVES, AgentSettings, config
 
+from mlr_atari import protocol
 from mlr_atari.games import BENCHMARK_GAMES
-from mlr_atari.run.protocol import evaluations, plan, replay_capacity, updates
+from mlr_atari.protocol import evaluations, plan, updates
+
+TREE = Path(__file__).resolve().parents[1]
 
 
 def test_the_published_run() -> None:
@@ -42,5 +50,22 @@ def test_the_budget_itself_is_always_evaluated() -> None:
 
 
 def test_replay_has_room_for_the_run_and_no_more() -> None:
-    assert replay_capacity(1_000_000, 100_000) == 100_000
-    assert replay_capacity(50_000, 100_000) == 50_000
+    for capacity, room in ((5000, 5000), (1_000_000, 20_000)):
+        words = ["game=pong", "budget=20000", f"replay.capacity={capacity}"]
+        assert plan(config.load(words, OBJECTIVES, AgentSettings)).capacity == room
+
+
+def test_human_normalised_scores() -> None:
+    assert protocol.normalize("pong", 14.6) == pytest.approx(1.0)
+    assert protocol.normalize("pong", -20.7) == pytest.approx(0.0)
+    assert protocol.normalize("up_n_down", 11693.2) == pytest.approx(1.0)
+    assert math.isnan(protocol.normalize("space_invaders", 100.0))
+    assert math.isnan(protocol.normalize("my.package:Game-v0", 5.0))
+
+
+def test_the_report_needs_neither_torch_nor_emulator() -> None:
+    code = (
+        "import sys; from mlr_atari import protocol; "
+        "assert not {'torch', 'ale_py', 'cv2', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=TREE, check=True)

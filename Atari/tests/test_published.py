@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from synthetic_runs import make_run
 
-from mlr_atari.report import benchmark, results, rows, runs, statistics, study
+from mlr_atari import protocol
+from mlr_atari.report import results, rows, runs, statistics, study
 
 ROOT = Path(__file__).resolve().parents[2]
 Runs = dict[str, dict[str, list[float]]]
@@ -28,7 +29,7 @@ def published_runs() -> Runs:
     runs: Runs = defaultdict(lambda: defaultdict(list))
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            score = benchmark.normalize(row["game"], float(row["score"]))
+            score = protocol.normalize(row["game"], float(row["score"]))
             runs[row["method"]][row["game"]].append(score)
     return runs
 
@@ -46,14 +47,14 @@ def test_published_aggregates_are_reproduced_from_published_runs(
     published_runs: Runs, method: str, runs: int, iqm: float, gap: float
 ) -> None:
     values, layout = statistics.flatten(published_runs[method])
-    assert layout.counts == (runs,) * len(benchmark.TASKS)
+    assert layout.counts == (runs,) * len(protocol.TASKS)
     assert round(float(statistics.iqm(values, layout)), 3) == iqm
     assert round(float(statistics.optimality_gap(values, layout)), 3) == gap
 
 
 def test_intervals_agree_with_an_independent_bootstrap(published_runs: Runs) -> None:
     # Rows that somebody else has recomputed from the same runs; bootstraps differ by chance.
-    with (benchmark.FOLDER / "aggregates.csv").open(newline="") as file:
+    with (protocol.PUBLISHED_FOLDER / "aggregates.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["kind"] == "recomputed_from_runs"]
     compared = [row for row in rows if row["method"] in ("spr", "iris", "diamond")]
     assert len(compared) == 12
@@ -67,40 +68,40 @@ def test_intervals_agree_with_an_independent_bootstrap(published_runs: Runs) -> 
 
 
 def test_every_method_has_every_game() -> None:
-    scores = benchmark.published_scores("atari100k")
-    assert len(benchmark.TASKS) == 26
-    assert set(benchmark.PUBLISHED) <= set(scores)
+    scores = protocol.published_scores("atari100k")
+    assert len(protocol.TASKS) == 26
+    assert set(protocol.PUBLISHED) <= set(scores)
     assert len(scores) == 31
     for method, games in scores.items():
-        assert set(games) == set(benchmark.TASKS), method
+        assert set(games) == set(protocol.TASKS), method
 
 
 def test_human_and_random_are_the_ends_of_the_scale() -> None:
-    scores = benchmark.published_scores("atari100k")
-    for game in benchmark.TASKS:
-        assert benchmark.normalize(game, scores["human"][game][0]) == 1.0
-        assert benchmark.normalize(game, scores["random"][game][0]) == 0.0
+    scores = protocol.published_scores("atari100k")
+    for game in protocol.TASKS:
+        assert protocol.normalize(game, scores["human"][game][0]) == 1.0
+        assert protocol.normalize(game, scores["random"][game][0]) == 0.0
     assert scores["random"]["pong"][0] == -20.7
     assert scores["human"]["breakout"][0] == 30.5
-    assert math.isnan(benchmark.normalize("tetris", 1.0))
+    assert math.isnan(protocol.normalize("tetris", 1.0))
 
 
 def test_the_papers_headline() -> None:
-    scores = benchmark.published_scores("atari100k")
+    scores = protocol.published_scores("atari100k")
     agents = [
         "der", "otrainbow", "curl", "drq", "spr", "playvirtual", "mlr_baseline", "mlr",
     ]  # fmt: skip
     # "Best of the eight agents in 11 of 26 games".
-    first = [max(agents, key=lambda a: scores[a][game][0]) for game in benchmark.TASKS]
+    first = [max(agents, key=lambda a: scores[a][game][0]) for game in protocol.TASKS]
     assert first.count("mlr") == 11
     assert scores["mlr"]["alien"] == (990.1, 79.2)
 
 
 def test_only_the_published_setting_is_compared() -> None:
-    assert benchmark.published_benchmark("atari100k", "paper", 100_000) == "atari100k"
-    assert benchmark.published_benchmark("atari100k_sticky", "paper", 100_000) is None
-    assert benchmark.published_benchmark("atari100k", "paper", 50_000) is None
-    assert benchmark.published_benchmark("atari100k", "laptop", 100_000) is None
+    assert protocol.published_benchmark("atari100k", "paper", 100_000) == "atari100k"
+    assert protocol.published_benchmark("atari100k_sticky", "paper", 100_000) is None
+    assert protocol.published_benchmark("atari100k", "paper", 50_000) is None
+    assert protocol.published_benchmark("atari100k", "laptop", 100_000) is None
 
 
 def test_a_game_outside_the_benchmark_has_scores_but_no_aggregates(tmp_path: Path) -> None:
@@ -108,8 +109,8 @@ def test_a_game_outside_the_benchmark_has_scores_but_no_aggregates(tmp_path: Pat
         make_run(tmp_path / "runs", "my.package:Game-v0", "mlr", seed, [1.0, 3.0], {50_000: 1.0})
     found = [runs.read(folder) for folder in runs.find([tmp_path / "runs"])]
     built = study.build(found)
-    assert rows.aggregate_rows(built, benchmark.PUBLISHED) == []
-    assert [row.mean for row in rows.task_rows(built, benchmark.PUBLISHED)] == [2.0]
+    assert rows.aggregate_rows(built, protocol.PUBLISHED) == []
+    assert [row.mean for row in rows.task_rows(built, protocol.PUBLISHED)] == [2.0]
     assert len(rows.task_curves(built)) == 2
     assert any("no aggregates" in note for note in built.notes())
     results.append(tmp_path, found)

@@ -12,9 +12,9 @@ from torch import Tensor
 from .batch import Batch
 from .build import build_agent, settings_from
 from .environment import COLOURS, EnvironmentSettings, PixelControlEnv
+from .protocol import Plan, plan
 from .replay import UniformReplay
 from .run.guard import NonFiniteGuard
-from .run.protocol import Plan, plan
 from .run.workers import EvaluationEnvs
 from .sac import SAC
 from .seeds import episode_seed

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from config_cases import FOR_ONE, OBJECTIVES, AgentSettings, config
 
-from mlr_dmcontrol.run.protocol import (
+from mlr_dmcontrol import protocol
+from mlr_dmcontrol.protocol import (
     agent_steps,
     evaluations,
     plan,
-    replay_capacity,
     updates,
 )
 
@@ -31,6 +35,8 @@ NUMBERS = {
     (500_000, 4): (125_000, 124_000),
     (500_000, 2): (250_000, 249_000),
 }
+
+TREE = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize("budget", [100_000, 500_000])
@@ -64,5 +70,19 @@ def test_evaluations_wait_for_the_end_of_a_decision() -> None:
 
 
 def test_replay_has_room_for_the_run_and_no_more() -> None:
-    assert replay_capacity(100_000, 12_500) == 12_500
-    assert replay_capacity(100_000, 250_000) == 100_000
+    words = ["task=walker_walk", "budget=20000"]
+    for capacity, room in ((1000, 1000), (100_000, 10_000)):
+        wanted = [*words, f"replay.capacity={capacity}"]
+        assert plan(config.load(wanted, OBJECTIVES, AgentSettings)).capacity == room
+
+
+def test_scores_are_shares_of_the_largest_return() -> None:
+    assert protocol.normalize("walker_walk", 850.0) == 0.85
+
+
+def test_the_report_needs_neither_torch_nor_simulator() -> None:
+    code = (
+        "import sys; from mlr_dmcontrol import protocol; "
+        "assert not {'torch', 'dm_control', 'mujoco', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=TREE, check=True)

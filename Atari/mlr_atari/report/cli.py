@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .. import protocol
 from ..errors import RunError
-from . import benchmark, fairness, output, readme, results, status
+from . import fairness, output, readme, results, status
 from .runs import Run, find, read
 from .study import build, shipped
 
@@ -49,7 +50,7 @@ def _report(arguments: argparse.Namespace) -> int:
             return 2
         studies = [build(runs, mixed=bool(reasons))]
     else:
-        studies = shipped(results.load(RESULTS), benchmark.PUBLISHED_BENCHMARKS)
+        studies = shipped(results.load(RESULTS), protocol.PUBLISHED_BENCHMARKS)
     for study in studies:
         print(study.title)
         print("".join(f"  note: {note}\n" for note in study.notes()), end="")
@@ -102,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--published",
-        default=",".join(benchmark.PUBLISHED),
+        default=",".join(protocol.PUBLISHED),
         metavar="NAMES",
         help="published methods to show (default: %(default)s)",
     )
@@ -114,6 +115,6 @@ def _parser() -> argparse.ArgumentParser:
         "--expect",
         default="",
         metavar="SWEEP",
-        help=f'with --status: "{benchmark.TASK_KEY}=a,b agent=mlr seed=1,2", list what is missing',
+        help=f'with --status: "{protocol.TASK_KEY}=a,b agent=mlr seed=1,2", list what is missing',
     )
     return parser

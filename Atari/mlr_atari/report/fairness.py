@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
-from . import benchmark
+from .. import protocol
 from .runs import Run
 
 Fact = TypeVar("Fact", bound=Hashable)
@@ -40,7 +40,7 @@ def unfit(run: Run) -> list[str]:
     grain = max(run.final.step / max(run.final.agent_step, 1), 1.0)
     if abs(run.final.step - run.setting.budget) >= grain:
         reasons.append(
-            f"{where}: scored after {run.final.step:,} {benchmark.STEP_NAME},"
+            f"{where}: scored after {run.final.step:,} {protocol.STEP_NAME},"
             f" its budget is {run.setting.budget:,}"
         )
     return reasons

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from matplotlib.figure import Figure
 
-from . import benchmark, plots, repro, rows, tables
+from .. import protocol
+from . import plots, repro, rows, tables
 from .page import Picture, Section, render
 from .study import Study
 from .tables import write_csv
@@ -50,7 +51,7 @@ class _Writer:
             self._table(tables.aggregate_table(aggregates), aggregates)
         if tasks:
             self._table(tables.task_table(tasks), tasks)
-        drawn = [row for row in aggregates if row.method not in benchmark.TABLE_ONLY]
+        drawn = [row for row in aggregates if row.method not in protocol.TABLE_ONLY]
         if drawn:
             self._figure(
                 "interval_estimates",
@@ -82,7 +83,7 @@ class _Writer:
             self._figure(
                 "sample_efficiency",
                 "Sample efficiency",
-                f"Aggregates over {len(self.study.common)} {benchmark.TASK_KEY}s. {BAND}. Published"
+                f"Aggregates over {len(self.study.common)} {protocol.TASK_KEY}s. {BAND}. Published"
                 " final values: a grey band where an interval is known, else the mean only.",
                 plots.sample_efficiency(aggregate, _references(aggregates)),
                 aggregate,
@@ -111,7 +112,7 @@ class _Writer:
             self._figure(
                 "probability_of_improvement",
                 "Probability of improvement",
-                f"P(a run of X scores above a run of Y on the same {benchmark.TASK_KEY}), ties"
+                f"P(a run of X scores above a run of Y on the same {protocol.TASK_KEY}), ties"
                 " half, averaged. Bars: 95 % intervals.",
                 plots.probability_of_improvement(pairs),
                 pairs,
@@ -138,5 +139,5 @@ class _Writer:
 def _references(found: Sequence[Published]) -> list[Published]:
     """The published rows that are drawn as lines."""
     return [
-        row for row in found if row.source == rows.PUBLISHED and row.method in benchmark.REFERENCES
+        row for row in found if row.source == rows.PUBLISHED and row.method in protocol.REFERENCES
     ]

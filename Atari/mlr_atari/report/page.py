@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from . import benchmark
+from .. import protocol
 from .tables import Table
 
 STYLE = """
@@ -51,7 +51,7 @@ def render(sections: Sequence[Section]) -> str:
     """The page as HTML; links and images are relative to it."""
     links = "".join(f'<a href="#{each.slug}">{html.escape(each.title)}</a>' for each in sections)
     parts = "\n".join(_section(section) for section in sections)
-    title = f"MLR on {benchmark.NAME}: results"
+    title = f"MLR on {protocol.NAME}: results"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

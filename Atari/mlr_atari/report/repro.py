@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from . import benchmark
+from .. import protocol
 from .rows import BOOTSTRAP_SEED
 from .runs import FACT_KEYS, Run
 from .study import Study
@@ -28,7 +28,7 @@ def markdown(studies: Sequence[Study]) -> str:
 
 
 def _study(study: Study, runs: Sequence[Run]) -> list[str]:
-    lines = [f"| method | {benchmark.TASK_KEY}s | seeds |", "|---|---|---|"]
+    lines = [f"| method | {protocol.TASK_KEY}s | seeds |", "|---|---|---|"]
     for method, tasks in study.groups.items():
         by_seeds: dict[str, list[str]] = {}
         for task, same in tasks.items():

@@ -12,12 +12,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from .. import protocol
 from ..errors import ConfigError
 from ..run.folder import write_atomically
-from . import benchmark, fairness
+from . import fairness
 from .runs import FACT_KEYS, Point, Run, Setting, join_final
 
-IDENTITY = ("method", benchmark.TASK_KEY, "seed", "protocol", "preset", "budget")
+IDENTITY = ("method", protocol.TASK_KEY, "seed", "protocol", "preset", "budget")
 """Columns that name a run; no two rows of `runs.csv` agree in all of them."""
 EVALUATION = ("agent_step", "env_step", "episodes", "mean")
 FACTS = (*FACT_KEYS, "hours", "command")
@@ -40,7 +41,7 @@ def load(folder: Path) -> list[Run]:
         runs.append(
             Run(
                 method=row["method"],
-                task=row[benchmark.TASK_KEY],
+                task=row[protocol.TASK_KEY],
                 seed=int(row["seed"]),
                 setting=Setting(row["protocol"], row["preset"], int(row["budget"])),
                 status="finished",

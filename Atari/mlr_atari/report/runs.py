@@ -25,16 +25,16 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
+from .. import protocol
 from ..errors import ConfigError
 from ..run.schema import MAY_CHANGE, flatten
-from . import benchmark
 
 CONFIG_KEYS = ("seed", "preset", "budget")
-"""Required in config.yaml. `budget` counts in the benchmark's own unit, `benchmark.STEP_COLUMN`."""
+"""Required in config.yaml. `budget` counts in the benchmark's own unit, `protocol.STEP`."""
 RUN_KEYS = ("status", "protocol")
 """Required in run.json; `last_error`, `host` and `pid` are read if they are there."""
 FACT_KEYS = (
-    "revision", "device", "hardware", benchmark.SIMULATOR, "versions", "started", "finished",
+    "revision", "device", "hardware", protocol.SIMULATOR, "versions", "started", "finished",
 )  # fmt: skip
 """Reproducibility facts in run.json, reported as they are; and `command`, `hours`."""
 EVAL_COLUMNS = ("agent_step", "env_step", "episodes", "mean", "std", "normalized")
@@ -56,7 +56,7 @@ class Setting(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"protocol {self.protocol}, preset {self.preset}, {self.budget:,} {benchmark.STEP_NAME}"
+            f"protocol {self.protocol}, preset {self.preset}, {self.budget:,} {protocol.STEP_NAME}"
         )
 
     def short(self, fields: Iterable[str]) -> str:
@@ -76,7 +76,7 @@ class Point:
     @property
     def step(self) -> int:
         """Position on the benchmark's step axis."""
-        return self.env_step if benchmark.STEP_COLUMN == "env_step" else self.agent_step
+        return self.env_step if protocol.STEP == "env_step" else self.agent_step
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Run:
     @property
     def normalized(self) -> float:
         """Normalised final score; NaN without one."""
-        return benchmark.normalize(self.task, self.final.mean) if self.final else math.nan
+        return protocol.normalize(self.task, self.final.mean) if self.final else math.nan
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
@@ -137,10 +137,10 @@ def read(folder: Path) -> Run:
     """
     info = _json(folder / "run.json", RUN_KEYS)
     config = _config(folder / "config.yaml")
-    task = config.get(benchmark.TASK_KEY)
+    task = config.get(protocol.TASK_KEY)
     missing = [key for key in CONFIG_KEYS if key not in config]
     if missing or not isinstance(task, Mapping) or "name" not in task:
-        wanted = ", ".join([f"{benchmark.TASK_KEY}.name", *CONFIG_KEYS])
+        wanted = ", ".join([f"{protocol.TASK_KEY}.name", *CONFIG_KEYS])
         raise ConfigError(f"{folder}/config.yaml: needs {wanted}")
     if info["status"] not in STATUSES:
         raise ConfigError(f"{folder}/run.json: status={info['status']}; known: {STATUSES}")

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import protocol
 from ..errors import ConfigError
-from . import benchmark, fairness
+from . import fairness
 from .runs import Run, find, read
 
 STATES = ("done", "running", "preempted", "failed", "lost", "unfit", "unreadable", "missing")
@@ -59,14 +60,14 @@ def expected(sweep: str) -> list[str]:
     """
     if not sweep:
         return []
-    keys = (benchmark.TASK_KEY, "agent", "seed")
+    keys = (protocol.TASK_KEY, "agent", "seed")
     given = dict(word.partition("=")[::2] for word in sweep.split())
     if set(given) != set(keys):
         form = " ".join(f"{key}=…,…" for key in keys)
         raise ConfigError(f"expect={sweep}: not understood; write {form}")
-    tasks = given[benchmark.TASK_KEY].split(",")
+    tasks = given[protocol.TASK_KEY].split(",")
     names = (
-        benchmark.TASKS if tasks == ["all"] else [benchmark.canonical_task(task) for task in tasks]
+        protocol.TASKS if tasks == ["all"] else [protocol.canonical_task(task) for task in tasks]
     )
     product = itertools.product(names, given["agent"].split(","), given["seed"].split(","))
     return [f"{task}/{agent}/seed_{seed}" for task, agent, seed in product]
@@ -112,7 +113,7 @@ def _state(run: Run, folder: Path) -> tuple[str, str]:
 def _score(run: Run) -> str:
     if run.final is None:
         return ""
-    return f"{benchmark.VALUE_NAME} {run.final.mean:.1f} over {len(run.values)} episodes"
+    return f"{protocol.VALUE_NAME} {run.final.mean:.1f} over {len(run.values)} episodes"
 
 
 def _alive(process: int) -> bool:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import benchmark, fairness, statistics
+from .. import protocol
+from . import fairness, statistics
 from .runs import Run, Setting
 from .statistics import Floats
 
@@ -33,8 +34,8 @@ class Study:
     def title(self) -> str:
         """What is compared, in a line; says so where it should not be."""
         if self.reasons:
-            return f"{benchmark.NAME}: MIXED runs, not a fair comparison"
-        return f"{benchmark.NAME}, {self.setting or f'published numbers ({self.published})'}"
+            return f"{protocol.NAME}: MIXED runs, not a fair comparison"
+        return f"{protocol.NAME}, {self.setting or f'published numbers ({self.published})'}"
 
     @property
     def slug(self) -> str:
@@ -52,7 +53,7 @@ class Study:
     def tasks(self) -> tuple[str, ...]:
         """Every task that some method was run on."""
         found = {task for tasks in self.groups.values() for task in tasks}
-        return tuple(sorted(found, key=lambda task: _place(task, benchmark.TASKS)))
+        return tuple(sorted(found, key=lambda task: _place(task, protocol.TASKS)))
 
     @property
     def common(self) -> tuple[str, ...]:
@@ -61,7 +62,7 @@ class Study:
             task
             for task in self.tasks
             if all(task in tasks for tasks in self.groups.values())
-            and math.isfinite(benchmark.normalize(task, 0.0))
+            and math.isfinite(protocol.normalize(task, 0.0))
         )
 
     def scores(self, method: str, task: str) -> Floats:
@@ -82,7 +83,7 @@ class Study:
             notes.append("no task that all methods share: no aggregates")
         else:
             notes += self._left_out()
-            expected = benchmark.TASKS if self.published else self.common
+            expected = protocol.TASKS if self.published else self.common
             for method in self.groups:
                 found = statistics.caveats(self.normalized(method), expected)
                 notes += [f"{method}: {each}" for each in found]
@@ -114,14 +115,14 @@ def build(runs: Sequence[Run], mixed: bool = False) -> Study:
     differing = [name for name in Setting._fields if len({getattr(s, name) for s in settings}) > 1]
     setting = next(iter(settings)) if len(settings) == 1 else None
     groups: dict[str, dict[str, tuple[Run, ...]]] = {}
-    for run in sorted(fit, key=lambda run: (_place(run.task, benchmark.TASKS), run.seed)):
+    for run in sorted(fit, key=lambda run: (_place(run.task, protocol.TASKS), run.seed)):
         label = f"{run.method} ({run.setting.short(differing)})" if differing else run.method
         tasks = groups.setdefault(label, {})
         tasks[run.task] = (*tasks.get(run.task, ()), run)
-    ordered = sorted(groups, key=lambda label: _place(label, benchmark.METHODS))
+    ordered = sorted(groups, key=lambda label: _place(label, protocol.METHODS))
     reasons = tuple(fairness.check(runs)) if mixed else ()
     comparable = setting is not None and not reasons
-    name = benchmark.published_benchmark(*setting) if setting and comparable else None
+    name = protocol.published_benchmark(*setting) if setting and comparable else None
     return Study({label: groups[label] for label in ordered}, setting, name, reasons)
 
 
@@ -136,7 +137,7 @@ def shipped(runs: Sequence[Run], published: Sequence[str]) -> list[Study]:
 
 def normalize(task: str, raw: Floats) -> Floats:
     """Raw scores of a task on the normalised scale, any shape."""
-    low, high = benchmark.normalize(task, 0.0), benchmark.normalize(task, 1.0)
+    low, high = protocol.normalize(task, 0.0), protocol.normalize(task, 1.0)
     return np.asarray(low + (high - low) * raw)
 
 

@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..environment import EnvironmentSettings
 from ..errors import ConfigError
-from ..games import BENCHMARK_GAMES, DEVELOPMENT_GAMES, canonical
+from ..games import BENCHMARK_GAMES, canonical
+from ..protocol import SWEEPS
 from ..settings import bounded
 from .command import Layout, as_plain, compose_overrides, finished, read_command
 from .help import help_text
@@ -31,7 +32,7 @@ LAYOUT = Layout(
     Path(__file__).resolve().parents[2] / "configs",
     "game",
     canonical,
-    {"all": BENCHMARK_GAMES, "dev": DEVELOPMENT_GAMES},
+    SWEEPS,
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,6 @@ import imageio.v2 as imageio
 import numpy as np
 
 from ..environment import GameEnv
-from ..report.benchmark import normalize
 from .workers import EvaluationEnvs, Order
 
 # Observations uint8 (n, S, H, W), uniform float32 (n,) in [0, 1) and random actions int64 (n,), for
@@ -33,12 +31,6 @@ class EvaluationResult:
     def mean_score(self) -> float:
         """The score of the policy."""
         return float(np.mean(self.scores))
-
-
-def human_normalised_score(game: str, score: float) -> float | None:
-    """(score - random) / (human - random) of the published table; None for games outside it."""
-    normalised = normalize(game, score)
-    return None if math.isnan(normalised) else normalised
 
 
 def evaluate(

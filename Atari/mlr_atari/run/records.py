@@ -10,44 +10,17 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from .. import protocol
 from ..cost import update_flops
-from ..games import folder_name
 from ..machine import matmul_rate
 from ..parts import Parts
-from .evaluation import human_normalised_score
 from .seeding import make_deterministic
 
-STEP = "agent_step"  # the counter that is the benchmark's x-axis
-STEP_NAME = "agent steps"
-METRIC = "score"
-EPISODE_CHART = "train/game_score"
-EVAL_CHART = "eval/game_score"
 COUNTERS = ("agent_step", "env_step", "update_step", "episode")
 EVAL_COLUMNS = ("agent_step", "env_step", "episodes", "mean", "std", "normalized")
 EPISODE_COLUMNS = ("agent_step", "env_step", "episode", "value", "length")
-PACKAGES = (
-    "torch",
-    "numpy",
-    "gymnasium",
-    "ale-py",
-    "opencv-python-headless",
-    "kornia",
-    "hydra-core",
-)
-ABOUT = "The x-axis counts **agent steps** (four emulator frames each), as the benchmark does."
 # What shows whether an objective still learns, or its latents have collapsed.
 _WATCHED = ("cosine_similarity", "projection_std", "effective_rank")
-
-
-def run_path(cfg: DictConfig) -> Path:
-    """The folder that the configuration decides: `<runs_dir>/<game>/<agent>[-tag]/seed_<seed>`."""
-    method = f"{cfg.agent.name}-{cfg.tag}" if cfg.tag else cfg.agent.name
-    return Path(cfg.runs_dir) / folder_name(cfg.game.name) / method / f"seed_{cfg.seed}"
-
-
-def normalized(game: str, mean: float) -> float | None:
-    """Human-normalised score; None for games outside the benchmark."""
-    return human_normalised_score(game, mean)
 
 
 def tables(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -64,7 +37,10 @@ def layout(names: Sequence[str]) -> dict[str, Any]:
     losses = [name for name in names if name.startswith("loss/")]
     watched = [name for name in names if name.rpartition("/")[2] in _WATCHED]
     charts = {
-        "score": {METRIC: [EVAL_CHART, EPISODE_CHART], "normalized": ["eval/normalized_score"]},
+        "score": {
+            protocol.METRIC: [f"eval/{protocol.CHART}", f"train/{protocol.CHART}"],
+            "normalized": ["eval/normalized_score"],
+        },
         "losses": {name.removeprefix("loss/"): [name] for name in losses},
         "representation": {name: [name] for name in watched},
         "speed": {"agent steps per second": ["time/agent_steps_per_second"]},
@@ -97,7 +73,7 @@ def facts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
         "preset": cfg.preset,
         "budget": cfg.budget,
         "agent_steps": parts.plan.agent_steps,
-        "env_steps": parts.plan.agent_steps * cfg.environment.frame_skip,
+        "env_steps": parts.plan.env_steps,
         "updates": parts.plan.updates,
         "device": str(parts.agent.device),
         "hardware": hardware(parts.agent.device),
@@ -107,17 +83,17 @@ def facts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
 def banner(cfg: DictConfig, parts: Parts) -> dict[str, object]:
     """Lines shown before training."""
     plan, agent, device = parts.plan, parts.agent, parts.agent.device
-    env, frames = parts.env, plan.agent_steps * cfg.environment.frame_skip
+    env = parts.env
     lines: dict[str, object] = {
         "run": f"{cfg.agent.name} on {cfg.game.name}, seed {cfg.seed}, preset {cfg.preset}",
         "protocol": ", ".join(f"{key} {value}" for key, value in env.identity().items()),
-        "budget": f"{plan.agent_steps:,} agent steps = {frames:,} frames; "
+        "budget": f"{plan.agent_steps:,} agent steps = {plan.env_steps:,} frames; "
         f"{plan.updates:,} updates, {len(plan.evaluations)} evaluations",
         "shapes": f"observation {env.obs_shape} uint8, {env.num_actions} actions",
         "parameters": f"{agent.num_parameters:,} trained",
         "replay": f"{parts.replay.nbytes / 1e6:,.0f} MB for {plan.capacity:,} steps",
         "device": f"{device} ({hardware(device)}), {cfg.precision}",
-        "folder": run_path(cfg),
+        "folder": protocol.run_path(cfg),
         "curves": f"tensorboard --logdir {cfg.runs_dir}",
     }
     if device.type == "cpu" and cfg.preset == "paper":

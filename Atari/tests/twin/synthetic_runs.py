@@ -10,13 +10,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mlr_atari.report import benchmark, runs
+from mlr_atari import protocol
+from mlr_atari.report import runs
 
 BUDGET = 100_000
-REPEAT = 1 if benchmark.STEP_COLUMN == "agent_step" else 4
+REPEAT = 1 if protocol.STEP == "agent_step" else 4
 """Environment steps per agent step where the budget counts environment steps."""
-PROTOCOL = "atari100k" if benchmark.STEP_COLUMN == "agent_step" else "dmcontrol"
-A, B, C = benchmark.TASKS[:3]
+PROTOCOL = "atari100k" if protocol.STEP == "agent_step" else "dmcontrol"
+A, B, C = protocol.TASKS[:3]
 BASELINE = "baseline"
 
 
@@ -46,14 +47,14 @@ def make_run(
     folder = root / task.replace("/", "-") / method / f"seed_{seed}"
     folder.mkdir(parents=True)
     settings = OmegaConf.create({"seed": seed, "preset": preset, "budget": budget})
-    dotted = {f"{benchmark.TASK_KEY}.name": task, "agent.name": method, **(config or {})}
+    dotted = {f"{protocol.TASK_KEY}.name": task, "agent.name": method, **(config or {})}
     for key, value in dotted.items():
         OmegaConf.update(settings, key, value)
     OmegaConf.save(settings, folder / "config.yaml")
     info = {
         "status": "finished",
         "protocol": PROTOCOL,
-        "command": f"train.py {benchmark.TASK_KEY}={task} agent={method} seed={seed}",
+        "command": f"train.py {protocol.TASK_KEY}={task} agent={method} seed={seed}",
         "revision": "abc123",
         "device": "cpu",
         "versions": {"python": "3.11", "torch": "2.13.0"},
@@ -73,7 +74,7 @@ def _write_curve(folder: Path, task: str, curve: Mapping[int, float]) -> None:
         writer = csv.writer(file)
         writer.writerow(["agent_step", "env_step", "episodes", "mean", "std", "normalized"])
         for step, mean in curve.items():
-            writer.writerow([step // REPEAT, step, 2, mean, 0.0, benchmark.normalize(task, mean)])
+            writer.writerow([step // REPEAT, step, 2, mean, 0.0, protocol.normalize(task, mean)])
 
 
 def _score(task: str, values: Sequence[float], budget: int) -> dict[str, Any]:
@@ -84,13 +85,13 @@ def _score(task: str, values: Sequence[float], budget: int) -> dict[str, Any]:
         "metric": "return",
         "values": list(values),
         "mean": mean,
-        "normalized": benchmark.normalize(task, mean),
+        "normalized": protocol.normalize(task, mean),
     }
 
 
 def raw(task: str, normalized: float) -> float:
     """The raw score that is `normalized` on this task."""
-    low, high = benchmark.normalize(task, 0.0), benchmark.normalize(task, 1.0)
+    low, high = protocol.normalize(task, 0.0), protocol.normalize(task, 1.0)
     return (normalized - low) / (high - low)
 
 

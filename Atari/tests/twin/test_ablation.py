@@ -85,7 +85,7 @@ def test_each_run_composes_into_a_folder_of_its_own(name: str) -> None:
     seen, values = set(), []
     for words in jobs(f"ablation={name}"):
         cfg = cases.config.compose_job(words, cases.OBJECTIVES, cases.AgentSettings)
-        seen.add((cfg.tag, str(train.records.run_path(cfg))))
+        seen.add((cfg.tag, str(train.protocol.run_path(cfg))))
         values.append({key: value for key, value in cfg.items() if key != "tag"})
     assert len(seen) == len(values) > 1
     assert all(each != values[0] for each in values[1:] if name != "cube_depth")

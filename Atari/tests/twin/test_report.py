@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from synthetic_runs import BASELINE, A, B, make_run, make_sweep, raw, read_all
 
-from mlr_atari.report import benchmark, cli, plots, rows, study, tables
+from mlr_atari import protocol
+from mlr_atari.report import cli, plots, rows, study, tables
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_the_report_is_complete_offline_and_the_same_every_time(
     repro = (first / "repro.md").read_text()
     assert f"| mlr | {A} {B} | 1, 2, 3 |" in repro or f"| mlr | {B} {A} | 1, 2, 3 |" in repro
     assert "| hours of computing | 12.0 in 12 of 12 runs that recorded it |" in repro
-    assert f"python train.py {benchmark.TASK_KEY}={A} agent=mlr seed=1" in repro
+    assert f"python train.py {protocol.TASK_KEY}={A} agent=mlr seed=1" in repro
 
 
 def test_unfair_comparisons_are_refused_with_the_list(

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from synthetic_runs import BASELINE, BUDGET, REPEAT, A, B, C, make_run, make_sweep, raw, read_all
 
+from mlr_atari import protocol
 from mlr_atari.errors import ConfigError
-from mlr_atari.report import benchmark, fairness, rows, runs, study
+from mlr_atari.report import fairness, rows, runs, study
 from mlr_atari.run import records
 
 
@@ -32,14 +33,13 @@ def test_a_run_folder_is_read(tmp_path: Path) -> None:
     assert run.final == runs.Point(BUDGET // REPEAT, BUDGET, 2, 2.0)
     assert [point.mean for point in run.curve] == [0.5, 1.5, 2.0]
     assert [point.step for point in run.curve] == [20_000, 40_000, BUDGET]
-    assert run.normalized == pytest.approx(benchmark.normalize(A, 2.0))
+    assert run.normalized == pytest.approx(protocol.normalize(A, 2.0))
     assert run.facts["hours"] == "1.00"
     assert run.facts["versions"] == "python=3.11; torch=2.13.0"
 
 
 def test_training_writes_what_is_read() -> None:
     assert records.EVAL_COLUMNS == runs.EVAL_COLUMNS
-    assert records.STEP == benchmark.STEP_COLUMN
 
 
 def test_the_final_evaluation_replaces_the_one_at_the_budget(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_fair_comparison_has_no_reasons(sweep: Path) -> None:
         ({"values": [1.0, float("nan")]}, "not a finite number"),
         ({"final": {"mean": 5.0}}, "not the mean of its episodes"),
         ({"final": {"values": []}}, "no episode"),
-        ({"final": {benchmark.STEP_COLUMN: BUDGET - 2 * REPEAT}}, "its budget is"),
+        ({"final": {protocol.STEP: BUDGET - 2 * REPEAT}}, "its budget is"),
         ({"protocol": "other"}, "protocol: "),
         ({"preset": "laptop"}, "preset: "),
         ({"budget": 50_000}, "budget: "),
@@ -196,7 +196,7 @@ def test_profiles_and_improvement(sweep: Path) -> None:
 def test_missing_tasks_are_left_out_for_all_and_said(sweep: Path) -> None:
     make_run(sweep, C, "mlr", 1, [raw(C, 9.0)] * 2)
     built = study.build(read_all(sweep))
-    assert built.common == tuple(task for task in benchmark.TASKS if task in (A, B))
+    assert built.common == tuple(task for task in protocol.TASKS if task in (A, B))
     (row,) = (
         row for row in rows.aggregate_rows(built, []) if (row.method, row.metric) == ("mlr", "mean")
     )
@@ -223,8 +223,8 @@ def test_one_seed_and_unequal_seeds_are_said(sweep: Path) -> None:
 def test_published_numbers_stand_beside_comparable_runs_only(sweep: Path) -> None:
     built = study.build(read_all(sweep))
     found = {row.metric: row for row in rows.aggregate_rows(built, ["mlr"]) if row.source != "ours"}
-    known = benchmark.published_scores(benchmark.PUBLISHED_BENCHMARKS[0])["mlr"]
-    expected = np.mean([benchmark.normalize(task, known[task][0]) for task in (A, B)])
+    known = protocol.published_scores(protocol.PUBLISHED_BENCHMARKS[0])["mlr"]
+    expected = np.mean([protocol.normalize(task, known[task][0]) for task in (A, B)])
     # Over two of the tasks the metrics of single runs are not known, and none is made up.
     assert set(found) == {"mean", "median"}
     assert found["mean"].value == pytest.approx(expected)
@@ -240,11 +240,11 @@ def test_published_numbers_are_not_shown_for_another_preset(tmp_path: Path) -> N
 
 
 def test_published_aggregates_over_the_whole_benchmark_are_the_sources_own() -> None:
-    name = benchmark.PUBLISHED_BENCHMARKS[0]
+    name = protocol.PUBLISHED_BENCHMARKS[0]
     found = rows.aggregate_rows(study.Study({}, None, name), ["mlr"])
-    with (benchmark.FOLDER / "aggregates.csv").open(newline="") as file:
+    with (protocol.PUBLISHED_FOLDER / "aggregates.csv").open(newline="") as file:
         printed = {
-            row["metric"]: float(row["value"]) / benchmark.SCALE
+            row["metric"]: float(row["value"]) / protocol.SCALE
             for row in csv.DictReader(file)
             if (row["benchmark"], row["method"], row["kind"]) == (name, "mlr", "printed")
         }

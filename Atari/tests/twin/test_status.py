@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from synthetic_runs import BUDGET, make_run
 
+from mlr_atari import protocol
 from mlr_atari.errors import ConfigError
-from mlr_atari.report import benchmark, cli, status
+from mlr_atari.report import cli, status
 
-A, B = benchmark.TASKS[:2]
+A, B = protocol.TASKS[:2]
 HERE = socket.gethostname()
 
 
@@ -57,7 +58,7 @@ def test_progress_is_the_last_evaluation(tmp_path: Path) -> None:
 
 def test_runs_of_a_sweep_that_are_not_there_are_named(tmp_path: Path) -> None:
     make_run(tmp_path, A, "mlr", 1)
-    expect = f"{benchmark.TASK_KEY}={A.upper()},{B} agent=mlr,spr-tag seed=1,2"
+    expect = f"{protocol.TASK_KEY}={A.upper()},{B} agent=mlr,spr-tag seed=1,2"
     found = states(tmp_path, expect)
     assert len(found) == 8
     assert found[f"{A}/mlr/seed_1"] == "done"
@@ -66,8 +67,8 @@ def test_runs_of_a_sweep_that_are_not_there_are_named(tmp_path: Path) -> None:
 
 
 def test_all_means_the_benchmark(tmp_path: Path) -> None:
-    expect = f"{benchmark.TASK_KEY}=all agent=mlr seed=1"
-    assert len(states(tmp_path, expect)) == len(benchmark.TASKS)
+    expect = f"{protocol.TASK_KEY}=all agent=mlr seed=1"
+    assert len(states(tmp_path, expect)) == len(protocol.TASKS)
 
 
 @pytest.mark.parametrize("sweep", ["agent=mlr seed=1", "mlr", "agent=mlr seed=1 game=x task=x"])
@@ -90,7 +91,7 @@ def test_exit_code_says_whether_all_is_done(
 ) -> None:
     make_run(tmp_path, A, "mlr", 1)
     assert cli.main(["--status", str(tmp_path)]) == 0
-    sweep = f"{benchmark.TASK_KEY}={A} agent=mlr seed=1,2"
+    sweep = f"{protocol.TASK_KEY}={A} agent=mlr seed=1,2"
     assert cli.main(["--status", str(tmp_path), "--expect", sweep]) == 2
     assert f"missing    {A}/mlr/seed_2" in capsys.readouterr().out
     assert cli.main(["--status", str(tmp_path / "nothing")]) == 2

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from .. import markdown
+from .. import markdown, protocol
 from ..estimate import agent_cost
 from ..parts import build_parts
-from ..report import benchmark, published
+from ..report import published
 from ..run import records
 from ..run.config import LAYOUT
 from ..run.folder import write_atomically
@@ -71,7 +71,7 @@ def refresh(argv: Sequence[str], load: Load, folder: Path) -> None:
 def methods() -> list[str]:
     """All agents, those of the report first and in its order."""
     known = LAYOUT.options("agent")
-    first = [name for name in benchmark.METHODS if name in known]
+    first = [name for name in protocol.METHODS if name in known]
     return [*first, *(name for name in known if name not in first)]
 
 
@@ -80,7 +80,7 @@ def costs(name: str, load: Load) -> Row:
     cfg = load([f"agent={name}", "preset=paper", "device=cpu"])
     parameters, flops = agent_cost(cfg)
     source = _PUBLISHED_AS.get(name, name.removesuffix("_published"))
-    found = published.aggregates(benchmark.PUBLISHED_BENCHMARKS[0], source, benchmark.TASKS)
+    found = published.aggregates(protocol.PUBLISHED_BENCHMARKS[0], source, protocol.TASKS)
     scores = {metric: found[metric].value for metric in _METRICS if metric in found}
     return {"method": name, "parameters": parameters, "flops": flops, **scores}
 
@@ -130,7 +130,7 @@ def note(where: str) -> str:
         "Parameters and operations (matrix products, convolutions, attention) are those of the "
         "published sizes and the largest set of actions; milliseconds an update were measured at "
         f"{where}, as time of the processor on a CPU. Scores are the published ones, "
-        f"{benchmark.NORMALIZED_NAME}, of the method's own code and settings; `*_official` and "
+        f"{protocol.NORMALIZED_NAME}, of the method's own code and settings; `*_official` and "
         "`*_published` repeat the method's."
     )
 

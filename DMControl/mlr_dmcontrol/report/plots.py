@@ -12,7 +12,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import benchmark
+from .. import protocol
 from .rows import (
     CURVE_METRICS,
     OURS,
@@ -47,7 +47,7 @@ styled = matplotlib.rc_context(STYLE)
 _PANELS = {1: (4.8, 2.8), 2: (3.2, 2.3)}  # inches, by how many stand side by side
 _SMALL_PANEL = (2.3, 1.8)
 _LEGEND_LINE = 0.18  # inches
-STEP_LABEL = f"{benchmark.STEP_NAME} (thousands)"
+STEP_LABEL = f"{protocol.STEP_NAME} (thousands)"
 
 
 @styled
@@ -72,7 +72,7 @@ def learning_curves(rows: Sequence[CurveRow], published: Sequence[TaskRow]) -> F
             _reference(axes, row.method, row.mean, "published, mean only")
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.set_title(task)
-    _outer_labels(panels, STEP_LABEL, benchmark.VALUE_NAME)
+    _outer_labels(panels, STEP_LABEL, protocol.VALUE_NAME)
     _legend(figure, panels)
     return figure
 
@@ -89,7 +89,7 @@ def sample_efficiency(rows: Sequence[CurveRow], published: Sequence[AggregateRow
                 axes.axhspan(row.low, row.high, color="black", alpha=0.1, lw=0)
         axes.set_title(METRIC_NAMES[metric])
         axes.set_xlabel(STEP_LABEL)
-        axes.set_ylabel(benchmark.NORMALIZED_NAME)
+        axes.set_ylabel(protocol.NORMALIZED_NAME)
     _legend(figure, panels)
     return figure
 
@@ -110,7 +110,7 @@ def interval_estimates(rows: Sequence[AggregateRow]) -> Figure:
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_yticks(range(len(names)), [label(*name) for name in names])
         axes.tick_params(axis="y", length=0, labelleft=axes is panels[0])
-        axes.set_xlabel(benchmark.NORMALIZED_NAME)
+        axes.set_xlabel(protocol.NORMALIZED_NAME)
     return figure
 
 
@@ -126,9 +126,9 @@ def performance_profiles(rows: Sequence[ProfileRow]) -> Figure:
         axes.step(x, [row.share for row in own], where="post", label=method, **style)
         low, high = [row.low for row in own], [row.high for row in own]
         axes.fill_between(x, low, high, step="post", color=style["color"], alpha=0.18, lw=0)
-    axes.set_xlim(*benchmark.PROFILE_RANGE)
+    axes.set_xlim(*protocol.PROFILE_RANGE)
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel(f"τ: {benchmark.NORMALIZED_NAME}")
+    axes.set_xlabel(f"τ: {protocol.NORMALIZED_NAME}")
     axes.set_ylabel("share of runs with score > τ")
     _legend(figure, [axes])
     return figure
@@ -164,12 +164,12 @@ def final_scores(runs: Sequence[ScoreRow], rows: Sequence[TaskRow]) -> Figure:
             bar = None if math.isnan(row.low) else edges
             axes.errorbar(at + 0.1, row.mean, bar, fmt="s", ms=4, capsize=2, color=colour)
         for row in (row for row in rows if row.source == PUBLISHED and row.task == task):
-            if row.method in benchmark.REFERENCES:
+            if row.method in protocol.REFERENCES:
                 _reference(axes, row.method, row.mean, "published, mean only")
         axes.set_title(task)
         axes.set_xlim(-0.6, len(methods) - 0.4)
         axes.set_xticks(range(len(methods)), methods, rotation=30, ha="right")
-    _outer_labels(panels, "", benchmark.VALUE_NAME)
+    _outer_labels(panels, "", protocol.VALUE_NAME)
     _legend(figure, panels)
     return figure
 
@@ -201,7 +201,7 @@ def _curves(axes: Axes, rows: Sequence[CurveRow], methods: Sequence[str]) -> Non
 
 
 def _reference(axes: Axes, method: str, value: float, note: str) -> None:
-    dashes = REFERENCE_DASHES[benchmark.REFERENCES.index(method) % len(REFERENCE_DASHES)]
+    dashes = REFERENCE_DASHES[protocol.REFERENCES.index(method) % len(REFERENCE_DASHES)]
     axes.axhline(value, color="black", lw=0.8, ls=dashes, label=f"{method} ({note})")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .. import markdown
-from . import benchmark, plots, rows, tables
+from .. import markdown, protocol
+from . import plots, rows, tables
 from .runs import Run
 from .study import Study, shipped
 
@@ -18,9 +18,9 @@ HOW = "*Made from `results/` by `python report.py --readme`.*"
 def block(runs: Sequence[Run]) -> str:
     """Markdown between the markers: aggregates and tasks for every setting that we have runs of."""
     parts = [HOW]
-    for study in shipped(runs, benchmark.PUBLISHED_BENCHMARKS[:1]):
-        aggregates = rows.aggregate_rows(study, benchmark.REFERENCES)
-        tasks = rows.task_rows(study, benchmark.REFERENCES)
+    for study in shipped(runs, protocol.PUBLISHED_BENCHMARKS[:1]):
+        aggregates = rows.aggregate_rows(study, protocol.REFERENCES)
+        tasks = rows.task_rows(study, protocol.REFERENCES)
         parts.append(f"**{study.title}**")
         if study.groups:
             parts.append(f"![Learning curves of {study.title}]({FIGURES}/{study.slug}.png)")
@@ -40,7 +40,7 @@ def draw(runs: Sequence[Run], tree: Path) -> list[Path]:
 
 
 def _ours(runs: Sequence[Run]) -> list[Study]:
-    studies = shipped(runs, benchmark.PUBLISHED_BENCHMARKS[:1])
+    studies = shipped(runs, protocol.PUBLISHED_BENCHMARKS[:1])
     return [study for study in studies if study.groups]
 
 

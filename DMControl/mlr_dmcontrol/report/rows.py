@@ -9,7 +9,8 @@ from functools import partial
 
 import numpy as np
 
-from . import benchmark, published, statistics
+from .. import protocol
+from . import published, statistics
 from .statistics import METRICS, Floats, Interval
 from .study import Study, normalize
 
@@ -48,7 +49,7 @@ def aggregate_rows(study: Study, shown: Sequence[str]) -> list[AggregateRow]:
             rows.append(AggregateRow(method, OURS, metric, *values, len(scores), runs, note))
     if study.published is None:
         return rows
-    over = study.common if study.groups else benchmark.TASKS
+    over = study.common if study.groups else protocol.TASKS
     for method in shown:
         known = published.aggregates(study.published, method, over)
         for metric, it in known.items():
@@ -88,9 +89,9 @@ def task_rows(study: Study, shown: Sequence[str]) -> list[TaskRow]:
             rows.append(TaskRow(task, method, OURS, *values, str(len(runs)), note))
     if study.published is None:
         return rows
-    known = benchmark.published_scores(study.published)
+    known = protocol.published_scores(study.published)
     for method in shown:
-        for task in study.tasks or benchmark.TASKS:
+        for task in study.tasks or protocol.TASKS:
             if task in known.get(method, {}):
                 mean, std = known[method][task]
                 note = published.MEAN_ONLY if math.isnan(std) else "deviation, no interval"
@@ -183,9 +184,9 @@ class ProfileRow:
 
 
 def profile_rows(study: Study, points: int = 101) -> list[ProfileRow]:
-    """Performance profiles over `benchmark.PROFILE_RANGE`."""
+    """Performance profiles over `protocol.PROFILE_RANGE`."""
     rows = []
-    thresholds = np.linspace(*benchmark.PROFILE_RANGE, points)
+    thresholds = np.linspace(*protocol.PROFILE_RANGE, points)
     for method in study.methods if study.common else ():
         found = statistics.performance_profile(study.normalized(method), thresholds, _rng())
         for values in zip(thresholds, *found, strict=True):

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .. import markdown
-from . import benchmark
+from .. import markdown, protocol
 from .rows import (
     OURS,
     AggregateRow,
@@ -96,9 +95,9 @@ def aggregate_table(rows: Sequence[AggregateRow]) -> Table:
         metrics = [_aggregate_cell(own[m]) if m in own else "–" for m in METRIC_NAMES]
         runs = next((row.runs_per_task for row in own.values() if row.runs_per_task), "–")
         cells.append((label(*key), *metrics, str(first.tasks), runs))
-    header = ("method", *METRIC_NAMES.values(), f"{benchmark.TASK_KEY}s", "seeds")
+    header = ("method", *METRIC_NAMES.values(), f"{protocol.TASK_KEY}s", "seeds")
     caption = (
-        f"{benchmark.NAME}: aggregates of the final {benchmark.NORMALIZED_NAME} with 95 %"
+        f"{protocol.NAME}: aggregates of the final {protocol.NORMALIZED_NAME} with 95 %"
         " stratified bootstrap intervals over runs. Published values without brackets: no interval"
         " is known."
     )
@@ -111,7 +110,7 @@ def task_table(rows: Sequence[TaskRow]) -> Table:
     tasks = list(dict.fromkeys(row.task for row in rows))
     cell = {(row.task, row.method, row.source): row for row in rows}
     seeds = {key: {row.runs for row in rows if (row.method, row.source) == key} for key in columns}
-    header = [benchmark.TASK_KEY]
+    header = [protocol.TASK_KEY]
     for key in columns:
         same = key[1] == OURS and len(seeds[key]) == 1
         header.append(label(*key) + (f", n = {next(iter(seeds[key]))}" if same else ""))
@@ -120,7 +119,7 @@ def task_table(rows: Sequence[TaskRow]) -> Table:
         for task in tasks
     ]
     caption = (
-        f"{benchmark.NAME}: {benchmark.VALUE_NAME} of the final policy, mean over n seeds [95 %"
+        f"{protocol.NAME}: {protocol.VALUE_NAME} of the final policy, mean over n seeds [95 %"
         " bootstrap interval]. Published: mean, ± standard deviation where known; no interval."
     )
     return Table("tasks", caption, tuple(header), tuple(cells))

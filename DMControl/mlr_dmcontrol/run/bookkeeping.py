@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .. import protocol
 from . import records
 from .console import Console
 from .folder import RunFolder
@@ -27,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Bookkeeper:
-    """The records of one run, on the benchmark's own x-axis (`records.STEP`)."""
+    """The records of one run, on the benchmark's own x-axis (`protocol.STEP`)."""
 
     def __init__(
         self,
@@ -47,13 +49,13 @@ class Bookkeeper:
     @property
     def step(self) -> int:
         """Where the run is on the x-axis."""
-        return int(getattr(self.progress, records.STEP))
+        return int(getattr(self.progress, protocol.STEP))
 
     def episode_ended(self) -> None:
         """An episode is over; its return is a point of TensorBoard's curve."""
         progress = self.progress
         progress.finished_returns.append(progress.episode_return)
-        self.logger.scalars(self.step, {records.EPISODE_CHART: progress.episode_return})
+        self.logger.scalars(self.step, {f"train/{protocol.CHART}": progress.episode_return})
 
     def log(self, diagnostics: Mapping[str, float]) -> None:
         """A row of train.csv, the charts and the progress line."""
@@ -76,19 +78,19 @@ class Bookkeeper:
         progress.evaluated_at, progress.evaluation = progress.agent_step, list(values)
         mean = statistics.fmean(values)
         deviation = statistics.stdev(values) if len(values) > 1 else None
-        normalized = records.normalized(self.subject, mean)
+        normalized = self._normalized(mean)
         steps: dict[str, Value] = {name: getattr(progress, name) for name in STEP_COLUMNS}
         row = {"episodes": len(values), "mean": mean, "std": deviation, "normalized": normalized}
         self.logger.row("eval", {**steps, **row})
         for episode, (value, length) in enumerate(zip(values, lengths, strict=True)):
             cells = {"episode": episode, "value": value, "length": length}
             self.logger.row("eval_episodes", {**steps, **cells})
-        charts = {records.EVAL_CHART: mean, "time/evaluation_seconds": seconds}
+        charts = {f"eval/{protocol.CHART}": mean, "time/evaluation_seconds": seconds}
         if normalized is not None:
             charts["eval/normalized_score"] = normalized
         self.logger.scalars(self.step, charts)
         self.console.line(
-            f"evaluation at {self.step:,} {records.STEP_NAME}: {records.METRIC} {mean:.1f} "
+            f"evaluation at {self.step:,} {protocol.STEP_NAME}: {protocol.METRIC} {mean:.1f} "
             f"± {deviation or 0.0:.1f} over {len(values)}, {seconds:.0f} s"
         )
 
@@ -103,17 +105,22 @@ class Bookkeeper:
         mean = statistics.fmean(progress.evaluation)
         final: dict[str, Any] = {
             **{name: getattr(progress, name) for name in STEP_COLUMNS},
-            "metric": records.METRIC,
+            "metric": protocol.METRIC,
             "values": progress.evaluation,
             "mean": mean,
-            "normalized": records.normalized(self.subject, mean),
+            "normalized": self._normalized(mean),
         }
         self.folder.write("final.json", json.dumps(final, indent=1) + "\n")
         self.folder.finish()
         self.console.line(
-            f"finished: {records.METRIC} {mean:.1f} over {len(progress.evaluation)}; "
+            f"finished: {protocol.METRIC} {mean:.1f} over {len(progress.evaluation)}; "
             f"everything is in {self.folder.path}"
         )
+
+    def _normalized(self, mean: float) -> float | None:
+        """On the benchmark's common scale; None where it has none."""
+        value = protocol.normalize(self.subject, mean)
+        return None if math.isnan(value) else value
 
     def _watch_for_collapse(self, diagnostics: Mapping[str, float]) -> None:
         """Warn when a measure of how much latents differ falls to almost nothing."""

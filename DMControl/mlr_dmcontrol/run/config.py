@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..environment import EPISODE_LENGTH, EnvironmentSettings
 from ..errors import ConfigError
+from ..protocol import SWEEPS, agent_steps
 from ..settings import bounded
-from ..tasks import BENCHMARK_TASKS, DEVELOPMENT_TASKS, canonical
+from ..tasks import BENCHMARK_TASKS, canonical
 from .command import Layout, as_plain, compose_overrides, finished, read_command
 from .help import help_text
-from .protocol import agent_steps
 from .schema import (
     CheckpointSettings,
     EvaluationSettings,
@@ -32,7 +32,7 @@ LAYOUT = Layout(
     Path(__file__).resolve().parents[2] / "configs",
     "task",
     canonical,
-    {"all": BENCHMARK_TASKS, "dev": DEVELOPMENT_TASKS},
+    SWEEPS,
 )
 
 

@@ -10,37 +10,18 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from .. import protocol
 from ..cost import update_flops
 from ..machine import matmul_rate
 from ..parts import Parts
 from ..renderer import Renderer
 from .seeding import make_deterministic
 
-PROTOCOL = "dmcontrol"
-STEP = "env_step"  # the counter that is the benchmark's x-axis
-STEP_NAME = "env steps"
-METRIC = "return"
-EPISODE_CHART = "train/episode_return"
-EVAL_CHART = "eval/episode_return"
 COUNTERS = ("agent_step", "env_step", "update_step", "episode")
 EVAL_COLUMNS = ("agent_step", "env_step", "episodes", "mean", "std", "normalized")
 EPISODE_COLUMNS = ("agent_step", "env_step", "episode", "value", "length")
-MAX_RETURN = 1000.0  # of a suite episode: 1000 env steps with a reward in [0, 1]
-PACKAGES = ("torch", "numpy", "gymnasium", "dm_control", "mujoco", "kornia", "hydra-core")
-ABOUT = "The x-axis counts **env steps** (agent steps x action repeat), as the benchmark does."
 # What shows whether an objective still learns, or its latents have collapsed.
 _WATCHED = ("cosine_similarity", "projection_std", "effective_rank")
-
-
-def run_path(cfg: DictConfig) -> Path:
-    """The folder that the configuration decides: `<runs_dir>/<task>/<agent>[-tag]/seed_<seed>`."""
-    method = f"{cfg.agent.name}-{cfg.tag}" if cfg.tag else cfg.agent.name
-    return Path(cfg.runs_dir) / cfg.task.name / method / f"seed_{cfg.seed}"
-
-
-def normalized(task: str, mean: float) -> float | None:
-    """The score on the common scale, 0..1: return / 1000, for every task."""
-    return mean / MAX_RETURN
 
 
 def tables(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -57,7 +38,10 @@ def layout(names: Sequence[str]) -> dict[str, Any]:
     losses = [name for name in names if name.startswith("loss/")]
     watched = [name for name in names if name.rpartition("/")[2] in _WATCHED]
     charts = {
-        "score": {METRIC: [EVAL_CHART, EPISODE_CHART], "normalized": ["eval/normalized_score"]},
+        "score": {
+            protocol.METRIC: [f"eval/{protocol.CHART}", f"train/{protocol.CHART}"],
+            "normalized": ["eval/normalized_score"],
+        },
         "losses": {name.removeprefix("loss/"): [name] for name in losses},
         "representation": {name: [name] for name in watched},
         "speed": {"agent steps per second": ["time/agent_steps_per_second"]},
@@ -86,11 +70,11 @@ def prepare(cfg: DictConfig) -> torch.device:
 def facts(cfg: DictConfig, parts: Parts, renderer: Renderer) -> dict[str, Any]:
     """What `run.json` says about a run beside its status, versions and times."""
     return {
-        "protocol": PROTOCOL,
+        "protocol": protocol.PROTOCOL,
         "preset": cfg.preset,
         "budget": cfg.budget,
         "agent_steps": parts.plan.agent_steps,
-        "env_steps": cfg.budget,
+        "env_steps": parts.plan.env_steps,
         "updates": parts.plan.updates,
         "device": str(parts.agent.device),
         "hardware": hardware(parts.agent.device),
@@ -101,7 +85,7 @@ def facts(cfg: DictConfig, parts: Parts, renderer: Renderer) -> dict[str, Any]:
 def banner(cfg: DictConfig, parts: Parts, renderer: Renderer) -> dict[str, object]:
     """Lines shown before training."""
     plan, agent, device = parts.plan, parts.agent, parts.agent.device
-    repeat, folder = cfg.environment.action_repeat, run_path(cfg)
+    repeat, folder = cfg.environment.action_repeat, protocol.run_path(cfg)
     lines: dict[str, object] = {
         "run": f"{cfg.agent.name} on {cfg.task.name}, seed {cfg.seed}, preset {cfg.preset}",
         "budget": f"{cfg.budget:,} env steps = {plan.agent_steps:,} agent steps of {repeat}; "

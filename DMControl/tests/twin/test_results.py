@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from synthetic_runs import A, B, make_run, read_all
 
-from mlr_dmcontrol import markdown
+from mlr_dmcontrol import markdown, protocol
 from mlr_dmcontrol.errors import ConfigError
-from mlr_dmcontrol.report import benchmark, cli, fairness, readme, results, runs, study
+from mlr_dmcontrol.report import cli, fairness, readme, results, runs, study
 
 
 @pytest.fixture
@@ -41,12 +41,12 @@ def test_rows_are_tidy(sweep: Path, tmp_path: Path) -> None:
     results.append(tmp_path, read_all(sweep))
     with (tmp_path / "runs.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
-    assert [(row[benchmark.TASK_KEY], row["seed"]) for row in found] == [
+    assert [(row[protocol.TASK_KEY], row["seed"]) for row in found] == [
         (task, seed) for task in sorted((A, B)) for seed in ("1", "2")
     ]
     row = found[0]
     assert row["values"].split() == ["0.1", repr(1 / 3)]
-    assert row["command"] == f"python train.py {benchmark.TASK_KEY}={row[benchmark.TASK_KEY]} " + (
+    assert row["command"] == f"python train.py {protocol.TASK_KEY}={row[protocol.TASK_KEY]} " + (
         "agent=mlr seed=1"
     )
     assert row["revision"] == "abc123"
@@ -93,7 +93,7 @@ def test_settings_never_meet(sweep: Path, tmp_path: Path) -> None:
     for seed in (1, 2):
         make_run(sweep, A, "mlr-small", seed, [1.0], preset="laptop", budget=20_000)
     results.append(tmp_path, read_all(sweep))
-    found = study.shipped(results.load(tmp_path), benchmark.PUBLISHED_BENCHMARKS)
+    found = study.shipped(results.load(tmp_path), protocol.PUBLISHED_BENCHMARKS)
     named = [each for each in found if each.setting]
     assert sorted(each.setting.preset for each in named if each.setting) == ["laptop", "paper"]
     assert [each.published for each in named if each.methods == ("mlr-small",)] == [None]

@@ -1,0 +1,133 @@
+"""What Atari-100k is: its games, what a budget means, its score, and what is published on it.
+
+Imports neither torch nor an emulator: the report reads run folders where neither is installed.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from .games import BENCHMARK_GAMES as TASKS
+from .games import DEVELOPMENT_GAMES, folder_name
+from .games import canonical as canonical_task
+
+__all__ = ["TASKS", "canonical_task"]
+
+NAME = "Atari-100k"
+TASK_KEY = "game"
+"""Section of the configuration that says what is played."""
+SWEEPS = {"all": TASKS, "dev": DEVELOPMENT_GAMES}
+"""What `game=all` and `game=dev` stand for."""
+
+STEP = "agent_step"
+"""The counter that is the x-axis, and in which a budget counts."""
+STEP_NAME = "agent steps"
+ABOUT = "The x-axis counts **agent steps** (four emulator frames each), as the benchmark does."
+METRIC = "score"
+CHART = "game_score"
+"""The metric's name in TensorBoard, below `train/` and `eval/`."""
+VALUE_NAME = "game score"
+NORMALIZED_NAME = "human-normalised score"
+SCALE = 1.0
+"""Published aggregates are human-normalised already."""
+PROFILE_RANGE = (0.0, 2.0)
+"""Normalised scores over which performance profiles are drawn."""
+
+PACKAGES = (
+    "torch", "numpy", "gymnasium", "ale-py", "opencv-python-headless", "kornia", "hydra-core",
+)  # fmt: skip
+"""Whose versions run.json records."""
+SIMULATOR = "emulator"
+"""Key of run.json that says what drew the observations."""
+
+METHODS = (
+    "mlr", "mlr_official", "playvirtual", "spr", "curl", "drq", "drq_eps", "rainbow", "der",
+)  # fmt: skip
+"""Order and colours of our methods; others follow in alphabetical order."""
+PUBLISHED_BENCHMARKS = ("atari100k",)
+PUBLISHED = (
+    "mlr", "mlr_baseline", "playvirtual", "spr", "drq_eps", "drq", "curl", "otrainbow", "der",
+    "random", "human",
+)  # fmt: skip
+"""Published methods shown beside ours, as in the MLR paper's table."""
+TABLE_ONLY: tuple[str, ...] = ("random", "human")
+"""Published rows that are left out of figures, whose scale they would set."""
+REFERENCES = ("mlr", "mlr_baseline")
+"""Published methods drawn as lines in the learning curves and shown in the README."""
+PUBLISHED_FOLDER = Path(__file__).parents[1] / "results" / "published"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do."""
+
+    agent_steps: int  # decisions in the whole run
+    env_steps: int  # emulator frames in the whole run
+    updates: int  # of the agent
+    evaluations: tuple[int, ...]  # agent steps after which to evaluate; the last is the end
+    capacity: int  # transitions that the replay has room for
+
+
+def plan(cfg: DictConfig) -> Plan:
+    """The numbers of a configured run."""
+    agent = cfg.agent
+    return Plan(
+        agent_steps=cfg.budget,
+        env_steps=cfg.budget * cfg.environment.frame_skip,
+        updates=updates(cfg.budget, agent.learning_starts, agent.updates_per_step),
+        evaluations=evaluations(cfg.budget, cfg.evaluation.every),
+        capacity=min(cfg.replay.capacity, cfg.budget),
+    )
+
+
+def updates(budget: int, learning_starts: int, updates_per_step: int) -> int:
+    """Updates in `budget` agent steps, each step once learning has started."""
+    return max(0, budget - learning_starts) * updates_per_step
+
+
+def evaluations(budget: int, every: int) -> tuple[int, ...]:
+    """Agent steps at which the policy is scored: every `every`, and at the budget."""
+    return (*range(every, budget, every), budget)
+
+
+def run_path(cfg: DictConfig) -> Path:
+    """The folder that the configuration decides: `<runs_dir>/<game>/<agent>[-tag]/seed_<seed>`."""
+    method = f"{cfg.agent.name}-{cfg.tag}" if cfg.tag else cfg.agent.name
+    return Path(cfg.runs_dir) / folder_name(cfg.game.name) / method / f"seed_{cfg.seed}"
+
+
+def normalize(task: str, value: float) -> float:
+    """(score - random) / (human - random); NaN for a game that has no published human score."""
+    scores = published_scores("atari100k")
+    if task not in scores["human"]:
+        return math.nan
+    low, high = scores["random"][task][0], scores["human"][task][0]
+    return (value - low) / (high - low)
+
+
+def published_benchmark(protocol: str, preset: str, budget: int) -> str | None:
+    """Name of the published benchmark that such runs may be compared with; None: no comparison."""
+    same = protocol == "atari100k" and preset == "paper" and budget == 100_000
+    return "atari100k" if same else None
+
+
+@cache
+def published_scores(name: str) -> dict[str, dict[str, tuple[float, float]]]:
+    """Published (mean, standard deviation over seeds or NaN) of raw scores by method and game."""
+    deviations = {}
+    with (PUBLISHED_FOLDER / f"{name}_seed_std.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            deviations[row["method"], row["game"]] = float(row["std"])
+    scores: dict[str, dict[str, tuple[float, float]]] = {}
+    with (PUBLISHED_FOLDER / f"{name}_scores.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            method, game = row["method"], row["game"]
+            cell = float(row["score"]), deviations.get((method, game), math.nan)
+            scores.setdefault(method, {})[game] = cell
+    return scores
