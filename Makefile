@@ -1,4 +1,4 @@
-# Two commands set everything up on a machine that has Python >= 3.11, git and make:
+# Two commands set everything up on a machine that has Python 3.11, 3.12 or 3.13, git and make:
 #   make demo   trains MLR on a real control task and a real Atari game (minutes on two CPU cores)
 #   make test   runs every test of both trees
 SHELL := /bin/bash
