@@ -84,4 +84,4 @@ figures: $(READY) ## draw figs/*.png again
 
 RUNS := DMControl/runs
 screenshots: $(READY) ## figs/tensorboard.png and figs/report.png again, with RUNS=folder of runs
-	.venv/bin/python figs/screenshots.py $(RUNS)
+	.venv/bin/python .ci/screenshots.py $(RUNS)

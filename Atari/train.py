@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -75,8 +75,8 @@ class Trainer:
             "streams": self.streams,  # last: nothing may draw after it was restored
         }
 
-    def run(self) -> None:
-        """Restore what an earlier process saved, then train to the end of the budget."""
+    def run(self, work: Callable[[Trainer], None]) -> None:
+        """Restore what an earlier process saved and start to write down, then do the `work`."""
         with self.logger, Console(self.cfg.budget, protocol.STEP_NAME) as console:
             self.restore()
             self.folder.begin(**records.facts(self.cfg, self.parts))
@@ -87,8 +87,7 @@ class Trainer:
             )
             console.banner("MLR on Atari", records.banner(self.cfg, self.parts))
             console.start(self.progress.agent_step)
-            self.train()
-            self.books.finish()
+            work(self)
 
     def restore(self) -> None:
         """Continue from the newest checkpoint, if there is one."""
@@ -113,6 +112,7 @@ class Trainer:
                 self.guard.check(self.folder.path, progress.watched())
                 self.books.log(self.diagnostics())
         self.save(final=True)
+        self.books.finish()
 
     def step(self) -> None:
         """Act, step the emulator, store, learn; in this order, as published."""
@@ -183,8 +183,11 @@ class Trainer:
             raise Preempted(f"{self.stop.reason} at agent step {step}; the same command goes on")
 
 
-def train(cfg: DictConfig) -> None:
-    """Claim the run's folder and bring its run to the end, from wherever it stands."""
+def train(cfg: DictConfig, work: Callable[[Trainer], None] = Trainer.train) -> None:
+    """Claim the run's folder and bring its run to the end, from wherever it stands.
+
+    Args: `work`: what is done once the trainer is ready; `benchmark.py` measures instead.
+    """
     with (
         RunFolder(
             protocol.run_path(cfg),
@@ -201,7 +204,7 @@ def train(cfg: DictConfig) -> None:
             return
         device = records.prepare(cfg)
         with build_parts(cfg, device) as parts:
-            Trainer(cfg, parts, folder, stop).run()
+            Trainer(cfg, parts, folder, stop).run(work)
 
 
 def main(argv: Sequence[str]) -> int:

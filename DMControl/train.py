@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -79,8 +79,8 @@ class Trainer:
             "streams": self.streams,  # last: nothing may draw after it was restored
         }
 
-    def run(self, renderer: Renderer) -> None:
-        """Restore what an earlier process saved, then train to the end of the budget."""
+    def run(self, renderer: Renderer, work: Callable[[Trainer], None]) -> None:
+        """Restore what an earlier process saved and start to write down, then do the `work`."""
         with self.logger, Console(self.cfg.budget, protocol.STEP_NAME) as console:
             self.checkpointer.load(self.state, self.replay)
             self.folder.begin(**records.facts(self.cfg, self.parts, renderer))
@@ -91,8 +91,7 @@ class Trainer:
             )
             console.banner("MLR on DMControl", records.banner(self.cfg, self.parts, renderer))
             console.start(self.progress.env_step)
-            self.train()
-            self.books.finish()
+            work(self)
 
     def train(self) -> None:
         """Until the budget is spent: evaluate, interact and learn, write down, save."""
@@ -110,6 +109,7 @@ class Trainer:
                 self.guard.check(self.folder.path, progress.watched())
                 self.books.log(self.diagnostics())
         self.save(final=True)
+        self.books.finish()
 
     def step(self) -> None:
         """Act, learn, step the simulator, store; in this order, as published."""
@@ -186,8 +186,11 @@ class Trainer:
             raise Preempted(f"{self.stop.reason} at agent step {step}; the same command goes on")
 
 
-def train(cfg: DictConfig) -> None:
-    """Claim the run's folder and bring its run to the end, from wherever it stands."""
+def train(cfg: DictConfig, work: Callable[[Trainer], None] = Trainer.train) -> None:
+    """Claim the run's folder and bring its run to the end, from wherever it stands.
+
+    Args: `work`: what is done once the trainer is ready; `benchmark.py` measures instead.
+    """
     with (
         RunFolder(
             protocol.run_path(cfg),
@@ -205,7 +208,7 @@ def train(cfg: DictConfig) -> None:
         device = records.prepare(cfg)
         renderer = choose_renderer(device.index if device.type == "cuda" else None)
         with build_parts(cfg, device) as parts:
-            Trainer(cfg, parts, folder, stop).run(renderer)
+            Trainer(cfg, parts, folder, stop).run(renderer, work)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -9,9 +9,6 @@ from collections.abc import Callable
 
 import torch
 
-_PROBE = (1024, 2048, 4096)  # rows, inner and columns of the matrix product that is timed
-_PROBE_BYTES = 2**28  # of the block of memory whose copy is timed
-
 # Numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -24,29 +21,26 @@ def set_up(device: torch.device | str, precision: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
     if torch.device(device).type == "cpu":
-        keep_freed_memory(True)
+        keep_freed_memory()
 
 
-def keep_freed_memory(keep: bool) -> None:
+def keep_freed_memory() -> None:
     """Reuse large blocks instead of returning each to the system, where glibc allows to say so.
 
     Fresh pages for every activation would cost a fifth of the time of an update on the CPU.
-    `False` returns what is kept, and behaves as glibc does by itself.
     """
     if not sys.platform.startswith("linux"):
         return
     library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt"):
-        return
-    library.mallopt(_M_MMAP_THRESHOLD, 2**31 - 1 if keep else 2**25)
-    library.mallopt(_M_TRIM_THRESHOLD, -1 if keep else 2**26)
-    if not keep:
-        library.malloc_trim(0)
+    if hasattr(library, "mallopt"):
+        library.mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
+        library.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """Floating-point operations per second of a large matrix product, best of four."""
-    rows, inner, columns = _PROBE
+    """Floating-point operations per second of a large product of random matrices."""
+    # A GPU needs a larger one, and several in a row, or the launch is a part of the time.
+    rows, inner, columns = (8192, 8192, 8192) if device.type == "cuda" else (1024, 2048, 4096)
     draws = torch.Generator(device=device).manual_seed(0)
     left = torch.randn(rows, inner, device=device, generator=draws).to(dtype)
     right = torch.randn(inner, columns, device=device, generator=draws).to(dtype)
@@ -54,21 +48,32 @@ def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> flo
 
 
 def copy_rate(device: torch.device) -> float:
-    """Bytes read plus bytes written per second in copying a large block, best of four."""
-    source = torch.zeros(_PROBE_BYTES, dtype=torch.uint8, device=device)
+    """Bytes read plus bytes written per second in copying a large block."""
+    on_gpu = device.type == "cuda"
+    size = min(2**32, torch.cuda.mem_get_info(device)[0] // 4) if on_gpu else 2**28
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
     destination = torch.ones_like(source)
-    return 2.0 * _PROBE_BYTES / _shortest(lambda: destination.copy_(source), device)
+    return 2.0 * size / _shortest(lambda: destination.copy_(source), device)
+
+
+def seconds_of_call(function: Callable[[], object], device: torch.device, calls: int) -> float:
+    """Seconds of a call, in the mean of `calls` in a row; a GPU's are those of its own clock."""
+    if device.type != "cuda":
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        return (time.perf_counter() - start) / calls
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    stream = torch.cuda.current_stream(device)
+    first.record(stream)
+    for _ in range(calls):
+        function()
+    last.record(stream)
+    last.synchronize()
+    return float(first.elapsed_time(last)) / 1e3 / calls
 
 
 def _shortest(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the fastest of four calls, the first of which warms up."""
-    best = float("inf")
-    for _ in range(4):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return best
+    """Seconds of a call in the fastest of four tries, the first of which warms up."""
+    calls = 10 if device.type == "cuda" else 1
+    return min(seconds_of_call(function, device, calls) for _ in range(4))

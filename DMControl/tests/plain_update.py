@@ -1,10 +1,9 @@
-"""The same update computed plainly, as the published pipeline does: what speed is compared with.
+"""The same update written plainly, as the published pipeline computes it: the oracle of ours.
 
-Both stacks of every transition are stored. Whole sequences become floats, the unused next ones
-too; images are cropped one by one; masks, losses and targets follow in float32, channels first,
-with Adam and moving averages a parameter at a time. Every encoder keeps the activations of its
-last forward pass until its next one. Given the same draws, its losses are those of `sac.py` and
-`objectives/mlr.py`, up to rounding.
+Both stacks of every transition are stored. Whole sequences become floats; images are cropped one
+by one; masks, losses and targets follow in float32, channels first, with Adam and moving averages
+a parameter at a time. Given the same draws, its losses are those of `sac.py` and
+`objectives/mlr.py`, up to rounding. It is written for agent=mlr, mlr_official and sac, as they are.
 """
 
 from __future__ import annotations
@@ -16,17 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..augmentation import Augmentation, AugmentationNoise
-from ..batch import SACNoise
-from ..errors import ConfigError
-from ..losses import actor_loss, critic_loss, soft_target, squashed_gaussian, temperature_loss
-from ..momentum import MomentumTarget
-from ..networks import Encoder, LatentHead
-from ..objectives.decoder import LatentDecoder
-from ..objectives.heads import distance
-from ..objectives.mlr import MLR, MLRNoise
-from ..replay import UniformReplay
-from ..sac import SAC
+from mlr_dmcontrol.augmentation import AugmentationNoise
+from mlr_dmcontrol.batch import SACNoise
+from mlr_dmcontrol.losses import (
+    actor_loss,
+    critic_loss,
+    soft_target,
+    squashed_gaussian,
+    temperature_loss,
+)
+from mlr_dmcontrol.momentum import MomentumTarget
+from mlr_dmcontrol.networks import Encoder, LatentHead
+from mlr_dmcontrol.objectives.decoder import LatentDecoder
+from mlr_dmcontrol.objectives.heads import distance
+from mlr_dmcontrol.objectives.mlr import MLR, MLRNoise
+from mlr_dmcontrol.replay import UniformReplay
+from mlr_dmcontrol.sac import SAC
 
 
 class PlainReplay:
@@ -51,7 +55,6 @@ class PlainReplay:
         """Observations of sequences, float32 (K, B, C, H, W), and actions (K, B, A)."""
         slots = starts + np.arange(length)[:, None]
         obs = torch.as_tensor(self.obs[slots]).float()
-        torch.as_tensor(self.next_obs[slots]).float()  # published: read, converted, never used
         return obs, torch.as_tensor(self.action[slots])
 
 
@@ -59,14 +62,11 @@ class PlainSAC:
     """A copy of an agent, updated the plain way."""
 
     def __init__(self, agent: SAC) -> None:
-        """Raises: ConfigError: there is no plain code for one of the agent's options."""
-        require_plain_agent(agent)
         self.settings, self.update_step = agent.settings, agent.update_step
         self.weight, self.target_entropy = agent.objective_weight, agent.target_entropy
         # Together, so that the copies share the encoder that the originals share.
         self.networks, self.objective = copy.deepcopy((agent.networks, agent.objective))
         networks = self.networks
-        self.activations: dict[tuple[nn.Module, int], Tensor] = {}
         self.targets: list[tuple[MomentumTarget, nn.Module]] = [
             (networks.critic_target, networks.critic),
             (networks.encoder_target, networks.encoder),
@@ -126,16 +126,14 @@ class PlainSAC:
     ) -> Tensor:
         networks, (action, reward, terminated) = self.networks, numbers
         with torch.no_grad():
-            mean, log_std = networks.actor(
-                self._features(networks.encoder, next_obs, networks.actor)
-            )
+            mean, log_std = networks.actor(_features(networks.encoder, next_obs))
             next_action, log_prob = squashed_gaussian(mean, log_std, noise.next_action[0])
-            next_latent = self._latent(networks.encoder_target.target, next_obs)
+            next_latent = _latent(networks.encoder_target.target, next_obs)
             values = networks.critic_target.target(next_latent, next_action)
             temperature, discount = networks.log_temperature.exp(), self.settings.discount
             terms = values[:, None], log_prob[None], temperature
             target = soft_target(*terms, reward, terminated, discount)
-        values = networks.critic(self._latent(networks.encoder, obs), action)
+        values = networks.critic(_latent(networks.encoder, obs), action)
         loss = critic_loss(values[:, None], target)
         _step(self.critic_adam, loss)
         return loss.detach()
@@ -146,13 +144,13 @@ class PlainSAC:
         visible = visible[:, None] if visible.ndim == 3 else visible.transpose(0, 1)
         masked = obs * visible[:, :, None].float()
         size = mlr.augmentation.crop_size
-        latents = self._latent(encoder, _augmented(masked.flatten(0, 1), noise.online, size))
+        latents = _latent(encoder, _augmented(masked.flatten(0, 1), noise.online, size))
         states = latents.unflatten(0, lead).transpose(0, 1)
         decoded = _decoded(mlr.decoder, states, action.transpose(0, 1)).transpose(0, 1)
         prediction = mlr.predictor(mlr.projection(decoded))
         with torch.no_grad():
             images = _augmented(obs.flatten(0, 1), noise.target, size)
-            target = mlr.target_projection(self._latent(mlr.target_encoder.target, images))
+            target = mlr.target_projection(_latent(mlr.target_encoder.target, images))
         loss = distance(prediction, target.unflatten(0, lead)).mean()
         (group,) = mlr.clip_groups(encoder)
         (adam_group,) = self.objective_adam.param_groups
@@ -162,10 +160,9 @@ class PlainSAC:
 
     def _update_actor(self, obs: Tensor, noise: SACNoise) -> Tensor:
         networks = self.networks
-        features = self._features(networks.encoder, obs, networks.actor)
-        mean, log_std = networks.actor(features.detach())
+        features = _features(networks.encoder, obs).detach()
+        mean, log_std = networks.actor(features)
         action, log_prob = squashed_gaussian(mean, log_std, noise.action)
-        features = self._features(networks.encoder, obs).detach()
         values = networks.critic(networks.encoder.head(features), action)
         loss = actor_loss(values, log_prob, networks.log_temperature.exp().detach())
         _step(self.actor_adam, loss)
@@ -179,21 +176,18 @@ class PlainSAC:
             for mean, parameter in pairs:
                 mean.data.copy_(target.tau * parameter.data + (1 - target.tau) * mean.data)
 
-    def _features(self, encoder: Encoder, images: Tensor, owner: nn.Module | None = None) -> Tensor:
-        """0..255 float (N, C, h, w) -> (N, features), channels first.
 
-        Args: `owner`: who keeps the activations, when not the encoder.
-        """
-        keeper = owner or encoder
-        outputs = self.activations[keeper, 0] = images / 255.0
-        layers = [layer for layer in encoder.convolutions if isinstance(layer, nn.Conv2d)]
-        for depth, layer in enumerate(layers, start=1):
+def _features(encoder: Encoder, images: Tensor) -> Tensor:
+    """0..255 float (N, C, h, w) -> (N, features), channels first."""
+    outputs = images / 255.0
+    for layer in encoder.convolutions:
+        if isinstance(layer, nn.Conv2d):
             outputs = torch.relu(layer(outputs))
-            self.activations[keeper, depth] = outputs
-        return outputs.flatten(1)
+    return outputs.flatten(1)
 
-    def _latent(self, encoder: Encoder, images: Tensor) -> Tensor:
-        return encoder.head(self._features(encoder, images))
+
+def _latent(encoder: Encoder, images: Tensor) -> Tensor:
+    return encoder.head(_features(encoder, images))
 
 
 def _decoded(decoder: LatentDecoder, states: Tensor, action: Tensor) -> Tensor:
@@ -255,24 +249,3 @@ def _channels_first(head: LatentHead, encoder: Encoder) -> None:
     head.linear.weight.copy_(weight.flatten(1).clone())
     for parameter in encoder.convolutions.parameters():
         parameter.data = parameter.data.contiguous()
-
-
-def require_plain_agent(agent: SAC) -> None:
-    """Raises: ConfigError: there is no plain code for one of the agent's options, or its device."""
-    if agent.device.type != "cpu":
-        raise ConfigError(f"--reference: only on the CPU, but the device is {agent.device}")
-    objective, settings = agent.objective, agent.settings
-    menus: list[Augmentation] = [agent.augmentation]
-    plain = settings.num_target_augmentations == settings.num_q_augmentations == 1
-    plain = plain and not settings.exact_log_prob
-    if isinstance(objective, MLR):
-        own = objective.settings
-        plain = plain and (own.mask_level, own.reconstruction) == ("pixel", "latent")
-        plain = plain and own.loss_positions == "all" and own.target_ema_tau is not None
-        menus.append(objective.augmentation)
-    elif objective is not None:
-        plain = False
-    for menu in menus:
-        plain = plain and menu.place == "crop" and menu.effects in ([], ["intensity"])
-    if not plain:
-        raise ConfigError("--reference: written for agent=mlr, mlr_official and sac, as they are")

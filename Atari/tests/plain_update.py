@@ -1,9 +1,10 @@
-"""The same update computed plainly, as the published pipeline does: what speed is compared with.
+"""The same update written plainly, as the published pipeline computes it: the oracle of ours.
 
 Observations are put together frame by frame and become floats as a whole; images are padded and
 cropped one by one; masks, losses and targets follow in float32, channels first, every block of
 the decoder on all tokens, with Adam and target copies a parameter at a time. Given the
 same batch and noise, its losses are those of `rainbow.py` and `objectives/mlr.py`, up to rounding.
+It is written for agent=mlr, mlr_official and rainbow, as they are.
 """
 
 from __future__ import annotations
@@ -17,17 +18,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..augmentation import AugmentationNoise
-from ..batch import Batch, UpdateNoise
-from ..errors import ConfigError
-from ..frames import FrameStacks
-from ..losses import one_hot
-from ..momentum import MomentumTarget
-from ..networks import RANGE_EPS, ConvEncoder, DuelingHead, NoisyLinear, Projection, QNetwork
-from ..objectives.decoder import LatentDecoder
-from ..objectives.heads import distance
-from ..objectives.mlr import MLR, MLRNoise
-from ..rainbow import Rainbow
+from mlr_atari.augmentation import AugmentationNoise
+from mlr_atari.batch import Batch, UpdateNoise
+from mlr_atari.frames import FrameStacks
+from mlr_atari.losses import one_hot
+from mlr_atari.momentum import MomentumTarget
+from mlr_atari.networks import (
+    RANGE_EPS,
+    ConvEncoder,
+    DuelingHead,
+    NoisyLinear,
+    Projection,
+    QNetwork,
+)
+from mlr_atari.objectives.decoder import LatentDecoder
+from mlr_atari.objectives.heads import distance
+from mlr_atari.objectives.mlr import MLR, MLRNoise
+from mlr_atari.rainbow import Rainbow
 
 Metrics = dict[str, Tensor]
 
@@ -36,8 +43,6 @@ class PlainRainbow:
     """A copy of an agent, updated the plain way."""
 
     def __init__(self, agent: Rainbow) -> None:
-        """Raises: ConfigError: there is no plain code for one of the agent's options."""
-        require_plain_agent(agent)
         self.settings, self.values, self.pad = agent.settings, agent.values, agent.augmentation.pad
         self.weight, self.update_step = agent.objective_weight, agent.update_step
         # Together, so that the copies share the layers that the originals share.
@@ -47,7 +52,7 @@ class PlainRainbow:
         self.clip_groups: list[Sequence[nn.Parameter]] = [list(parameters)]
         self.objective: MLR | None = None
         if isinstance(objective, MLR):
-            self.objective, self.decoder_copy = objective, copy.deepcopy(objective.decoder)
+            self.objective = objective
             parameters += [each for each in objective.parameters() if each.requires_grad]
             self.clip_groups += objective.clip_groups().values()
         for module in (self.network, self.target, self.objective):
@@ -72,10 +77,7 @@ class PlainRainbow:
         self.adam.step()
         self.update_step += 1
         if self.update_step % self.settings.target_update_interval == 0:
-            # Published: the target is a copy of everything, the decoder included.
             self.target.load_state_dict(self.network.state_dict())
-            if self.objective is not None:
-                self.decoder_copy.load_state_dict(self.objective.decoder.state_dict())
         return losses
 
     def _rl_loss(self, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, Metrics]:
@@ -191,24 +193,3 @@ def _follow(momentum: nn.Module, online: nn.Module) -> None:
 def _channels_first(module: nn.Module | None) -> None:
     for parameter in module.parameters() if module is not None else ():
         parameter.data = parameter.data.contiguous()
-
-
-def require_plain_agent(agent: Rainbow) -> None:
-    """Raises: ConfigError: there is no plain code for one of the agent's options, or its device."""
-    if agent.device.type != "cpu":
-        raise ConfigError(f"--reference: only on the CPU, but the device is {agent.device}")
-    settings, objective = agent.settings, agent.objective
-    plain = settings.num_q_augmentations == settings.num_target_augmentations == 1
-    plain = plain and settings.double_q and not settings.redraw_target_noise
-    plain = plain and agent.augmentation.names == {"shift", "intensity"}
-    if isinstance(objective, MLR):
-        own = objective.settings
-        plain = plain and (own.mask_level, own.reconstruction) == ("pixel", "latent")
-        plain = plain and own.projection_heads and own.loss_positions == "all"
-        plain = plain and own.target_ema_tau is not None
-    elif objective is not None:
-        plain = False
-    if not plain:
-        raise ConfigError(
-            "--reference: written for agent=mlr, mlr_official and rainbow, as they are"
-        )

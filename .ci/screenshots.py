@@ -1,6 +1,6 @@
 """TensorBoard and the report in a real browser: figs/tensorboard.png and figs/report.png.
 
-    .venv/bin/python figs/screenshots.py DMControl/runs
+    .venv/bin/python .ci/screenshots.py DMControl/runs
     make screenshots RUNS=DMControl/runs
 
 Needs Chromium or Chrome on the PATH, and runs to show; the report is that of DMControl/results.
@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-FIGS = Path(__file__).resolve().parent
+FIGS = Path(__file__).resolve().parents[1] / "figs"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (
     "--headless",

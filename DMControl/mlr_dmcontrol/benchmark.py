@@ -1,0 +1,265 @@
+"""How fast updates and steps of training are on this machine, and how fast they could be.
+
+What is timed is a run as `train.py` trains it, in a folder of its own that is thrown away: the
+learner's updates by themselves, then whole steps. Nothing here imitates either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn, Protocol
+
+import torch
+from omegaconf import DictConfig
+from torch.autograd import DeviceType
+
+from .cost import update_flops
+from .errors import ConfigError, RunError
+from .learner import Learner
+from .machine import copy_rate, matmul_rate, seconds_of_call
+from .run.folder import revision
+from .run.progress import Progress
+from .run.records import hardware
+
+Row = dict[str, Any]
+Update = Callable[[], None]
+
+_ROUNDS = 3  # that are timed; their median is given, and the fastest and the slowest
+_ROUND = {"cpu": 10, "cuda": 500}  # updates, and then steps, unless asked for otherwise
+_WARM_UP = {"cpu": 2, "cuda": 50}  # updates: kernels are chosen, graphs captured, clocks settle
+_WATCHED = 10  # updates whose waits are counted
+_ADAM_BYTES = 28.0  # a parameter: reads it, its gradient and moments, writes it and the moments
+_PROFILE_LINES = 20
+
+_USAGE = "%(prog)s [options] [key=value ...]   (keys as for train.py; see train.py --help)"
+
+
+class Trainer(Protocol):
+    """What is measured: train.py's."""
+
+    cfg: DictConfig
+    learner: Learner
+    progress: Progress
+
+    def step(self) -> None:
+        """A whole step of training."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Options, and the words for the configuration.
+
+    Raises:
+        ConfigError: an unknown option, or a number below 1.
+    """
+    parser = _Parser(usage=_USAGE, description=__doc__, allow_abbrev=False)
+    text = "in each of three timed rounds (10; on a GPU 500)"
+    parser.add_argument("--updates", type=int, metavar="N", help=text)
+    parser.add_argument("--steps", type=int, metavar="N", help="whole steps (as many)")
+    parser.add_argument("--profile", action="store_true", help="where the time of an update goes")
+    parser.add_argument("--json", action="store_true", help="print plain SI units as JSON")
+    options, words = parser.parse_known_args(argv)
+    for word in words:
+        if word.startswith("-"):
+            raise ConfigError(f"{word}: no such option; see benchmark.py --help")
+    for name in ("updates", "steps"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name}={value}: must be at least 1")
+    return options, words
+
+
+def main(
+    argv: Sequence[str],
+    load: Callable[[Sequence[str]], DictConfig],
+    train: Callable[[DictConfig, Callable[[Trainer], None]], None],
+) -> int:
+    """Measure and print; exit code 0, or train.py's where something is wrong.
+
+    Args:
+        load: the checked configuration of train.py's words.
+        train: opens a run and calls a function with its trainer, instead of training it.
+    """
+    rows: list[Row] = []
+    try:
+        options, words = parse(argv)
+        with tempfile.TemporaryDirectory() as folder:
+            cfg = load([*words, f"runs_dir={folder}"])
+            train(cfg, lambda trainer: rows.append(measure(trainer, options)))
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(json.dumps(rows[0], indent=1) if options.json else "\n".join(lines(rows[0])))
+    return 0
+
+
+def measure(trainer: Trainer, options: argparse.Namespace) -> Row:
+    """Everything about a run's updates and steps; rates, seconds and bytes in SI units.
+
+    Its first steps, up to the first update, fill the replay.
+    """
+    agent, progress = trainer.learner.agent, trainer.progress
+    device = agent.device
+    size = options.updates or _ROUND[device.type]
+    steps = options.steps or size
+    while not progress.update_step:
+        trainer.step()
+    numbers = itertools.count(1)
+
+    def update() -> None:
+        number = next(numbers)
+        trainer.learner.update(progress.agent_step + number, progress.update_step + number)
+
+    for _ in range(_WARM_UP[device.type]):
+        update()
+    rounds = [seconds_of_call(update, device, size) for _ in range(_ROUNDS)]
+    seconds = statistics.median(rounds)
+    waits = host_waits(update, device)
+    operations = profile(update, device, size) if options.profile else None
+    env_step = progress.env_step
+    step_seconds = seconds_of_call(trainer.step, device, steps)
+    memory = peak_memory(device)  # before the limits are measured, which takes memory, too
+    return {
+        **described(trainer.cfg, device),
+        "updates": _ROUNDS * size,
+        "seconds_per_update": seconds,
+        "seconds_low": min(rounds),
+        "seconds_high": max(rounds),
+        "host_waits_per_update": waits,
+        "agent_steps_per_second": 1.0 / step_seconds,
+        "env_steps_per_second": (progress.env_step - env_step) / steps / step_seconds,
+        "peak_memory": memory,
+        **limits(agent, trainer.cfg.precision, seconds),
+        **({"profile": operations} if operations else {}),
+    }
+
+
+def described(cfg: DictConfig, device: torch.device) -> Row:
+    """What is measured, and on what."""
+    modes = [name for name, on in (("compiled", cfg.compile), ("graph", cfg.cuda_graph)) if on]
+    return {
+        "commit": revision() or "unknown",
+        "hardware": hardware(device),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "preset": cfg.preset,
+        "agent": cfg.agent.name,
+        "precision": cfg.precision,
+        "mode": " ".join(modes) or "eager",
+    }
+
+
+def limits(agent: Any, precision: str, seconds: float) -> Row:
+    """Seconds below which no update can be, and their share of those that it takes.
+
+    Its matrix products and convolutions at the rate of a large product, then Adam's memory
+    traffic at that of a copy; nothing else of an update is counted.
+    """
+    flops = update_flops(agent)
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    products, copies = matmul_rate(agent.device, kind), copy_rate(agent.device)
+    limit = flops / products + _ADAM_BYTES * agent.num_parameters / copies
+    return {
+        "flops_per_update": flops,
+        "product_flops_per_second": products,
+        "copy_bytes_per_second": copies,
+        "limit_seconds": limit,
+        "share_of_limit": limit / seconds,
+    }
+
+
+def host_waits(update: Update, device: torch.device) -> float | None:
+    """How often an update makes the host wait for the GPU; None on another device."""
+    if device.type != "cuda":
+        return None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")  # which warns once, too: of being a prototype
+        try:
+            for _ in range(_WATCHED):
+                update()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = sum("called a synchronizing" in str(warning.message) for warning in caught)
+    return waits / _WATCHED
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes that the process has held: PyTorch's on the GPU, where a graph's are its own.
+
+    On a CPU all of the process, with Python and the simulator.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def profile(update: Update, device: torch.device, calls: int) -> dict[str, float]:
+    """Seconds of an update in each operation of the CPU or kernel of the GPU, costliest first."""
+    with torch.profiler.profile() as profiler:
+        seconds_of_call(update, device, calls)
+    on_gpu = device.type == "cuda"
+    kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    events = [event for event in profiler.key_averages() if event.device_type == kind]
+    micros = {
+        event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        for event in events
+    }
+    order = sorted(micros, key=lambda name: -micros[name])
+    return {name: micros[name] / 1e6 / calls for name in order}
+
+
+def lines(row: Row) -> Iterator[str]:
+    """For a person: names in words, numbers with units, the profile's first lines as shares."""
+    numbers = {name: value for name, value in row.items() if name != "profile"}
+    width = max(map(len, numbers))
+    for name, value in numbers.items():
+        yield f"{name.replace('_', ' '):<{width}}  {shown(name, value)}"
+    operations: dict[str, float] = row.get("profile", {})
+    whole = sum(operations.values())
+    for name, seconds in itertools.islice(operations.items(), _PROFILE_LINES):
+        yield f"  {seconds / whole:6.1%}  {shown('seconds', seconds):>9}  {name[:80]}"
+
+
+def shown(name: str, value: Any) -> str:
+    """A number with the unit that its name says."""
+    if value is None:
+        return "not on a CPU"
+    if name.startswith("share_of"):
+        return f"{value:.1%}"
+    for part, unit in _UNITS:
+        if part in name:
+            return _prefixed(value, unit)
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+_UNITS = (
+    ("flops_per_second", "FLOP/s"),
+    ("bytes_per_second", "B/s"),
+    ("steps_per_second", "/s"),
+    ("flops", "FLOP"),
+    ("memory", "B"),
+    ("seconds", "s"),
+)
+
+
+def _prefixed(value: float, unit: str) -> str:
+    """In the largest unit of which it is one or more, three digits: 12.3 ms."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""), (1e-3, "m")):
+        if value >= factor:
+            return f"{value / factor:.3g} {prefix}{unit}"
+    return f"{value / 1e-6:.3g} µ{unit}"
