@@ -29,6 +29,7 @@ SINGLES = (
     "constraints.txt",
     "pyproject.toml",
     "requirements-dev.txt",
+    "benchmark.py",
     "report.py",
     "requirements-ray.txt",
     "tests/conftest.py",
@@ -56,7 +57,7 @@ SINGLES = (
     "{package}/objectives/decoder.py",
     "{package}/objectives/masking.py",
     "{package}/seeds.py",
-    "{package}/settings.py",
+    "{package}/ranges.py",
 )
 # In the folders above, but each benchmark's own.
 OWN = (
@@ -64,7 +65,6 @@ OWN = (
     "{package}/probe/state.py",
     "{package}/probe/world.py",
     "{package}/report/benchmark.py",
-    "{package}/run/config.py",
     "{package}/run/evaluation.py",
     "{package}/run/protocol.py",
     "{package}/run/records.py",

@@ -10,14 +10,10 @@ All keys of train.py; --json for JSON.
 from __future__ import annotations
 
 import sys
-from functools import partial
 
 from mlr_atari.benchmark import main
-from mlr_atari.build import objective_settings
-from mlr_atari.rainbow import RainbowSettings
-from mlr_atari.run.config import load
+from mlr_atari.settings import load
 from train import train
 
 if __name__ == "__main__":
-    read = partial(load, objective_settings=objective_settings(), agent_settings=RainbowSettings)
-    sys.exit(main(sys.argv[1:], read, train))
+    sys.exit(main(sys.argv[1:], load, train))

@@ -13,12 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlr_atari import checks
-from mlr_atari.build import objective_settings
 from mlr_atari.errors import RunError
 from mlr_atari.estimate import STEP_SECONDS, estimate
-from mlr_atari.rainbow import RainbowSettings
 from mlr_atari.run import doctor
-from mlr_atari.run.config import load
+from mlr_atari.settings import load
 
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements.txt"
 
@@ -27,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     """Look at everything, also after something was wrong; 1 if a run would fail."""
     lines = doctor.python(REQUIREMENTS, checks.IN_LOCK_STEP)
     try:
-        cfg = load(argv, objective_settings(), RainbowSettings)
+        cfg = load(argv)
     except RunError as error:
         lines.append(doctor.Line("wrong", "settings", str(error)))
     else:

@@ -16,16 +16,14 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from mlr_atari.build import objective_settings
 from mlr_atari.errors import RunError
 from mlr_atari.probe.command import run
-from mlr_atari.rainbow import RainbowSettings
-from mlr_atari.run.config import compose_job
+from mlr_atari.settings import compose
 
 
 def configuration(overrides: Sequence[str]) -> DictConfig:
     """As train.py checks it."""
-    return compose_job(overrides, objective_settings(), RainbowSettings)
+    return compose(overrides)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -19,17 +19,14 @@ from omegaconf import DictConfig
 
 from mlr_atari import protocol
 from mlr_atari.batch import Batch, UpdateNoise
-from mlr_atari.build import objective_settings
 from mlr_atari.errors import Preempted, RunError
 from mlr_atari.estimate import estimate
 from mlr_atari.learner import Learner
 from mlr_atari.parts import Parts, build_parts
-from mlr_atari.rainbow import RainbowSettings
 from mlr_atari.run import records, sweep
 from mlr_atari.run.bookkeeping import Bookkeeper
 from mlr_atari.run.checkpoint import Checkpointer, Stateful
 from mlr_atari.run.command import as_plain
-from mlr_atari.run.config import LAYOUT, compose_job, load
 from mlr_atari.run.console import Console
 from mlr_atari.run.evaluation import evaluate
 from mlr_atari.run.folder import RunFolder
@@ -39,6 +36,7 @@ from mlr_atari.run.progress import LastMetrics, Progress, SaveSchedule
 from mlr_atari.run.schema import MAY_CHANGE, MAY_GROW
 from mlr_atari.run.seeding import Streams
 from mlr_atari.seeds import episode_seed
+from mlr_atari.settings import LAYOUT, compose, load
 
 
 class Trainer:
@@ -209,13 +207,11 @@ def train(cfg: DictConfig, work: Callable[[Trainer], None] = Trainer.train) -> N
 
 def main(argv: Sequence[str]) -> int:
     """Exit code: 0 done, 2 wrong config or checkpoints, 3 storage, 4 non-finite, 75 preempted."""
-    schema = objective_settings(), RainbowSettings
     try:
         if sweep.wanted(argv):
-            compose = partial(compose_job, objective_settings=schema[0], agent_settings=schema[1])
             benchmark = sweep.Benchmark(LAYOUT, compose, protocol.run_path, estimate)
             return sweep.main(argv, benchmark)
-        train(load(argv, *schema))
+        train(load(argv))
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

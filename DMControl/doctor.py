@@ -15,12 +15,10 @@ from pathlib import Path
 import torch
 
 from mlr_dmcontrol import checks
-from mlr_dmcontrol.build import objective_settings
 from mlr_dmcontrol.errors import RunError
 from mlr_dmcontrol.estimate import STEP_SECONDS, estimate
 from mlr_dmcontrol.run import doctor
-from mlr_dmcontrol.run.config import load
-from mlr_dmcontrol.sac import SACSettings
+from mlr_dmcontrol.settings import load
 
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements.txt"
 
@@ -29,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     """Look at everything, also after something was wrong; 1 if a run would fail."""
     lines = doctor.python(REQUIREMENTS, checks.IN_LOCK_STEP)
     try:
-        cfg = load(argv, objective_settings(), SACSettings)
+        cfg = load(argv)
     except RunError as error:
         lines.append(doctor.Line("wrong", "settings", str(error)))
     else:

@@ -18,17 +18,15 @@ from collections.abc import Sequence
 import torch
 from omegaconf import DictConfig
 
-from mlr_dmcontrol.build import objective_settings
 from mlr_dmcontrol.errors import RunError
 from mlr_dmcontrol.probe.command import run
 from mlr_dmcontrol.renderer import choose_renderer
-from mlr_dmcontrol.run.config import compose_job
-from mlr_dmcontrol.sac import SACSettings
+from mlr_dmcontrol.settings import compose
 
 
 def configuration(overrides: Sequence[str]) -> DictConfig:
     """As train.py checks it."""
-    return compose_job(overrides, objective_settings(), SACSettings)
+    return compose(overrides)
 
 
 def main(argv: Sequence[str]) -> int:

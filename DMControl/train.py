@@ -21,7 +21,6 @@ from omegaconf import DictConfig
 
 from mlr_dmcontrol import protocol
 from mlr_dmcontrol.batch import Batch, SACNoise
-from mlr_dmcontrol.build import objective_settings
 from mlr_dmcontrol.environment import COLOURS
 from mlr_dmcontrol.errors import Preempted, RunError
 from mlr_dmcontrol.estimate import estimate
@@ -32,7 +31,6 @@ from mlr_dmcontrol.run import records, sweep
 from mlr_dmcontrol.run.bookkeeping import Bookkeeper
 from mlr_dmcontrol.run.checkpoint import Checkpointer, Stateful
 from mlr_dmcontrol.run.command import as_plain
-from mlr_dmcontrol.run.config import LAYOUT, compose_job, load
 from mlr_dmcontrol.run.console import Console
 from mlr_dmcontrol.run.evaluation import evaluate
 from mlr_dmcontrol.run.folder import RunFolder
@@ -41,8 +39,8 @@ from mlr_dmcontrol.run.preemption import StopRequest
 from mlr_dmcontrol.run.progress import LastMetrics, Progress, SaveSchedule
 from mlr_dmcontrol.run.schema import MAY_CHANGE, MAY_GROW
 from mlr_dmcontrol.run.seeding import Streams
-from mlr_dmcontrol.sac import SACSettings
 from mlr_dmcontrol.seeds import episode_seed
+from mlr_dmcontrol.settings import LAYOUT, compose, load
 
 
 class Trainer:
@@ -213,13 +211,11 @@ def train(cfg: DictConfig, work: Callable[[Trainer], None] = Trainer.train) -> N
 
 def main(argv: Sequence[str]) -> int:
     """Exit code: 0 done, 2 wrong config or checkpoints, 3 storage, 4 non-finite, 75 preempted."""
-    schema = objective_settings(), SACSettings
     try:
         if sweep.wanted(argv):
-            compose = partial(compose_job, objective_settings=schema[0], agent_settings=schema[1])
             benchmark = sweep.Benchmark(LAYOUT, compose, protocol.run_path, estimate)
             return sweep.main(argv, benchmark)
-        train(load(argv, *schema))
+        train(load(argv))
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

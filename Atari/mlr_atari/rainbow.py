@@ -19,7 +19,7 @@ from .losses import ActionValues
 from .momentum import MomentumTarget
 from .networks import ENCODERS, QNetwork
 from .objectives.interface import Metrics, Objective, Streams
-from .settings import bounded, choice
+from .ranges import bounded, choice
 
 _METRICS = ("loss/rl", "rl/q_value", "rl/priority")
 

@@ -17,7 +17,7 @@ from .batch import Batch
 from .errors import CheckpointError
 from .frames import FrameStacks
 from .priorities import ProportionalPriorities
-from .settings import bounded, choice
+from .ranges import bounded, choice
 
 _SMALL = ("_action", "_reward", "_end", "_cap", "_history")  # arrays with one number a step
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from mlr_atari import settings as config
 from mlr_atari.errors import ConfigError
 from mlr_atari.objectives import available
 from mlr_atari.rainbow import RainbowSettings as AgentSettings
-from mlr_atari.run import command, config, help, schema
+from mlr_atari.run import command, help, schema
 
 __all__ = ["AgentSettings", "ConfigError", "command", "config", "help", "schema"]
 

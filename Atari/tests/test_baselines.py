@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlr_atari.augmentation import AugmentationNoise
-from mlr_atari.build import objective_settings
 from mlr_atari.frames import FrameStacks
 from mlr_atari.objectives.curl import CURL, ContrastHead, contrast, crop_pad_crop
-from mlr_atari.rainbow import RainbowSettings
-from mlr_atari.run.config import load
 from mlr_atari.run.seeding import Streams
+from mlr_atari.settings import load
 
 # ---- the files -----------------------------------------------------------------------------
 
@@ -143,7 +141,7 @@ def test_published_weight_of_curl_depends_on_the_game() -> None:
     for game in ("pong", "boxing", "private_eye", "freeway", "alien"):
         for name, small in (("curl_published", 0.01), ("curl", 1.0)):
             words = [f"game={game}", f"agent={name}"]
-            agent = load(words, objective_settings(), RainbowSettings).agent
+            agent = load(words).agent
             assert agent.curl_weight == (1.0 if game == "alien" else small)
 
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 from agents import CONFIGS, CPU, agent_settings, small_agent
 
-from mlr_atari.build import build_agent, objective_settings, settings_from
+from mlr_atari.build import build_agent, settings_from
 from mlr_atari.errors import ConfigError
+from mlr_atari.objectives import available
 from mlr_atari.objectives.mlr import MLR
 from mlr_atari.objectives.mlr import Settings as MLRSettings
 from mlr_atari.rainbow import RainbowSettings
-from mlr_atari.settings import check
+from mlr_atari.ranges import check
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ from mlr_atari.settings import check
 def test_files_hold_exactly_the_settings(path: Path) -> None:
     values = agent_settings(path.stem)
     own = values["objective"]
-    types = [RainbowSettings] + ([] if own is None else [objective_settings()[own]])
+    types = [RainbowSettings] + ([] if own is None else [available()[own].settings_type])
     known = {field.name for kind in types for field in dataclasses.fields(kind)}
     assert set(values) == known | {"objective"}
     for kind in types:
@@ -98,7 +99,7 @@ def test_targets_start_equal() -> None:
 
 
 def test_objectives_are_found() -> None:
-    assert objective_settings()["mlr"] is MLRSettings
+    assert available()["mlr"].settings_type is MLRSettings
 
 
 def test_unknown_objective() -> None:

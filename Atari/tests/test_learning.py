@@ -12,10 +12,9 @@ import torch
 
 import train
 from mlr_atari.batch import Batch
-from mlr_atari.build import objective_settings
 from mlr_atari.frames import FrameStacks
-from mlr_atari.rainbow import Rainbow, RainbowSettings
-from mlr_atari.run.config import load
+from mlr_atari.rainbow import Rainbow
+from mlr_atari.settings import load
 
 SOLVED = 8.0  # of ten balls; random play gets about -2
 SETTINGS = (
@@ -45,7 +44,7 @@ Break = Callable[[Batch], Batch]
 def final_score(runs: Path, *settings: str) -> float:
     """Mean score of 50 games after training from the command line's settings."""
     words = [*SETTINGS, *settings, f"runs_dir={runs}"]
-    train.train(load(words, objective_settings(), RainbowSettings))
+    train.train(load(words))
     (final,) = runs.rglob("final.json")
     return float(json.loads(final.read_text())["mean"])
 

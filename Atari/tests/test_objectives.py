@@ -12,12 +12,12 @@ from torch import Tensor
 
 from mlr_atari.augmentation import AugmentationNoise
 from mlr_atari.batch import Batch
-from mlr_atari.build import build_agent, objective_settings
+from mlr_atari.build import build_agent
 from mlr_atari.momentum import MomentumTarget
 from mlr_atari.objectives import Objective, available
-from mlr_atari.rainbow import Rainbow, RainbowSettings
-from mlr_atari.run.config import load
+from mlr_atari.rainbow import Rainbow
 from mlr_atari.run.seeding import Streams
+from mlr_atari.settings import load
 
 OBJECTIVES = sorted(available())
 AGENTS = sorted(path.stem for path in (CONFIGS / "agent").glob("*.yaml"))
@@ -100,7 +100,7 @@ def test_restored_agents_go_on_exactly(name: str) -> None:
 def test_agents_work_at_every_preset(name: str, preset: str) -> None:
     size = ["scale.decoder_width=16"] if preset == "paper" else []  # 161 M weights otherwise
     words = [f"agent={name}", f"preset={preset}", "scale.batch_size=2", *size]
-    cfg = load(words, objective_settings(), RainbowSettings)
+    cfg = load(words)
     shape = (4, cfg.environment.image_size, cfg.environment.image_size)
     agent = build_agent(cfg.agent, obs_shape=shape, num_actions=3, device=CPU, seed=0)
     batch = synthetic_batch(0, 2, agent.settings.sequence_length, 3, shape[-1])

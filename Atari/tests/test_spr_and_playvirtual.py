@@ -12,16 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlr_atari.augmentation import AugmentationNoise
-from mlr_atari.build import objective_settings
 from mlr_atari.networks import ConvEncoder, renormalize
 from mlr_atari.objectives.heads import distance, normalise
 from mlr_atari.objectives.playvirtual import PlayVirtual, ramp
 from mlr_atari.objectives.prediction import real_targets
 from mlr_atari.objectives.spr import SPR
 from mlr_atari.objectives.transition import TransitionModel, cycle, rollout
-from mlr_atari.rainbow import RainbowSettings
-from mlr_atari.run.config import load
 from mlr_atari.run.seeding import Streams
+from mlr_atari.settings import load
 
 # ---- distance ------------------------------------------------------------------------------
 
@@ -236,7 +234,7 @@ def test_ramp_of_the_cycle() -> None:
 
 @pytest.mark.parametrize("preset", ["paper", "laptop", "smoke"])
 def test_cycles_have_full_weight_in_half_of_the_budget(preset: str) -> None:
-    cfg = load(["agent=playvirtual", f"preset={preset}"], objective_settings(), RainbowSettings)
+    cfg = load(["agent=playvirtual", f"preset={preset}"])
     assert cfg.agent.cycle_ramp_agent_steps == cfg.budget // 2
     if preset == "paper":
         assert (cfg.agent.cycle_steps, cfg.agent.virtual_per_action) == (9, 2)

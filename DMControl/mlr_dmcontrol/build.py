@@ -72,11 +72,6 @@ def objective_type(name: str) -> type[Objective]:
     return found[name]
 
 
-def objective_settings() -> dict[str, type]:
-    """The settings dataclass of each objective, by its name."""
-    return {name: kind.settings_type for name, kind in available().items()}
-
-
 def objective_weight(agent_cfg: Mapping[str, Any]) -> float:
     """Weight of the objective; 0 without one."""
     name = agent_cfg["objective"]

@@ -13,8 +13,8 @@ import gymnasium
 import numpy as np
 
 from .errors import ConfigError
+from .ranges import bounded
 from .renderer import choose_renderer
-from .settings import bounded
 from .tasks import canonical, domain_and_task
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from .losses import (
 from .networks import CONV_INITS, Networks
 from .objectives.interface import Metrics, Objective, Streams
 from .optimization import Optimizer, ParameterGroup
-from .settings import bounded, choice
+from .ranges import bounded, choice
 
 _METRICS = (
     "loss/critic",

@@ -1,149 +1,201 @@
-"""Settings dataclasses that carry their own rules.
-
-A part's settings are a frozen dataclass without defaults (defaults live in YAML). Its fields say
-which values make sense, and `check` turns a violation into one line for the user::
-
-    @dataclass(frozen=True, kw_only=True)  # kw_only: plain fields may follow in any order
-    class Settings:
-        mask_ratio: float = bounded(0, 1)
-        precision: str = choice("fp32", "tf32", "bf16")
-"""
+"""The configuration of a run: read, checked and complete before anything expensive begins."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import math
-import types
-import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
+from .environment import EPISODE_LENGTH, EnvironmentSettings
 from .errors import ConfigError
+from .objectives import available
+from .protocol import SWEEPS, agent_steps
+from .ranges import bounded
+from .run.command import Layout, as_plain, compose_overrides, finished, read_command
+from .run.help import help_text
+from .run.schema import (
+    CheckpointSettings,
+    EvaluationSettings,
+    LoggingSettings,
+    RunSettings,
+    check_agent,
+    check_decoder,
+    check_execution,
+    check_patches,
+    check_section,
+)
+from .sac import SACSettings
+from .tasks import BENCHMARK_TASKS, canonical
 
-_RULE = "rule"
-_TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Bounds:
-    low: float | None
-    high: float | None
-    above: float | None
-    below: float | None
-
-    def problem(self, value: Any) -> str | None:
-        inside = (
-            (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
-        return None if inside else f"must {self}"
-
-    def __str__(self) -> str:
-        left = f"[{self.low}" if self.low is not None else f"({self.above}"
-        right = f"{self.high}]" if self.high is not None else f"{self.below})"
-        if self.high is None and self.below is None:
-            at_least = f"at least {self.low}" if self.low is not None else f"above {self.above}"
-            return f"be {at_least}"
-        if self.low is None and self.above is None:
-            at_most = f"at most {self.high}" if self.high is not None else f"below {self.below}"
-            return f"be {at_most}"
-        return f"lie in {left}, {right}"
+LAYOUT = Layout(
+    Path(__file__).resolve().parents[1] / "configs",
+    "task",
+    canonical,
+    SWEEPS,
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Choice:
-    values: tuple[Any, ...]
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings:
+    """What depends on the task; agents take the last three through `${task.…}`."""
 
-    def problem(self, value: Any) -> str | None:
-        if value in self.values:
-            return None
-        words = [str(each) for each in self.values]
-        close = difflib.get_close_matches(str(value), words, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        return f"must be one of {', '.join(words)}{hint}"
+    name: str
+    action_repeat: int = bounded(1)
+    cube_depth: int = bounded(1)
+    learning_rate: float = bounded(above=0)
+    target_ema_tau: float = bounded(above=0, high=1)
 
 
-def bounded(
-    low: float | None = None,
-    high: float | None = None,
-    *,
-    above: float | None = None,
-    below: float | None = None,
-) -> Any:
-    """A number, or a list of numbers, in `[low, high]`; `above` and `below` exclude the end."""
-    if (low is not None and above is not None) or (high is not None and below is not None):
-        raise TypeError("an end of the range is either inclusive or exclusive")
-    return dataclasses.field(metadata={_RULE: _Bounds(low, high, above, below)})
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """The loop."""
+
+    learning_starts: int = bounded(1)
 
 
-def choice(*values: Any) -> Any:
-    """One of `values`."""
-    return dataclasses.field(metadata={_RULE: _Choice(values)})
+@dataclass(frozen=True, kw_only=True)
+class ReplaySettings:
+    """The replay buffer."""
+
+    capacity: int = bounded(1)
 
 
-def check(settings_type: type, values: Mapping[str, Any], prefix: str) -> None:
-    """Check the fields of `settings_type` in `values`, which may hold keys of others too.
+@dataclass(frozen=True, kw_only=True)
+class ScaleSettings:
+    """Sizes that agents and the environment take through `${scale.…}`."""
+
+    image_size: int = bounded(16)
+    crop_size: int = bounded(16)
+    patch_size: int = bounded(1)
+    sequence_length: int = bounded(1)
+    batch_size: int = bounded(1)
+    sequence_batch_size: int = bounded(1)
+    num_filters: int = bounded(1)
+    conv_strides: tuple[int, ...] = bounded(1)
+    hidden_dim: int = bounded(1)
+    warmup_updates: int = bounded(0)
+
+
+SECTIONS: Mapping[str, type] = {
+    "scale": ScaleSettings,
+    "task": TaskSettings,
+    "environment": EnvironmentSettings,
+    "training": TrainingSettings,
+    "replay": ReplaySettings,
+    "evaluation": EvaluationSettings,
+    "logging": LoggingSettings,
+    "checkpoint": CheckpointSettings,
+}
+
+
+def load(argv: Sequence[str]) -> DictConfig:
+    """The complete configuration that a command line asks for.
+
+    Prints and ends the process with code 0 for `--help` and `--print-config`.
 
     Args:
-        settings_type: a dataclass; every field must be present, of its type, and in its range.
-        prefix: what the user writes before the key, such as `agent`; empty for none.
+        argv: the words after `train.py`.
 
     Raises:
-        ConfigError: naming the first key that is missing or wrong, its value and the remedy.
+        ConfigError: the first thing that is wrong, in one line.
     """
-    hints = typing.get_type_hints(settings_type)
-    for field in dataclasses.fields(settings_type):
-        key = f"{prefix}.{field.name}" if prefix else field.name
-        if field.name not in values:
-            raise ConfigError(f"{key}: missing; it needs a value in the YAML")
-        value = values[field.name]
-        problem = _problem(value, hints[field.name], field.metadata.get(_RULE))
-        if problem is not None:
-            raise ConfigError(f"{key}={_shown(value)}: {problem}")
+    if "--help" in argv or "-h" in argv:
+        print(help_text(LAYOUT, BENCHMARK_TASKS))
+        raise SystemExit(0)
+    command = read_command(argv, LAYOUT)
+    cfg = compose(command.overrides)
+    if command.print_config:
+        print(OmegaConf.to_yaml(cfg), end="")
+        raise SystemExit(0)
+    return cfg
 
 
-def _problem(value: Any, expected: Any, rule: _Bounds | _Choice | None) -> str | None:
-    """What is wrong with `value`, or None."""
-    arguments = typing.get_args(expected)
-    if typing.get_origin(expected) in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        (expected,) = (each for each in arguments if each is not type(None))
-        return _problem(value, expected, rule)
-    if typing.get_origin(expected) in (tuple, list):
-        return _sequence_problem(value, arguments, rule)
-    if not _has_type(value, expected):
-        return f"must be {_TYPE_WORDS.get(expected, getattr(expected, '__name__', expected))}"
-    if isinstance(value, float) and not math.isfinite(value):
-        return "must be finite"
-    return rule.problem(value) if rule is not None else None
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """Compose, resolve and check one job; read-only. Command line and launchers both end here.
+
+    Args:
+        overrides: as `command.normalise` leaves them.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    cfg = compose_overrides(overrides, LAYOUT)
+    check_values(as_plain(cfg))
+    return finished(cfg, LAYOUT)
 
 
-def _sequence_problem(
-    value: Any, arguments: tuple[Any, ...], rule: _Bounds | _Choice | None
-) -> str | None:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        return "must be a list"
-    open_ended = len(arguments) == 1 or arguments[1:] == (...,)
-    expected = [arguments[0]] * len(value) if open_ended else list(arguments)
-    if len(value) != len(expected):
-        return f"must have {len(expected)} entries"
-    problems = (_problem(each, kind, rule) for each, kind in zip(value, expected, strict=True))
-    return next((f"each entry {problem}" for problem in problems if problem), None)
+def check_values(values: Mapping[str, Any]) -> None:
+    """Every type and range, and the rules that tie several keys together.
+
+    Args:
+        values: a composed and resolved configuration, nested plain values.
+
+    Raises:
+        ConfigError: the first thing that is wrong.
+    """
+    check_section(RunSettings, values, "", also=[*SECTIONS, "agent"])
+    for name, settings_type in SECTIONS.items():
+        check_section(settings_type, values[name], name)
+    objectives = {name: kind.settings_type for name, kind in available().items()}
+    check_agent(values["agent"], SACSettings, objectives)
+    check_execution(values)
+    _check_steps(values)
+    _check_crop(values)
+    check_patches(values["agent"], values["environment"]["image_size"])
+    check_decoder(values["agent"], values["agent"].get("latent_dim"))
+    _check_replay(values)
 
 
-def _has_type(value: Any, expected: Any) -> bool:
-    if expected is Any:
-        return True
-    if expected is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if expected is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, expected)
+def _check_steps(cfg: Mapping[str, Any]) -> None:
+    """Budget, action repeat and the start of learning fit together."""
+    budget, repeat = cfg["budget"], cfg["environment"]["action_repeat"]
+    if budget % repeat:
+        raise ConfigError(
+            f"budget={budget}: no multiple of environment.action_repeat={repeat}; "
+            f"use {budget // repeat * repeat or repeat}"
+        )
+    starts, steps = cfg["training"]["learning_starts"], agent_steps(budget, repeat)
+    if starts >= steps:
+        raise ConfigError(
+            f"training.learning_starts={starts}: the run ends after {steps} agent steps, before "
+            f"any update; use a larger budget or fewer random steps"
+        )
 
 
-def _shown(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _check_crop(cfg: Mapping[str, Any]) -> None:
+    """Crops fit into the image."""
+    agent, side = cfg["agent"], cfg["environment"]["image_size"]
+    crop = agent.get("crop_size", side)
+    if crop > side:
+        raise ConfigError(
+            f"agent.crop_size={crop}: larger than environment.image_size={side}; use at most {side}"
+        )
+
+
+def _check_replay(cfg: Mapping[str, Any]) -> None:
+    """Sequences can be drawn at every update.
+
+    A sequence holds no last transition of an episode, so an episode must be longer than one; and
+    the first update comes when there are `learning_starts` transitions.
+    """
+    length = cfg["agent"].get("sequence_length", 1)
+    environment = cfg["environment"]
+    episode = -(-EPISODE_LENGTH // environment["action_repeat"])
+    key = f"agent.sequence_length={length}"
+    if length >= episode:
+        raise ConfigError(f"{key}: an episode has {episode} agent steps; use less than that")
+    starts = cfg["training"]["learning_starts"]
+    if starts <= length:
+        raise ConfigError(
+            f"training.learning_starts={starts}: no sequence of {length} can be drawn so early; "
+            f"use at least {length + 1}"
+        )
+    least = 2 * (length + environment["frame_stack"])
+    if cfg["replay"]["capacity"] < least:
+        raise ConfigError(
+            f"replay.capacity={cfg['replay']['capacity']}: too small to hold sequences of "
+            f"{length}; use at least {least}"
+        )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from mlr_dmcontrol import settings as config
 from mlr_dmcontrol.errors import ConfigError
 from mlr_dmcontrol.objectives import available
-from mlr_dmcontrol.run import command, config, help, schema
+from mlr_dmcontrol.run import command, help, schema
 from mlr_dmcontrol.sac import SACSettings as AgentSettings
 
 __all__ = ["AgentSettings", "ConfigError", "command", "config", "help", "schema"]

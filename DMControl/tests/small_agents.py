@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from mlr_dmcontrol.batch import Batch, SequenceBatch
-from mlr_dmcontrol.build import build_agent, objective_settings
+from mlr_dmcontrol.build import build_agent
 from mlr_dmcontrol.frames import FrameStacks
 from mlr_dmcontrol.objectives import Objective
-from mlr_dmcontrol.run.config import compose_job
 from mlr_dmcontrol.run.seeding import Streams
-from mlr_dmcontrol.sac import SAC, SACSettings
+from mlr_dmcontrol.sac import SAC
+from mlr_dmcontrol.settings import compose
 
 # The sizes of the agent in the goldens.
 GOLDEN = {"num_filters": 4, "hidden_dim": 32}
@@ -26,7 +26,7 @@ TINY = {"size": 32, "crop_size": 28, "patch_size": 8, "conv_strides": (2, 2)}
 
 @cache
 def _agent_cfg(name: str) -> dict[str, Any]:
-    cfg = compose_job([f"agent={name}"], objective_settings(), SACSettings)
+    cfg = compose([f"agent={name}"])
     return {str(key): cfg.agent[key] for key in cfg.agent}
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from small_agents import agent_cfg, make_agent
 
-from mlr_dmcontrol.build import build_agent, objective_settings, objective_type
+from mlr_dmcontrol.build import build_agent, objective_type
 from mlr_dmcontrol.errors import ConfigError
+from mlr_dmcontrol.objectives import available
 from mlr_dmcontrol.objectives.mlr import MLR
 from mlr_dmcontrol.run.seeding import Streams
 
@@ -97,5 +98,5 @@ def test_precision(precision: str) -> None:
 def test_unknown_objective_names_the_choices() -> None:
     with pytest.raises(ConfigError, match=r"agent.objective=mrl: .*mlr"):
         objective_type("mrl")
-    assert "mlr" in objective_settings()
-    assert not {"interface", "masking", "decoder"} & set(objective_settings())
+    assert "mlr" in available()
+    assert not {"interface", "masking", "decoder"} & set(available())

@@ -22,7 +22,7 @@ SUBJECTS = [*LAYOUT.options(cases.SUBJECT), cases.WITHOUT_FILE]
 
 
 def load(*words: str) -> DictConfig:
-    return cases.config.load(words, cases.OBJECTIVES, cases.AgentSettings)
+    return cases.config.load(words)
 
 
 def refusal(*words: str) -> str:
@@ -149,7 +149,7 @@ def test_a_multirun_is_split_into_jobs_that_compose() -> None:
     assert len(jobs) == 16
     found = set()
     for job in jobs[::3]:
-        cfg = cases.config.compose_job(job, cases.OBJECTIVES, cases.AgentSettings)
+        cfg = cases.config.compose(job)
         found.add((cfg[cases.SUBJECT].name, cfg.tag))
     assert found == set(itertools.product((first, second), ("a", "b")))
 

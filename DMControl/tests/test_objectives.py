@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from config_cases import OBJECTIVES, AgentSettings, config
+from config_cases import OBJECTIVES, config
 from small_agents import agent_cfg, batch_for, build_agent, make_batch, objective_of, tiny, updates
 from torch import Tensor
 
@@ -83,7 +83,7 @@ def test_restored_agents_go_on_exactly(name: str) -> None:
 def test_agents_work_at_every_preset(name: str, preset: str) -> None:
     fewer = {"batch_size": 2, "sequence_batch_size": 2, "num_filters": 4, "hidden_dim": 16}
     words = [f"scale.{key}={value}" for key, value in fewer.items()]
-    cfg = config.load([f"agent={name}", f"preset={preset}", *words], OBJECTIVES, AgentSettings)
+    cfg = config.load([f"agent={name}", f"preset={preset}", *words])
     side = cfg.environment.image_size
     agent = build_agent(cfg.agent, obs_shape=(9, side, side), action_dim=3, device="cpu", seed=0)
     assert agent.augmentation.image_size == side

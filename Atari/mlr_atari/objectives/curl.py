@@ -15,7 +15,7 @@ from ..batch import Batch
 from ..frames import FrameStacks
 from ..momentum import MomentumTarget
 from ..networks import ConvEncoder, QNetwork
-from ..settings import bounded, choice
+from ..ranges import bounded, choice
 from .heads import health, health_names, picture
 from .interface import Metrics, Objective, Streams
 

@@ -14,7 +14,7 @@ from ..frames import FrameStacks
 from ..losses import one_hot
 from ..momentum import make_target
 from ..networks import ConvEncoder, Projection, QNetwork
-from ..settings import bounded, choice
+from ..ranges import bounded, choice
 from .decoder import LatentDecoder
 from .heads import distance, health, health_names, picture
 from .interface import Metrics, Objective, Streams

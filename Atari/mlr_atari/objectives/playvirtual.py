@@ -13,7 +13,7 @@ from ..augmentation import Augmentation, AugmentationNoise
 from ..batch import Batch
 from ..frames import FrameStacks
 from ..networks import ConvEncoder, QNetwork
-from ..settings import bounded
+from ..ranges import bounded
 from .heads import distance, health_names
 from .interface import Metrics, Objective, Streams
 from .prediction import LatentPrediction, PredictionNoise

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..augmentation import Augmentation, AugmentationNoise
 from ..batch import Batch
 from ..networks import ConvEncoder, QNetwork
-from ..settings import bounded
+from ..ranges import bounded
 from .heads import health_names
 from .interface import Metrics, Objective, Streams
 from .prediction import LatentPrediction, PredictionNoise

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
-from ..settings import bounded, check, choice
+from ..ranges import bounded, check, choice
 
 # Sections that only feed other keys through ${...}; the resolved configuration leaves them out.
 SOURCES = ("scale",)

@@ -74,7 +74,7 @@ def test_what_is_refused(words: list[str], start: str, fragment: str) -> None:
 
 def test_an_ablation_belongs_to_a_sweep() -> None:
     with pytest.raises(cases.ConfigError, match=r"^ablation=momentum: .*add -m"):
-        cases.config.load(["ablation=momentum"], cases.OBJECTIVES, cases.AgentSettings)
+        cases.config.load(["ablation=momentum"])
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
@@ -84,7 +84,7 @@ def test_each_run_composes_into_a_folder_of_its_own(name: str) -> None:
     assert question.startswith("# ") and "?" in question
     seen, values = set(), []
     for words in jobs(f"ablation={name}"):
-        cfg = cases.config.compose_job(words, cases.OBJECTIVES, cases.AgentSettings)
+        cfg = cases.config.compose(words)
         seen.add((cfg.tag, str(train.protocol.run_path(cfg))))
         values.append({key: value for key, value in cfg.items() if key != "tag"})
     assert len(seen) == len(values) > 1

@@ -49,7 +49,7 @@ def good() -> dict[str, Any]:
 
 
 def _checked(values: dict[str, Any]) -> None:
-    cases.config.check_values(values, cases.OBJECTIVES, cases.AgentSettings)
+    cases.config.check_values(values)
 
 
 def _at(values: dict[str, Any], section: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlr_atari.errors import ConfigError
-from mlr_atari.settings import bounded, check, choice
+from mlr_atari.ranges import bounded, check, choice
 
 
 @dataclass(frozen=True, kw_only=True)

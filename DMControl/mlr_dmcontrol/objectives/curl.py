@@ -13,7 +13,7 @@ from ..augmentation import Augmentation, AugmentationNoise, center_crop
 from ..batch import Batch
 from ..networks import Encoder, Networks
 from ..optimization import ParameterGroup
-from ..settings import bounded, choice
+from ..ranges import bounded, choice
 from .heads import health, health_names, picture
 from .interface import POSITIONS, Metrics, Objective, Streams
 

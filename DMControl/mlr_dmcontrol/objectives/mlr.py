@@ -15,7 +15,7 @@ from ..frames import FrameStacks
 from ..momentum import make_target
 from ..networks import Encoder, Networks, initialise_truncated
 from ..optimization import ClipGroup, ParameterGroup, warmup_inverse_sqrt
-from ..settings import bounded, choice
+from ..ranges import bounded, choice
 from .decoder import LatentDecoder
 from .heads import distance, health, health_names, picture, projection_head, windows_of
 from .interface import Metrics, Objective, Streams

@@ -14,7 +14,7 @@ from ..batch import Batch, SequenceBatch
 from ..momentum import MomentumTarget
 from ..networks import Encoder, Networks
 from ..optimization import ClipGroup, ParameterGroup
-from ..settings import bounded
+from ..ranges import bounded
 from .heads import distance, health, health_names, picture, projection_head, windows_of
 from .interface import Metrics, Objective, Streams
 from .transition import TransitionModel, rollout

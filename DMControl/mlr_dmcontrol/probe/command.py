@@ -15,8 +15,8 @@ from ..parts import build_parts
 from ..report import plots
 from ..run import records
 from ..run.checkpoint import Checkpointer
-from ..run.config import LAYOUT
 from ..run.sweep import read
+from ..settings import LAYOUT
 from . import output, world
 from .alone import along_run, train_alone
 from .measure import Episodes, Prober

@@ -206,4 +206,4 @@ def test_signs_of_a_run_are_read_from_its_table(tmp_path: Path) -> None:
 
 def composed(agent: str) -> Any:
     words = [f"agent={agent}", "preset=smoke"]
-    return cases.config.compose_job(words, cases.OBJECTIVES, cases.AgentSettings)
+    return cases.config.compose(words)

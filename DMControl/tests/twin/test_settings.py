@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlr_dmcontrol.errors import ConfigError
-from mlr_dmcontrol.settings import bounded, check, choice
+from mlr_dmcontrol.ranges import bounded, check, choice
 
 
 @dataclass(frozen=True, kw_only=True)
