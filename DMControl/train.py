@@ -20,7 +20,7 @@ import torch
 from omegaconf import DictConfig
 
 from mlr_dmcontrol import protocol
-from mlr_dmcontrol.batch import Batch, SACNoise
+from mlr_dmcontrol.batch import Batch, UpdateNoise
 from mlr_dmcontrol.environment import COLOURS
 from mlr_dmcontrol.errors import Preempted, RunError
 from mlr_dmcontrol.estimate import estimate
@@ -60,7 +60,7 @@ class Trainer:
             compile_losses=cfg.compile,
             cuda_graph=cfg.cuda_graph,
         )
-        self.latest: tuple[Batch, SACNoise] | None = None  # what was learnt from last
+        self.latest: tuple[Batch, UpdateNoise] | None = None  # what was learnt from last
         names = (*self.agent.metric_names, *self.agent.diagnostic_names)
         self.logger = RunLogger(
             folder.path, records.tables(names), layout=records.layout(names), about=protocol.ABOUT

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .device import map_tensors
 from .frames import FrameStacks
 
 NAMES = ("shift", "intensity", "affine", "resized_crop", "blur")
@@ -26,18 +28,24 @@ CROP_AREA, CROP_ASPECT = (0.8, 1.0), (3 / 4, 4 / 3)
 BLUR_SIZE, BLUR_SIGMA = 5, 1.5  # pixels
 
 
-class AugmentationNoise(NamedTuple):
-    """What one call draws; None where the augmentation is off."""
+@dataclass(frozen=True)
+class AugmentationNoise:
+    """Random numbers of one augmentation of stacks with leading shape `lead`; None if not used.
 
-    offsets: Tensor | None = None  # int64 (*lead, 2), row and column in [0, 2*pad]; pad: no shift
-    intensity: Tensor | None = None  # float32 (*lead,), factor on all pixels of a stack
-    warp: Tensor | None = None  # float32 (*lead, 3, 3), input to output coordinates in pixels
+    Attributes:
+        offsets: int64 (*lead, 2), row and column of a shift, in [0, 2*pad]; pad is no shift.
+        intensity: float32 (*lead), factor on all pixels of a stack.
+        warp: float32 (*lead, 3, 3), input to output coordinates in pixels.
+    """
 
-    def to(self, device: torch.device | str) -> AugmentationNoise:
-        """The same draws on another device."""
-        return AugmentationNoise(
-            *(None if each is None else each.to(device, non_blocking=True) for each in self)
-        )
+    offsets: Tensor | None = None
+    intensity: Tensor | None = None
+    warp: Tensor | None = None
+
+    def select(self, key: Any) -> AugmentationNoise:
+        """The numbers of the stacks at `key`, an index into the leading dimensions."""
+        chosen: AugmentationNoise = map_tensors(lambda tensor: tensor[key], self)
+        return chosen
 
 
 class Augmentation:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from .augmentation import AugmentationNoise
@@ -40,12 +39,9 @@ class Batch:
         """K, the number of observations in a sequence."""
         return int(self.action.shape[0])
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device (the ring of frames is moved too)."""
-        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
-
-class ActionNoise(NamedTuple):
+@dataclass(frozen=True)
+class ActionNoise:
     """Random numbers of one call of `act` for N observations."""
 
     uniform: Tensor  # float32 (N,), in [0, 1): below epsilon the action is random
@@ -63,8 +59,3 @@ class UpdateNoise:
     n_step_obs: AugmentationNoise  # (T, B), what the target network sees
     selection: AugmentationNoise | None  # (T, B), what picks the action; None: as n_step_obs
     objective: Any | None
-
-    def to(self, device: torch.device | str) -> UpdateNoise:
-        """The same draws on another device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
-        return replace(self, **moved)

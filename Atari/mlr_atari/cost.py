@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from .batch import Batch, UpdateNoise
+from .device import to_device
 from .frames import FrameStacks
 from .rainbow import Rainbow
 from .run.seeding import Streams
@@ -22,7 +23,7 @@ def update_flops(agent: Rainbow) -> float:
     (group,) = agent.optimizer.param_groups
     with FakeTensorMode(allow_non_fake_inputs=True):
         batch = _batch(agent)
-        noise: UpdateNoise = agent.draw_noise(Streams(0)).to(agent.device)
+        noise: UpdateNoise = to_device(agent.draw_noise(Streams(0)), agent.device)
         with FlopCounterMode(display=False) as counter:
             loss = agent.rl_loss(batch, noise)[0]
             if agent.objective is not None:

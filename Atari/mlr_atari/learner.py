@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .acceleration import OnDevice, compile_methods
 from .batch import Batch, UpdateNoise
+from .device import OnDevice, compile_methods
 from .parts import Parts
 from .run.guard import NonFiniteGuard
 from .run.progress import LastMetrics

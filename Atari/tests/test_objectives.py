@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from typing import Any
 
@@ -55,6 +56,8 @@ def same(first: Any, second: Any) -> bool:
         return torch.equal(first, second)
     if isinstance(first, dict):
         return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
+    if dataclasses.is_dataclass(first):
+        return same(vars(first), vars(second))
     if isinstance(first, (list, tuple)):
         return len(first) == len(second) and all(map(same, first, second))
     return bool(first == second)

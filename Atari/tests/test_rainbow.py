@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from agents import CPU, run_updates, small_agent, synthetic_batch
+from agents import run_updates, small_agent, synthetic_batch
 from torch import Tensor
 
 from mlr_atari.batch import UpdateNoise
-from mlr_atari.frames import FrameStacks
 from mlr_atari.objectives.mlr import MLR
 from mlr_atari.rainbow import Rainbow
 from mlr_atari.run.seeding import Streams
@@ -156,7 +155,7 @@ def test_averaging_equal_draws_changes_nothing() -> None:
     noise = single.draw_noise(Streams(1))
 
     def repeated(draw: Any, count: int) -> Any:
-        return type(draw)(*(None if v is None else v.expand(count, *v.shape[1:]) for v in draw))
+        return draw.select(torch.zeros(count, dtype=torch.int64))
 
     copies = replace(
         noise,
@@ -177,12 +176,12 @@ def test_two_target_draws_average_the_distributions() -> None:
     both = agent._regression_target(batch, noise)
 
     def one(index: int) -> Tensor:
-        def pick(draw: Any) -> Any:
-            return type(draw)(*(None if v is None else v[index : index + 1] for v in draw))
-
         alone = small_agent("rainbow")
         alone.network.head.redraw(noise.head)
-        single = replace(noise, n_step_obs=pick(noise.n_step_obs), selection=pick(noise.selection))
+        view = slice(index, index + 1)
+        single = replace(
+            noise, n_step_obs=noise.n_step_obs.select(view), selection=noise.selection.select(view)
+        )
         return alone._regression_target(batch, single)
 
     assert not torch.allclose(one(0), one(1), atol=1e-4)
@@ -310,9 +309,3 @@ def _through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     torch.save(state, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
-
-
-def test_batches_move_as_a_whole() -> None:
-    batch = synthetic_batch(0).to(CPU)
-    assert isinstance(batch.obs, FrameStacks)
-    assert (batch.batch_size, batch.sequence_length) == (3, 4)

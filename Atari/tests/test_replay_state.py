@@ -9,6 +9,7 @@ import torch
 from small_replays import SETTINGS, Step, exponent, fill, make_replay, random_steps
 
 from mlr_atari.batch import Batch
+from mlr_atari.device import to_device
 from mlr_atari.errors import CheckpointError
 from mlr_atari.replay import SequenceReplay
 
@@ -135,4 +136,4 @@ def test_the_gpu_gathers_the_same_without_a_synchronisation() -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     wanted = cpu.gather(cpu.draw(uniforms), exponent())
-    assert _equal(batch.to("cpu"), wanted)
+    assert _equal(to_device(batch, "cpu"), wanted)

@@ -135,7 +135,7 @@ def test_spr_step_by_step() -> None:
         return torch.cat([value, advantage], 1)
 
     latents = network.encoder(agent.augmentation(batch.obs.select(slice(0, 1)), noise.obs)[0])
-    later = noise.objective.later
+    later = noise.objective.target
     expected = torch.zeros(3)
     for k in range(1, 6):
         latents = part.dynamics(latents, batch.action[k - 1])
@@ -170,7 +170,7 @@ def test_cycle_of_the_identity_is_closed(virtual: int, steps: int) -> None:
     agent, objective = parts("playvirtual", PlayVirtual, **sizes)
     objective.prediction.predictor = nn.Identity()
     batch, noise = synthetic_batch(0, 3, 10), agent.draw_noise(Streams(1)).objective
-    assert noise.actions.shape == (steps, 4 * virtual, 3)
+    assert noise.virtual_actions.shape == (steps, 4 * virtual, 3)
     losses = []
     for reach in (0.0, 0.1):
         objective.prediction.dynamics = objective.reverse_dynamics = _Step(reach)
@@ -198,13 +198,13 @@ def test_imagined_sequences_one_by_one() -> None:
     for sample in range(3):
         distances = []
         for index in range(8):
-            actions = noise.actions[:, index, sample]
+            actions = noise.virtual_actions[:, index, sample]
             latents = start[sample : sample + 1]
             for action in actions:
                 latents = part.dynamics(latents, action[None])
             for action in actions.flip(0):
                 latents = objective.reverse_dynamics(latents, action[None])
-            offsets, intensity = noise.target.offsets, noise.target.intensity
+            offsets, intensity = noise.home.offsets, noise.home.intensity
             one = slice(sample, sample + 1)
             draw = AugmentationNoise(offsets[index, one], intensity[index, one])
             image = agent.augmentation(batch.obs.select((0, one)), draw)

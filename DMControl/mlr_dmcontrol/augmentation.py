@@ -6,7 +6,6 @@ Encoders take images in 0..1; that division is part of the same conversion.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .device import map_tensors
 from .errors import ConfigError
 from .frames import FrameStacks
 
@@ -44,17 +44,10 @@ class AugmentationNoise:
     affine: Tensor | None = None
     box: Tensor | None = None
 
-    def to(self, device: torch.device | str) -> AugmentationNoise:
-        """The same numbers on `device`."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
     def select(self, key: Any) -> AugmentationNoise:
         """The numbers of the images at `key`, an index into the leading dimensions."""
-        return self._each(lambda tensor: tensor[key])
-
-    def _each(self, function: Any) -> AugmentationNoise:
-        values = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return AugmentationNoise(*(None if value is None else function(value) for value in values))
+        chosen: AugmentationNoise = map_tensors(lambda tensor: tensor[key], self)
+        return chosen
 
 
 def center_crop(obs: Tensor, size: int) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .augmentation import AugmentationNoise
@@ -25,16 +24,6 @@ class SequenceBatch:
     action: Tensor
     reward: Tensor
     indices: Tensor
-
-    def to(self, device: torch.device | str) -> SequenceBatch:
-        """The same windows on `device`."""
-        return SequenceBatch(
-            self.obs.to(device),
-            *(
-                each.to(device, non_blocking=True)
-                for each in (self.action, self.reward, self.indices)
-            ),
-        )
 
     def select(self, some: slice) -> SequenceBatch:
         """Some of the windows."""
@@ -62,19 +51,9 @@ class Batch:
     sequence: SequenceBatch | None
     indices: Tensor
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on `device`."""
-        action, reward, terminated, indices = (
-            each.to(device, non_blocking=True)
-            for each in (self.action, self.reward, self.terminated, self.indices)
-        )
-        sequence = None if self.sequence is None else self.sequence.to(device)
-        obs, next_obs = self.obs.to(device), self.next_obs.to(device)
-        return Batch(obs, next_obs, action, reward, terminated, sequence, indices)
-
 
 @dataclass(frozen=True)
-class SACNoise:
+class UpdateNoise:
     """Random numbers of one update.
 
     Attributes:
@@ -90,13 +69,3 @@ class SACNoise:
     next_action: Tensor
     action: Tensor
     objective: Any
-
-    def to(self, device: torch.device | str) -> SACNoise:
-        """The same numbers on `device`."""
-        return SACNoise(
-            self.obs.to(device),
-            self.next_obs.to(device),
-            self.next_action.to(device, non_blocking=True),
-            self.action.to(device, non_blocking=True),
-            None if self.objective is None else self.objective.to(device),
-        )

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .batch import Batch, SACNoise, SequenceBatch
+from .batch import Batch, SequenceBatch, UpdateNoise
+from .device import to_device
 from .environment import COLOURS
 from .frames import FrameStacks
 from .run.seeding import Streams
@@ -24,7 +25,7 @@ def update_flops(agent: SAC) -> float:
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         batch = _batch(agent)
-        noise: SACNoise = agent.draw_noise(Streams(0)).to(agent.device)
+        noise: UpdateNoise = to_device(agent.draw_noise(Streams(0)), agent.device)
         with FlopCounterMode(display=False) as always:
             _differentiate(agent.critic_terms(batch, noise)[0], agent.critic_optimizer.parameters)
             if agent.objective is not None and agent.objective_optimizer is not None:

@@ -46,11 +46,6 @@ class FrameStacks:
         """The stacks at `key`, any index into the leading dimensions."""
         return FrameStacks(self.frames, self.index[key])
 
-    def to(self, device: torch.device | str) -> FrameStacks:
-        """The same stacks on `device`; nothing is copied that lies there already."""
-        frames = self.frames.to(device, non_blocking=True)
-        return FrameStacks(frames, self.index.to(device, non_blocking=True))
-
     def dense(self) -> Tensor:
         """The observations, uint8 (*lead, S*C, H, W)."""
         return self.frames[self.index].flatten(-4, -3)

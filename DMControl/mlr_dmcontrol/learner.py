@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .acceleration import OnDevice, compile_methods
-from .batch import Batch, SACNoise
+from .batch import Batch, UpdateNoise
+from .device import OnDevice, compile_methods
 from .parts import Parts
 from .run.guard import NonFiniteGuard
 from .run.progress import LastMetrics
@@ -41,7 +41,7 @@ class Learner:
                 compile_methods(self.agent.objective, "loss")
         self._learn = OnDevice(self.learn, self.agent.device, cuda_graph=cuda_graph)
 
-    def update(self, agent_step: int, update_step: int) -> tuple[Batch, SACNoise]:
+    def update(self, agent_step: int, update_step: int) -> tuple[Batch, UpdateNoise]:
         """Draw a batch and its noise, and improve the agent.
 
         Returns:
@@ -56,7 +56,7 @@ class Learner:
             "update_step": torch.tensor(update_step),
         }
         agent.set_schedules()
-        latest: tuple[Batch, SACNoise] = self._learn(inputs, **agent.due(agent_step))
+        latest: tuple[Batch, UpdateNoise] = self._learn(inputs, **agent.due(agent_step))
         agent.update_step += 1
         return latest
 
@@ -64,12 +64,12 @@ class Learner:
         self,
         transitions: Tensor,
         windows: Tensor | None,
-        noise: SACNoise,
+        noise: UpdateNoise,
         update_step: Tensor,
         *,
         actor_step: bool,
         target_step: bool,
-    ) -> tuple[Batch, SACNoise]:
+    ) -> tuple[Batch, UpdateNoise]:
         """What the device does of an update: tensors in, tensors out, nothing fetched."""
         batch = self.replay.gather(transitions, windows)
         self.metrics.update(

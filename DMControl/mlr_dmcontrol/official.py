@@ -14,7 +14,7 @@ A whole update of the published code can be repeated on given data::
     windows = FrameStacks.from_dense(sequence_uint8, channels=3)  # (K, B', 9, 100, 100)
     sequence = SequenceBatch(windows, action, reward, indices)
     batch = Batch(obs, next_obs, action, reward, terminated, sequence, indices)
-    noise = SACNoise(
+    noise = UpdateNoise(
         obs=AugmentationNoise(offsets=crop_offsets),        # (1, B, 2)
         next_obs=AugmentationNoise(offsets=next_offsets),   # (1, B, 2)
         next_action=next_normal,                            # (1, B, A)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .augmentation import Augmentation, AugmentationNoise, center_crop, to_float
-from .batch import Batch, SACNoise
+from .batch import Batch, UpdateNoise
 from .frames import FrameStacks
 from .losses import (
     actor_loss,
@@ -165,13 +165,13 @@ class SAC:
         """`act` without exploration, between arrays: what an evaluation scores."""
         return self.act(torch.from_numpy(obs)).cpu().numpy()
 
-    def draw_noise(self, streams: Streams) -> SACNoise:
+    def draw_noise(self, streams: Streams) -> UpdateNoise:
         """Everything random in one update, drawn on the CPU."""
         settings, size = self.settings, self.settings.batch_size
         actions = (size, self.networks.action_dim)
         views, q_views = settings.num_target_augmentations, settings.num_q_augmentations
         obs = self.augmentation.draw(streams["augmentation"], (q_views, size))
-        return SACNoise(
+        return UpdateNoise(
             obs,
             self.augmentation.draw(streams["augmentation"], (views, size)),
             torch.randn(views, *actions, generator=streams["noise"]),
@@ -187,7 +187,7 @@ class SAC:
         }
 
     def update(
-        self, batch: Batch, noise: SACNoise, *, actor_step: bool, target_step: bool
+        self, batch: Batch, noise: UpdateNoise, *, actor_step: bool, target_step: bool
     ) -> Metrics:
         """One update: critic, objective, actor and temperature, momentum targets (D-3).
 
@@ -209,7 +209,7 @@ class SAC:
             self.objective.set_schedules(self.update_step)
 
     def compute_update(
-        self, batch: Batch, noise: SACNoise, *, actor_step: bool, target_step: bool
+        self, batch: Batch, noise: UpdateNoise, *, actor_step: bool, target_step: bool
     ) -> Metrics:
         """Device side of an update: tensors only, static shapes, no synchronisation."""
         last = self.objective is not None and self.objective.position == "last"
@@ -224,13 +224,13 @@ class SAC:
             metrics |= self.update_objective(batch, noise)
         return metrics
 
-    def update_critic(self, batch: Batch, noise: SACNoise) -> Metrics:
+    def update_critic(self, batch: Batch, noise: UpdateNoise) -> Metrics:
         """Step the critic and its encoder."""
         loss, metrics = self.critic_terms(batch, noise)
         self.critic_optimizer.accumulate(loss)
         return metrics | {"gradient_norm/critic": self.critic_optimizer.step()}
 
-    def critic_terms(self, batch: Batch, noise: SACNoise) -> tuple[Tensor, Metrics]:
+    def critic_terms(self, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, Metrics]:
         """Loss of the critic and its encoder."""
         networks, target = self.networks, self.critic_target(batch, noise)
         views = self._views(batch.obs, noise.obs, self.settings.num_q_augmentations)
@@ -240,7 +240,7 @@ class SAC:
         return loss, {"loss/critic": loss.detach(), "rl/q": values.detach().mean()}
 
     @torch.no_grad()
-    def critic_target(self, batch: Batch, noise: SACNoise) -> Tensor:
+    def critic_target(self, batch: Batch, noise: UpdateNoise) -> Tensor:
         """y (B,): the actor's view of the next observations, the target networks' values."""
         networks, count = self.networks, self.settings.num_target_augmentations
         views = self._views(batch.next_obs, noise.next_obs, count)
@@ -256,7 +256,7 @@ class SAC:
             self.settings.discount,
         )
 
-    def update_objective(self, batch: Batch, noise: SACNoise) -> Metrics:
+    def update_objective(self, batch: Batch, noise: UpdateNoise) -> Metrics:
         """Step the encoder and the objective's own parameters; nothing without an objective."""
         if self.objective is None or self.objective_optimizer is None:
             return {}
@@ -268,7 +268,7 @@ class SAC:
                 metrics[name] = metrics.get(name, 0.0) + share * value
         return metrics | {"gradient_norm/objective": self.objective_optimizer.step()}
 
-    def update_actor(self, batch: Batch, noise: SACNoise) -> Metrics:
+    def update_actor(self, batch: Batch, noise: UpdateNoise) -> Metrics:
         """Step the actor and the temperature."""
         loss, temperature_term, metrics = self.actor_terms(batch, noise)
         # Each of the two losses reaches only the parameters of its own optimiser.
@@ -276,7 +276,7 @@ class SAC:
         self.temperature_optimizer.step()
         return metrics | {"gradient_norm/actor": self.actor_optimizer.step()}
 
-    def actor_terms(self, batch: Batch, noise: SACNoise) -> tuple[Tensor, Tensor, Metrics]:
+    def actor_terms(self, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, Tensor, Metrics]:
         """Losses of actor and temperature, on the first view of the observations."""
         networks = self.networks
         with torch.no_grad():
@@ -303,13 +303,13 @@ class SAC:
         if self.objective is not None:
             self.objective.update_targets()
 
-    def diagnostics(self, batch: Batch, noise: SACNoise) -> dict[str, float]:
+    def diagnostics(self, batch: Batch, noise: UpdateNoise) -> dict[str, float]:
         """The objective's signs of health on this batch; synchronises."""
         if self.objective is None:
             return {}
         return self.objective.diagnostics(self.networks.encoder, batch, noise.objective)
 
-    def preview(self, batch: Batch, noise: SACNoise) -> Tensor | None:
+    def preview(self, batch: Batch, noise: UpdateNoise) -> Tensor | None:
         """What the objective sees, uint8 RGB (3, H, W); None without one."""
         return None if self.objective is None else self.objective.preview(batch, noise.objective)
 

@@ -12,7 +12,7 @@ from mlr_dmcontrol.augmentation import AugmentationNoise
 from mlr_dmcontrol.batch import Batch
 from mlr_dmcontrol.frames import FrameStacks
 from mlr_dmcontrol.official import export_official, load_official
-from mlr_dmcontrol.sac import SAC, SACNoise
+from mlr_dmcontrol.sac import SAC, UpdateNoise
 
 Load = Callable[[str], Any]
 LENGTH, SEQUENCES = 8, 3
@@ -39,9 +39,11 @@ def transitions(golden: Load) -> tuple[Batch, Any]:
     return batch, file
 
 
-def sac_noise(next_action: torch.Tensor, action: torch.Tensor, objective: Any = None) -> SACNoise:
+def sac_noise(
+    next_action: torch.Tensor, action: torch.Tensor, objective: Any = None
+) -> UpdateNoise:
     still = AugmentationNoise(offsets=torch.zeros(1, len(action), 2, dtype=torch.int64))
-    return SACNoise(still, still, next_action[None], action, objective)
+    return UpdateNoise(still, still, next_action[None], action, objective)
 
 
 def gradients(agent: SAC) -> dict[str, torch.Tensor | None]:

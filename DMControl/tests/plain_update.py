@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mlr_dmcontrol.augmentation import AugmentationNoise
-from mlr_dmcontrol.batch import SACNoise
+from mlr_dmcontrol.batch import UpdateNoise
 from mlr_dmcontrol.losses import (
     actor_loss,
     critic_loss,
@@ -42,7 +42,7 @@ class PlainReplay:
         self.action, self.reward = batch.action.numpy(), batch.reward.numpy()
         self.terminated = batch.terminated.numpy()
 
-    def transitions(self, chosen: np.ndarray, noise: SACNoise, size: int) -> tuple[Tensor, ...]:
+    def transitions(self, chosen: np.ndarray, noise: UpdateNoise, size: int) -> tuple[Tensor, ...]:
         """Cropped observations, float32 (B, C, h, w), and the numbers (B, ...)."""
         views = [
             _cropped(self.obs[chosen], noise.obs, size),
@@ -101,7 +101,7 @@ class PlainSAC:
         replay: PlainReplay,
         transitions: Tensor,
         windows: Tensor | None,
-        noise: SACNoise,
+        noise: UpdateNoise,
         *,
         actor_step: bool,
         target_step: bool,
@@ -122,7 +122,7 @@ class PlainSAC:
         return losses
 
     def _update_critic(
-        self, obs: Tensor, next_obs: Tensor, numbers: Sequence[Tensor], noise: SACNoise
+        self, obs: Tensor, next_obs: Tensor, numbers: Sequence[Tensor], noise: UpdateNoise
     ) -> Tensor:
         networks, (action, reward, terminated) = self.networks, numbers
         with torch.no_grad():
@@ -158,7 +158,7 @@ class PlainSAC:
         _step(self.objective_adam, self.weight * loss, clip=group.max_norm)
         return loss.detach()
 
-    def _update_actor(self, obs: Tensor, noise: SACNoise) -> Tensor:
+    def _update_actor(self, obs: Tensor, noise: UpdateNoise) -> Tensor:
         networks = self.networks
         features = _features(networks.encoder, obs).detach()
         mean, log_std = networks.actor(features)

@@ -12,7 +12,7 @@ from small_agents import GOLDEN, agent_cfg, build_agent
 from torch import Tensor, nn
 
 from mlr_dmcontrol.augmentation import AugmentationNoise
-from mlr_dmcontrol.batch import Batch, SACNoise, SequenceBatch
+from mlr_dmcontrol.batch import Batch, SequenceBatch, UpdateNoise
 from mlr_dmcontrol.frames import FrameStacks
 from mlr_dmcontrol.networks import Encoder
 from mlr_dmcontrol.objectives.curl import CURL, CURLNoise, similarities
@@ -84,7 +84,7 @@ def stepped(
         f"{key}.{name}": p for key, each in parts.items() for name, p in names_of(each).items()
     }
     named |= {"W": agent.objective.bilinear} if isinstance(agent.objective, CURL) else {}
-    noise = SACNoise(whole(1, 6), whole(1, 6), torch.zeros(1, 6, 3), torch.zeros(6, 3), noise)
+    noise = UpdateNoise(whole(1, 6), whole(1, 6), torch.zeros(1, 6, 3), torch.zeros(6, 3), noise)
     metrics = agent.update_objective(batch, noise)
     optimizer = agent.objective_optimizer
     # The first moment of a first step is a tenth of the gradient that was stepped.

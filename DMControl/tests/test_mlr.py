@@ -9,10 +9,9 @@ import pytest
 import torch
 from small_agents import make_agent, make_batch
 
-from mlr_dmcontrol.augmentation import AugmentationNoise
 from mlr_dmcontrol.errors import ConfigError
 from mlr_dmcontrol.objectives.heads import distance, effective_rank
-from mlr_dmcontrol.objectives.mlr import MLR, MLRNoise
+from mlr_dmcontrol.objectives.mlr import MLR
 from mlr_dmcontrol.optimization import warmup_inverse_sqrt
 from mlr_dmcontrol.run.seeding import Streams
 from mlr_dmcontrol.sac import SAC
@@ -254,8 +253,3 @@ def test_wrong_patches_are_refused_by_name() -> None:
         make_agent("mlr", patch_size=12)
     with pytest.raises(ConfigError, match="agent.conv_strides"):
         make_agent("mlr", conv_strides=(4, 4, 4, 4))
-
-
-def test_noise_moves_as_a_whole() -> None:
-    noise = MLRNoise(torch.zeros(1, 2, 2).bool(), AugmentationNoise(), AugmentationNoise())
-    assert noise.to("meta").grid.device.type == "meta"

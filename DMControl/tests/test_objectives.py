@@ -12,7 +12,8 @@ from config_cases import OBJECTIVES, config
 from small_agents import agent_cfg, batch_for, build_agent, make_batch, objective_of, tiny, updates
 from torch import Tensor
 
-from mlr_dmcontrol.batch import Batch, SACNoise
+from mlr_dmcontrol.batch import Batch, UpdateNoise
+from mlr_dmcontrol.device import to_device
 from mlr_dmcontrol.momentum import MomentumTarget
 from mlr_dmcontrol.networks import Encoder
 from mlr_dmcontrol.objectives import available
@@ -97,7 +98,7 @@ def test_agents_work_at_every_preset(name: str, preset: str) -> None:
 @pytest.mark.parametrize("name", AGENTS)
 def test_an_update_never_waits_for_the_host_and_fits_a_graph(name: str) -> None:
     agent = tiny(name, device="cuda")
-    batch, noise = batch_for(agent).to("cuda"), agent.draw_noise(Streams(0)).to("cuda")
+    batch, noise = to_device((batch_for(agent), agent.draw_noise(Streams(0))), "cuda")
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         for _ in range(2):
@@ -139,7 +140,7 @@ def test_first_weights_and_draws_of_the_agent_are_left_alone(name: str) -> None:
     plain, agent = tiny("sac", seed=3), tiny(name, seed=3)
     assert same(dict(plain.networks.state_dict()), dict(agent.networks.state_dict()))
     mine, theirs = (each.draw_noise(Streams(1)) for each in (plain, agent))
-    for field in dataclasses.fields(SACNoise):
+    for field in dataclasses.fields(UpdateNoise):
         if field.name != "objective":
             first, second = (getattr(each, field.name) for each in (mine, theirs))
             assert same(getattr(first, "offsets", first), getattr(second, "offsets", second))

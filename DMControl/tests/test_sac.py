@@ -12,7 +12,7 @@ import torch
 from small_agents import make_agent, make_batch
 
 from mlr_dmcontrol.augmentation import AugmentationNoise
-from mlr_dmcontrol.batch import Batch, SACNoise
+from mlr_dmcontrol.batch import Batch, UpdateNoise
 from mlr_dmcontrol.run.seeding import Streams
 from mlr_dmcontrol.sac import SAC
 
@@ -177,7 +177,7 @@ def test_two_draws_average_the_target_and_sum_the_loss() -> None:
     one.networks.load_state_dict(agent.networks.state_dict())
     batch, noise = make_batch(agent), agent.draw_noise(Streams(0))
 
-    def view(i: int) -> SACNoise:
+    def view(i: int) -> UpdateNoise:
         key = slice(i, i + 1)
         return dataclasses.replace(
             noise,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,22 +32,19 @@ class Settings:
     clip_with: str = choice("itself", "network")
 
 
-class ViewNoise(NamedTuple):
-    """Offsets of the two views."""
+@dataclass(frozen=True)
+class CURLNoise:
+    """Offsets of the two views, int64 (B, 2, 2): first and second crop, row and column."""
 
-    query: Tensor  # int64 (B, 2, 2): first and second crop, row and column, in [0, margin]
-    key: Tensor  # the same
-
-    def to(self, device: torch.device | str) -> ViewNoise:
-        """The same draws on another device."""
-        return ViewNoise(*(each.to(device, non_blocking=True) for each in self))
+    query: Tensor
+    key: Tensor
 
 
 def crop_pad_crop(stacks: FrameStacks, offsets: Tensor, margin: int) -> Tensor:
     """Crop `margin` pixels away, repeat the border `margin` times, crop to the old size.
 
     Args:
-        stacks: leading shape (B,). offsets: int64 (B, 2, 2), of `ViewNoise`.
+        stacks: leading shape (B,). offsets: int64 (B, 2, 2) in [0, margin], of `CURLNoise`.
 
     Returns:
         uint8 (B, S*C, H, W), channels last in memory.
@@ -108,13 +104,13 @@ class CURL(Objective):
         # A tuple, because its weights belong to the agent and not to this module.
         self._network = (network,)
 
-    def draw_noise(self, streams: Streams, rl_view: AugmentationNoise) -> ViewNoise:
+    def draw_noise(self, streams: Streams, rl_view: AugmentationNoise) -> CURLNoise:
         del rl_view  # both views are drawn anew
         shape, high = (self.batch_size, 2, 2), self.settings.crop_margin + 1
         generator = streams["objective"]
-        return ViewNoise(*(torch.randint(high, shape, generator=generator) for _ in range(2)))
+        return CURLNoise(*(torch.randint(high, shape, generator=generator) for _ in range(2)))
 
-    def loss(self, encoder: ConvEncoder, batch: Batch, noise: ViewNoise) -> tuple[Tensor, Metrics]:
+    def loss(self, encoder: ConvEncoder, batch: Batch, noise: CURLNoise) -> tuple[Tensor, Metrics]:
         """Mean cross-entropy over the batch, times the mean importance weight (published)."""
         key = self.target_head(self.key_latents(batch, noise))
         query = self.head(encoder(self.view(batch, noise.query)).flatten(1))
@@ -123,7 +119,7 @@ class CURL(Objective):
         return loss * batch.importance_weights.mean(), {"loss/curl": loss.detach()}
 
     @torch.no_grad()
-    def key_latents(self, batch: Batch, noise: ViewNoise) -> Tensor:
+    def key_latents(self, batch: Batch, noise: CURLNoise) -> Tensor:
         """f̄ of the second view, (B, F)."""
         latents: Tensor = self.target_encoder(self.view(batch, noise.key)).flatten(1)
         return latents
@@ -146,7 +142,7 @@ class CURL(Objective):
         return {"network": [*network.parameters(), *own]}
 
     @torch.no_grad()
-    def diagnostics(self, encoder: ConvEncoder, batch: Batch, noise: ViewNoise) -> dict[str, float]:
+    def diagnostics(self, encoder: ConvEncoder, batch: Batch, noise: CURLNoise) -> dict[str, float]:
         """Collapse watch of the views' projections; share of queries that find their key."""
         latents = self.key_latents(batch, noise)
         key = self.target_head(latents)
@@ -157,8 +153,8 @@ class CURL(Objective):
         return {**values, "curl/accuracy": hits.float().mean().item()}
 
     @torch.no_grad()
-    def preview(self, batch: Batch, noise: ViewNoise) -> Tensor:
+    def preview(self, batch: Batch, noise: CURLNoise) -> Tensor:
         """Newest frames of up to 8 stacks: original, query and key view, in rows."""
         first, margin = batch.obs.select(0), self.settings.crop_margin
-        views = [crop_pad_crop(first, offsets, margin) for offsets in noise]
+        views = [crop_pad_crop(first, offsets, margin) for offsets in (noise.query, noise.key)]
         return picture([rows[:8] for rows in (first.dense(), *views)])

@@ -50,7 +50,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def draw_noise(self, streams: Streams, rl_view: AugmentationNoise) -> Any:
-        """All random numbers of one update: CPU tensors in an object with `.to(device)`.
+        """All random numbers of one update: CPU tensors in a dataclass, or None.
 
         Args: `rl_view`: leading shape (M, B), how the RL loss augments the first observations, for
         objectives that look at the same images.

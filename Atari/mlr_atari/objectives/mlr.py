@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,17 +46,18 @@ class Settings:
     target_ema_tau: float | None = bounded(0, 1)
 
 
-class MLRNoise(NamedTuple):
-    """Random numbers of one update; leading shapes of both augmentations are (K, B)."""
+@dataclass(frozen=True)
+class MLRNoise:
+    """Random numbers of one update.
 
-    grid: Tensor  # bool (blocks, n, n), or (B, blocks, n, n): the patches that were drawn
-    online: AugmentationNoise  # of the masked images
+    Attributes:
+        grid: bool (blocks, n, n), or (B, blocks, n, n) with a mask per sequence; True = drawn.
+        online, target: augmentation of the masked and of the original images, lead (K, B).
+    """
+
+    grid: Tensor
+    online: AugmentationNoise
     target: AugmentationNoise
-
-    def to(self, device: torch.device | str) -> MLRNoise:
-        """The same draws on another device."""
-        grid = self.grid.to(device, non_blocking=True)
-        return MLRNoise(grid, self.online.to(device), self.target.to(device))
 
 
 class MLR(Objective):

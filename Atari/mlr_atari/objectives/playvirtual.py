@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,17 +34,13 @@ class Settings:
     strict_end_mask: bool
 
 
-class VirtualNoise(NamedTuple):
+@dataclass(frozen=True)
+class PlayVirtualNoise:
     """Random numbers of one update; M imagined sequences of C steps for each sample."""
 
     prediction: PredictionNoise
-    actions: Tensor  # int64 (C, M, B)
-    target: AugmentationNoise  # (M, B), of o_0, once for each imagined sequence
-
-    def to(self, device: torch.device | str) -> VirtualNoise:
-        """The same draws on another device."""
-        actions = self.actions.to(device, non_blocking=True)
-        return VirtualNoise(self.prediction.to(device), actions, self.target.to(device))
+    virtual_actions: Tensor  # int64 (C, M, B)
+    home: AugmentationNoise  # (M, B), of o_0, once for each imagined sequence
 
 
 def ramp(step: int, steps: int) -> float:
@@ -84,15 +79,15 @@ class PlayVirtual(Objective):
     def set_schedules(self, agent_step: int) -> None:
         self.ramp.fill_(ramp(agent_step, self.settings.cycle_ramp_agent_steps))
 
-    def draw_noise(self, streams: Streams, rl_view: AugmentationNoise) -> VirtualNoise:
+    def draw_noise(self, streams: Streams, rl_view: AugmentationNoise) -> PlayVirtualNoise:
         prediction = self.prediction.draw_noise(streams, rl_view, self.lead)
         lead = (self.settings.virtual_per_action * self.num_actions, self.lead[1])
         shape, generator = (self.settings.cycle_steps, *lead), streams["objective"]
         actions = torch.randint(self.num_actions, shape, generator=generator)
-        return VirtualNoise(prediction, actions, self.augmentation.draw(generator, lead))
+        return PlayVirtualNoise(prediction, actions, self.augmentation.draw(generator, lead))
 
     def loss(
-        self, encoder: ConvEncoder, batch: Batch, noise: VirtualNoise
+        self, encoder: ConvEncoder, batch: Batch, noise: PlayVirtualNoise
     ) -> tuple[Tensor, Metrics]:
         """Prediction and cycle, each a mean over the batch by importance weight."""
         chosen, part = self.settings, self.prediction
@@ -112,23 +107,23 @@ class PlayVirtual(Objective):
         return loss, dict(zip(self.metric_names, (weighted(*means), *means), strict=True))
 
     def cycle_losses(
-        self, encoder: ConvEncoder, start: Tensor, batch: Batch, noise: VirtualNoise
+        self, encoder: ConvEncoder, start: Tensor, batch: Batch, noise: PlayVirtualNoise
     ) -> Tensor:
         """ℓ_cyc (B,) from `start` (B, C, h, w); 0 where the first real action ends the episode."""
-        count, size = noise.actions.shape[1:]
+        count, size = noise.virtual_actions.shape[1:]
         starts = start.expand(count, *start.shape).flatten(0, 1)  # sequence by sequence: m * B + b
         with encoder.autocast():
             dynamics, back = self.prediction.dynamics, self.reverse_dynamics
-            ends = cycle(dynamics, back, starts, noise.actions.flatten(1))
+            ends = cycle(dynamics, back, starts, noise.virtual_actions.flatten(1))
         predictions = self.prediction.predict(ends)
         distances = distance(predictions, self.cycle_targets(batch, noise))
         return distances.view(count, size).mean(dim=0) * (~batch.ends[0])
 
     @torch.no_grad()
-    def cycle_targets(self, batch: Batch, noise: VirtualNoise) -> Tensor:
+    def cycle_targets(self, batch: Batch, noise: PlayVirtualNoise) -> Tensor:
         """Momentum projections of o_0, seen anew for each imagined sequence, (M*B, P)."""
-        index = batch.obs.index[0].expand(noise.actions.shape[1], -1, -1)
-        images = self.augmentation(FrameStacks(batch.obs.frames, index), noise.target)
+        index = batch.obs.index[0].expand(noise.virtual_actions.shape[1], -1, -1)
+        images = self.augmentation(FrameStacks(batch.obs.frames, index), noise.home)
         latents = self.prediction.target_encoder(images.flatten(0, 1))
         target: Tensor = self.prediction.target_projection(latents.flatten(1))
         return target
@@ -143,10 +138,10 @@ class PlayVirtual(Objective):
         }
 
     def diagnostics(
-        self, encoder: ConvEncoder, batch: Batch, noise: VirtualNoise
+        self, encoder: ConvEncoder, batch: Batch, noise: PlayVirtualNoise
     ) -> dict[str, float]:
         values = self.prediction.health("playvirtual", encoder, batch, noise.prediction)
         return {**values, "playvirtual/ramp": self.ramp.item()}
 
-    def preview(self, batch: Batch, noise: VirtualNoise) -> Tensor:
+    def preview(self, batch: Batch, noise: PlayVirtualNoise) -> Tensor:
         return self.prediction.preview(batch, noise.prediction)

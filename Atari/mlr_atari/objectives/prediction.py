@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,20 +16,12 @@ from .interface import Streams
 from .transition import TransitionModel, rollout
 
 
-class PredictionNoise(NamedTuple):
-    """How images are augmented."""
+@dataclass(frozen=True)
+class PredictionNoise:
+    """Augmentation of o_0 as the RL loss sees it, lead (B,), and of o_1 ... o_K, lead (K, B)."""
 
-    first: AugmentationNoise  # (B,), of o_0: what the RL loss sees
-    later: AugmentationNoise  # (K, B), of the targets o_1 .. o_K
-
-    def to(self, device: torch.device | str) -> PredictionNoise:
-        """The same draws on another device."""
-        return PredictionNoise(self.first.to(device), self.later.to(device))
-
-
-def first_view(rl_view: AugmentationNoise) -> AugmentationNoise:
-    """The first draw, (B,), of the RL loss, (M, B)."""
-    return AugmentationNoise(*(None if each is None else each[0] for each in rl_view))
+    first: AugmentationNoise
+    target: AugmentationNoise
 
 
 def real_targets(ends: Tensor, strict: bool) -> Tensor:
@@ -65,8 +57,8 @@ class LatentPrediction(nn.Module):
         self, streams: Streams, rl_view: AugmentationNoise, lead: tuple[int, int]
     ) -> PredictionNoise:
         """Args: `lead`: (K, B)."""
-        later = self.augmentation.draw(streams["objective"], lead)
-        return PredictionNoise(first_view(rl_view), later)
+        target = self.augmentation.draw(streams["objective"], lead)
+        return PredictionNoise(rl_view.select(0), target)
 
     def encode(self, encoder: ConvEncoder, batch: Batch, noise: PredictionNoise) -> Tensor:
         """ẑ_0 of the image that the RL loss sees, (B, C, h, w)."""
@@ -89,7 +81,7 @@ class LatentPrediction(nn.Module):
     def target_latents(self, batch: Batch, noise: PredictionNoise) -> Tensor:
         """Momentum latents of o_1 .. o_K, (K, B, Z)."""
         stacks = batch.obs.select(slice(1, None))
-        images = self.augmentation(stacks, noise.later)
+        images = self.augmentation(stacks, noise.target)
         return self.target_encoder(images.flatten(0, 1)).flatten(1).unflatten(0, stacks.lead)
 
     def losses(self, predictions: Tensor, targets: Tensor, ends: Tensor) -> Tensor:
@@ -116,5 +108,5 @@ class LatentPrediction(nn.Module):
     def preview(self, batch: Batch, noise: PredictionNoise) -> Tensor:
         """Newest frames of o_1 .. o_K of the first sequence: originals and targets, in rows."""
         stacks = batch.obs.select(slice(1, None))
-        targets = self.augmentation(stacks, noise.later, scale=1.0)
+        targets = self.augmentation(stacks, noise.target, scale=1.0)
         return picture([stacks.dense()[:, 0], targets[:, 0]])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..batch import Batch, UpdateNoise
 from ..build import build_agent, settings_from
+from ..device import to_device
 from ..environment import AtariEnv, EnvironmentSettings
 from ..networks import ConvEncoder
 from ..objectives.interface import Metrics
@@ -115,7 +116,7 @@ def objective_step(parts: Parts, streams: Streams, step: int) -> tuple[Metrics, 
     uniforms = torch.rand(size, generator=streams["replay"], dtype=torch.float64)
     exponent = torch.tensor(settings.importance_exponent(0)).to(agent.device)
     batch = replay.gather(replay.draw(uniforms.to(agent.device)), exponent)
-    noise = agent.draw_noise(streams).to(agent.device)
+    noise = to_device(agent.draw_noise(streams), agent.device)
     objective.set_schedules(step)
     agent.optimizer.zero_grad(set_to_none=True)
     loss, metrics = objective.loss(agent.network.encoder, batch, noise.objective)

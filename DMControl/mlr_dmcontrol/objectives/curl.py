@@ -38,10 +38,6 @@ class CURLNoise:
     anchor: AugmentationNoise
     key: AugmentationNoise
 
-    def to(self, device: torch.device | str) -> CURLNoise:
-        """The same numbers on `device`."""
-        return CURLNoise(self.anchor.to(device), self.key.to(device))
-
 
 def similarities(anchor: Tensor, key: Tensor, weight: Tensor) -> Tensor:
     """Logits a W kᵀ minus each row's largest: (B, Z), (B, Z), (Z, Z) -> (B, B)."""

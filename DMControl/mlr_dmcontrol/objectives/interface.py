@@ -55,7 +55,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def draw_noise(self, streams: Streams, views: AugmentationNoise) -> Any:
-        """All random numbers of one update: CPU tensors in an object with `.to(device)`.
+        """All random numbers of one update: CPU tensors in a dataclass, or None.
 
         Args: `views`: what the critic's views of `batch.obs` are cut out with, lead (M, B).
         """

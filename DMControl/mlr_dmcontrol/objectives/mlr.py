@@ -69,11 +69,6 @@ class MLRNoise:
     online: AugmentationNoise
     target: AugmentationNoise
 
-    def to(self, device: torch.device | str) -> MLRNoise:
-        """The same numbers on `device`."""
-        grid = self.grid.to(device, non_blocking=True)
-        return MLRNoise(grid, self.online.to(device), self.target.to(device))
-
     def select(self, some: slice) -> MLRNoise:
         """The numbers of some of the sequences."""
         key = (slice(None), some)

@@ -52,12 +52,6 @@ class PlayVirtualNoise(PredictionNoise):
     home: AugmentationNoise
     real: AugmentationNoise
 
-    def to(self, device: torch.device | str) -> PlayVirtualNoise:
-        actions = self.virtual_actions.to(device, non_blocking=True)
-        draws = (each.to(device) for each in (self.first, self.target, self.home, self.real))
-        first, target, home, real = draws
-        return PlayVirtualNoise(first, target, actions, home, real)
-
 
 def cycle_ramp(env_step: int, ramp: int) -> float:
     """ω: exp(-5 (1 - (t + 1) / ramp)²) until t = `ramp`, then 1."""

@@ -50,10 +50,6 @@ class PredictionNoise:
     first: AugmentationNoise
     target: AugmentationNoise
 
-    def to(self, device: torch.device | str) -> PredictionNoise:
-        """The same numbers on `device`."""
-        return PredictionNoise(self.first.to(device), self.target.to(device))
-
 
 class SPR(Objective):
     """Roll the online latent of o_0 forward, and compare with momentum latents of o_1 ... o_K.

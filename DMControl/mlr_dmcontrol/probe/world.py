@@ -12,8 +12,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ..augmentation import center_crop, to_float
-from ..batch import Batch, SACNoise
+from ..batch import Batch, UpdateNoise
 from ..build import build_agent, settings_from
+from ..device import to_device
 from ..environment import COLOURS, EnvironmentSettings, PixelControlEnv
 from ..networks import Encoder
 from ..objectives.interface import Metrics
@@ -93,11 +94,11 @@ def fill(parts: Parts, streams: Streams, count: int) -> int:
     return count
 
 
-def objective_step(parts: Parts, streams: Streams, step: int) -> tuple[Metrics, Batch, SACNoise]:
+def objective_step(parts: Parts, streams: Streams, step: int) -> tuple[Metrics, Batch, UpdateNoise]:
     """An update of the objective and of all momentum targets; RL learns nothing."""
     agent, replay = parts.agent, parts.replay
     drawn = replay.draw(streams["replay"], agent.settings.batch_size, parts.num_windows)
-    batch, noise = replay.gather(*drawn), agent.draw_noise(streams).to(agent.device)
+    batch, noise = replay.gather(*drawn), to_device(agent.draw_noise(streams), agent.device)
     agent.set_schedules()
     metrics = agent.update_objective(batch, noise)
     if agent.due(step)["target_step"]:

@@ -1,18 +1,20 @@
-"""Inputs that travel in one copy, and functions that run on a device or as a CUDA graph."""
+"""Trees of tensors that travel in one copy, and functions that run on a device or as a graph."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from mlr_atari import acceleration, errors
+from mlr_dmcontrol.device import OnDevice, Parcel, map_tensors, tensors, to_device
+from mlr_dmcontrol.errors import ConfigError
 
 
-class Pair(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Pair:
     first: Tensor
     second: Tensor | None
 
@@ -25,64 +27,66 @@ class Noise:
 
 def tree(seed: int) -> dict[str, Any]:
     draw = torch.Generator().manual_seed(seed)
-    pair = Pair(torch.randn(3, 5, generator=draw), None)
-    noise = Noise(pair, torch.rand(7, generator=draw) < 0.5)
+    noise = Noise(
+        Pair(torch.randn(3, 5, generator=draw), None), torch.rand(7, generator=draw) < 0.5
+    )
     numbers = torch.randint(9, (2, 2), generator=draw), torch.tensor(seed, dtype=torch.float64)
     return {"noise": noise, "numbers": numbers, "nothing": None}
 
 
-def leaves(given: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    acceleration.map_tensors(lambda each: (found.append(each), each)[1], given)
-    return found
-
-
 def test_map_keeps_the_structure() -> None:
-    doubled = acceleration.map_tensors(lambda each: each + each, tree(1))
+    doubled = map_tensors(lambda tensor: tensor + tensor, tree(1))
     assert doubled["nothing"] is None
     assert doubled["noise"].pair.second is None
     assert isinstance(doubled["noise"], Noise)
-    assert isinstance(doubled["noise"].pair, Pair)
-    for changed, before in zip(leaves(doubled), leaves(tree(1)), strict=True):
+    assert isinstance(doubled["numbers"], tuple)
+    for changed, before in zip(tensors(doubled), tensors(tree(1)), strict=True):
         assert torch.equal(changed, before + before)
 
 
+def test_a_tree_moves_as_a_whole_and_what_is_there_stays() -> None:
+    moved = to_device(tree(1), "meta")
+    assert {tensor.device.type for tensor in tensors(moved)} == {"meta"}
+    here = tree(1)
+    there = to_device(here, "cpu")
+    assert all(map(lambda old, new: old is new, tensors(here), tensors(there)))
+
+
 def test_a_parcel_arrives_complete_and_always_in_the_same_place() -> None:
-    parcel = acceleration.Parcel(tree(1), torch.device("cpu"))
-    places = [each.data_ptr() for each in leaves(parcel.tree)]
+    parcel = Parcel(tree(1), torch.device("cpu"))
+    places = [tensor.data_ptr() for tensor in tensors(parcel.tree)]
     for seed in (1, 2):
         parcel.send(tree(seed))
-        assert [each.data_ptr() for each in leaves(parcel.tree)] == places
-        for arrived, sent in zip(leaves(parcel.tree), leaves(tree(seed)), strict=True):
+        assert [tensor.data_ptr() for tensor in tensors(parcel.tree)] == places
+        for arrived, sent in zip(tensors(parcel.tree), tensors(tree(seed)), strict=True):
             assert arrived.dtype == sent.dtype
             assert torch.equal(arrived, sent)
 
 
-def test_a_parcel_takes_views_that_are_not_contiguous() -> None:
-    parcel = acceleration.Parcel({"x": torch.zeros(4, 3)}, torch.device("cpu"))
+def test_a_parcel_takes_views_that_are_not_contiguous_and_empty_ones() -> None:
+    parcel = Parcel({"x": torch.zeros(4, 3), "none": torch.zeros(0)}, torch.device("cpu"))
     turned = torch.arange(12.0).view(3, 4).t()
-    parcel.send({"x": turned})
+    parcel.send({"x": turned, "none": torch.zeros(0)})
     assert torch.equal(parcel.tree["x"], turned)
 
 
-def test_a_parcel_refuses_other_sizes() -> None:
-    parcel = acceleration.Parcel({"x": torch.zeros(4)}, torch.device("cpu"))
-    with pytest.raises(ValueError, match="does not fit"):
-        parcel.send({"x": torch.zeros(5)})
+@pytest.mark.parametrize("size", [3, 5])
+def test_a_parcel_refuses_other_sizes(size: int) -> None:
+    parcel = Parcel({"x": torch.zeros(4)}, torch.device("cpu"))
+    with pytest.raises(ValueError):
+        parcel.send({"x": torch.zeros(size)})
 
 
 def test_on_the_cpu_a_function_is_just_called() -> None:
-    run = acceleration.OnDevice(
-        lambda x, *, add: x + 1 if add else x, torch.device("cpu"), cuda_graph=False
-    )
+    run = OnDevice(lambda x, *, add: x + 1 if add else x, torch.device("cpu"), cuda_graph=False)
     given = torch.zeros(2)
     assert run({"x": given}, add=False) is given
     assert run({"x": given}, add=True).tolist() == [1, 1]
 
 
 def test_a_graph_needs_a_gpu() -> None:
-    with pytest.raises(errors.ConfigError, match="cuda_graph=true"):
-        acceleration.OnDevice(lambda: None, torch.device("cpu"), cuda_graph=True)
+    with pytest.raises(ConfigError, match="^cuda_graph=true"):
+        OnDevice(lambda: None, torch.device("cpu"), cuda_graph=True)
 
 
 @pytest.mark.cuda
@@ -94,7 +98,7 @@ def test_a_graph_computes_each_call_once_and_reads_its_inputs_anew() -> None:
         total.add_(x.sum() * (2 if twice else 1))
         return total * 1
 
-    run = acceleration.OnDevice(step, device, cuda_graph=True)
+    run = OnDevice(step, device, cuda_graph=True)
     expected = 0.0
     for number in range(20):
         twice = number % 3 == 0
@@ -105,7 +109,7 @@ def test_a_graph_computes_each_call_once_and_reads_its_inputs_anew() -> None:
 @pytest.mark.cuda
 def test_a_call_does_not_wait_for_the_gpu() -> None:
     device = torch.device("cuda", 0)
-    run = acceleration.OnDevice(lambda noise, **_: noise.grid.sum(), device, cuda_graph=False)
+    run = OnDevice(lambda noise, **_: noise.grid.sum(), device, cuda_graph=False)
     run({"noise": tree(0)["noise"]})
     torch.cuda.set_sync_debug_mode("error")
     try:
