@@ -33,7 +33,6 @@ from mlr_atari.run.folder import RunFolder
 from mlr_atari.run.logger import RunLogger
 from mlr_atari.run.preemption import StopRequest
 from mlr_atari.run.progress import LastMetrics, Progress, SaveSchedule
-from mlr_atari.run.schema import MAY_CHANGE, MAY_GROW
 from mlr_atari.run.seeding import Streams
 from mlr_atari.seeds import episode_seed
 from mlr_atari.settings import LAYOUT, compose, load
@@ -191,8 +190,6 @@ def train(cfg: DictConfig, work: Callable[[Trainer], None] = Trainer.train) -> N
             protocol.run_path(cfg),
             as_plain(cfg),
             resume=cfg.resume,
-            may_change=MAY_CHANGE,
-            may_grow=MAY_GROW,
             packages=protocol.PACKAGES,
         ) as folder,
         StopRequest() as stop,

@@ -37,7 +37,6 @@ from mlr_dmcontrol.run.folder import RunFolder
 from mlr_dmcontrol.run.logger import RunLogger
 from mlr_dmcontrol.run.preemption import StopRequest
 from mlr_dmcontrol.run.progress import LastMetrics, Progress, SaveSchedule
-from mlr_dmcontrol.run.schema import MAY_CHANGE, MAY_GROW
 from mlr_dmcontrol.run.seeding import Streams
 from mlr_dmcontrol.seeds import episode_seed
 from mlr_dmcontrol.settings import LAYOUT, compose, load
@@ -194,8 +193,6 @@ def train(cfg: DictConfig, work: Callable[[Trainer], None] = Trainer.train) -> N
             protocol.run_path(cfg),
             as_plain(cfg),
             resume=cfg.resume,
-            may_change=MAY_CHANGE,
-            may_grow=MAY_GROW,
             packages=protocol.PACKAGES,
         ) as folder,
         StopRequest() as stop,

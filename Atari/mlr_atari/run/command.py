@@ -23,7 +23,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
-from .schema import SOURCES, flatten, suggestion
+from .folder import flatten
+from .schema import SOURCES, suggestion
 
 _TEXT_KEYS = ("runs_dir", "tag")  # quoted before Hydra sees them, so that any text is fine
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
@@ -228,7 +229,7 @@ def _check_grammar(word: str) -> None:
 def _check_keys(values: Sequence[str], cfg: DictConfig) -> None:
     """Raise for an override whose key is not one of `cfg`'s."""
     container: Any = OmegaConf.to_container(cfg, resolve=False)
-    known = [key for key, _ in flatten(container)]
+    known = list(flatten(container))
     for word in values:
         key = word.partition("=")[0]
         if key in known:

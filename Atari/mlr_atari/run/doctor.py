@@ -5,7 +5,6 @@ A check looks at the machine and says one line; a line that is not fine says wha
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -18,6 +17,7 @@ import psutil
 import torch
 from omegaconf import DictConfig
 
+from .folder import installed
 from .plan_text import GIGA, Estimate, free_disk, hours_text
 
 _COLOURS = {"ok": "32", "note": "33", "wrong": "31"}
@@ -68,7 +68,7 @@ def python(requirements: Path, in_lock_step: Sequence[str]) -> list[Line]:
     remedy = f"pip install -r {requirements.name}"
     others = []
     for name, tested in _pinned(requirements):
-        found = _version(name)
+        found = installed(name)
         if found is None:
             lines.append(Line("wrong", name, "is not installed", remedy))
         elif found.partition("+")[0] != tested and name in in_lock_step:
@@ -134,10 +134,3 @@ def _pinned(requirements: Path) -> list[tuple[str, str]]:
     lines = requirements.read_text(encoding="utf-8").splitlines()
     found = (re.match(r"([\w.-]+)(?:\[[\w,]+\])?==([\w.]+)", line) for line in lines)
     return [(each[1], each[2]) for each in found if each]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -17,7 +17,7 @@ def test_a_collapse_is_announced_when_it_begins(tmp_path: Path) -> None:
     progress, metrics = train.Progress(), train.LastMetrics(["loss/x"], torch.device("cpu"))
     tables = train.records.tables(NAMES)
     with (
-        train.RunFolder(tmp_path / "run", {"seed": 1}, may_change=(), may_grow=()) as folder,
+        train.RunFolder(tmp_path / "run", {"seed": 1}) as folder,
         train.RunLogger(folder.path, tables) as logger,
         console,
     ):

@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 
 from .. import protocol
 from ..errors import ConfigError
-from ..run.schema import MAY_CHANGE, flatten
+from ..run.folder import MAY_CHANGE, flatten
 
 CONFIG_KEYS = ("seed", "preset", "budget")
 """Required in config.yaml. `budget` counts in the benchmark's own unit, `protocol.STEP`."""
@@ -174,7 +174,7 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration by dotted key, without what seeds and machines may differ in."""
     return {
         key: value
-        for key, value in flatten(config)
+        for key, value in flatten(config).items()
         if not any(key == each or key.startswith(f"{each}.") for each in INCIDENTAL)
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,22 +18,6 @@ from ..ranges import bounded, check, choice
 
 # Sections that only feed other keys through ${...}; the resolved configuration leaves them out.
 SOURCES = ("scale",)
-
-# What may differ when a run is resumed: where and how it is computed and watched, not what.
-# Everything else is part of what a run's numbers mean, `deterministic` and `precision` too.
-MAY_CHANGE = (
-    "preset",
-    "device",
-    "compile",
-    "cuda_graph",
-    "threads",
-    "runs_dir",
-    "resume",
-    "evaluation.processes",
-    "logging",
-    "checkpoint",
-)
-MAY_GROW = ("budget",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,16 +155,6 @@ def check_execution(cfg: Mapping[str, Any]) -> None:
         )
     if not cfg["runs_dir"]:
         raise ConfigError("runs_dir=: is empty; name a folder, such as runs_dir=runs")
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every `(dotted key, value)` below `values`; a list is one value."""
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{name}.")
-        else:
-            yield name, value
 
 
 def check_decoder(agent: Mapping[str, Any], latent_dim: int | None) -> None:

@@ -27,10 +27,10 @@ from omegaconf.errors import OmegaConfBaseException
 from ..errors import ConfigError, Preempted, RunError
 from .ablation import expand_jobs
 from .command import Layout, as_plain, read_command
-from .folder import RunFolder
+from .folder import look
 from .pack import Outcome, Pack, Run, run_pack
 from .plan_text import Estimate, plan_text
-from .schema import MAY_CHANGE, MAY_GROW, suggestion
+from .schema import suggestion
 from .slots import visible_gpus
 
 _SWEEP_FOLDER = ".sweep"  # in runs_dir: logs of the jobs, files of the launcher
@@ -49,7 +49,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep. `state` is `finished`, `waiting`, `resumes` or `refused`."""
+    """One run of a sweep. `state` and `detail` are what `folder.look` says."""
 
     name: str
     cfg: DictConfig
@@ -90,7 +90,8 @@ def main(argv: Sequence[str], benchmark: Benchmark) -> int:
         refused = [f"{job.name}: {job.detail}" for job in jobs if job.state == "refused"]
         print(plan_text(rows, Path(jobs[0].cfg.runs_dir), refused))
         return ConfigError.exit_code if refused else 0
-    waiting = [job for job in jobs if job.state in ("waiting", "resumes")]
+    # What seems to run elsewhere may have died there: its lock decides.
+    waiting = [job for job in jobs if job.state in ("waiting", "resumes", "running")]
     finished = sum(job.state == "finished" for job in jobs)
     print(f"{len(jobs)} runs: {finished} finished already, {len(waiting)} to do", flush=True)
     outcomes = [
@@ -139,7 +140,7 @@ def compose_jobs(jobs: Sequence[Sequence[str]], benchmark: Benchmark) -> list[Jo
                 f"{subject}, agent, seed and tag, or one command with its own tag= for each value"
             )
         name = path.relative_to(cfg.runs_dir).as_posix()
-        state, detail = _state(path, cfg)
+        state, detail = look(path, as_plain(cfg), cfg.resume)
         found[path] = Job(name, cfg, tuple(words), path, state, detail)
     return list(found.values())
 
@@ -203,7 +204,7 @@ def _word(code: int) -> str:
 
 def _without_outcome(job: Job, error: str) -> Outcome:
     """Of a run whose launcher ended before it could say; others of its jobs may go on."""
-    state, detail = _state(job.path, job.cfg)
+    state, detail = look(job.path, as_plain(job.cfg), job.cfg.resume)
     if state == "finished":
         return Outcome(job.name, 0)
     return Outcome(job.name, 1, "; ".join(filter(None, (f"the launcher lost it: {error}", detail))))
@@ -228,19 +229,6 @@ def _check_launcher(words: Sequence[str], layout: Layout) -> None:
     for key, least in (("runs_per_gpu", 1), ("jobs_at_once", 0)):
         if not values[key].isdecimal() or int(values[key]) < least:
             raise ConfigError(f"{key}={values[key]}: must be a whole number, at least {least}")
-
-
-def _state(path: Path, cfg: DictConfig) -> tuple[str, str]:
-    """What is in the folder of a run; creates nothing."""
-    if not (path / "run.json").exists():
-        return "waiting", ""
-    try:
-        with RunFolder(
-            path, as_plain(cfg), resume=cfg.resume, may_change=MAY_CHANGE, may_grow=MAY_GROW
-        ) as folder:
-            return ("finished" if folder.finished else "resumes"), ""
-    except ConfigError as error:
-        return "refused", str(error)
 
 
 def _sweep_folder(job: Job) -> Path:
