@@ -56,7 +56,6 @@ SINGLES = (
     "{package}/objectives/__init__.py",
     "{package}/objectives/decoder.py",
     "{package}/objectives/masking.py",
-    "{package}/seeds.py",
     "{package}/ranges.py",
 )
 # In the folders above, but each benchmark's own.
@@ -64,9 +63,7 @@ OWN = (
     "{package}/probe/ram.py",
     "{package}/probe/state.py",
     "{package}/probe/world.py",
-    "{package}/report/benchmark.py",
     "{package}/run/evaluation.py",
-    "{package}/run/protocol.py",
     "{package}/run/records.py",
     "{package}/run/workers.py",
 )

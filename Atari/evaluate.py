@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from mlr_atari.build import build_agent, settings_from
+from mlr_atari.build import build_agent, set_up_process, settings_from
 from mlr_atari.environment import EnvironmentSettings, GameEnv, make_environment
 from mlr_atari.errors import ConfigError, RunError
-from mlr_atari.run import records
 from mlr_atari.run.checkpoint import Checkpointer
 from mlr_atari.run.evaluation import Policy, evaluate, record_video
+from mlr_atari.run.seeding import episode_seed
 from mlr_atari.run.workers import EvaluationEnvs
-from mlr_atari.seeds import episode_seed
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -48,7 +47,7 @@ def saved_policy(cfg: DictConfig, run: Path, env: GameEnv) -> tuple[Policy, int]
         cfg.agent,
         obs_shape=env.obs_shape,
         num_actions=env.num_actions,
-        device=records.prepare(cfg),
+        device=set_up_process(cfg),
         seed=cfg.seed,
         precision=cfg.precision,
     )

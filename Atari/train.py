@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from mlr_atari import protocol
 from mlr_atari.batch import Batch, UpdateNoise
+from mlr_atari.build import set_up_process
 from mlr_atari.errors import Preempted, RunError
 from mlr_atari.estimate import estimate
 from mlr_atari.learner import Learner
@@ -30,11 +31,11 @@ from mlr_atari.run.command import as_plain
 from mlr_atari.run.console import Console
 from mlr_atari.run.evaluation import evaluate
 from mlr_atari.run.folder import RunFolder
+from mlr_atari.run.guard import NonFiniteGuard
 from mlr_atari.run.logger import RunLogger
-from mlr_atari.run.preemption import StopRequest
 from mlr_atari.run.progress import LastMetrics, Progress, SaveSchedule
-from mlr_atari.run.seeding import Streams
-from mlr_atari.seeds import episode_seed
+from mlr_atari.run.seeding import Streams, episode_seed
+from mlr_atari.run.signals import StopRequest
 from mlr_atari.settings import LAYOUT, compose, load
 
 
@@ -46,7 +47,7 @@ class Trainer:
         self.env, self.agent, self.replay = parts.env, parts.agent, parts.replay
         self.streams, self.progress = Streams(cfg.seed), Progress()
         self.metrics = LastMetrics(self.agent.metric_names, self.agent.device)
-        self.guard = parts.guard()
+        self.guard = NonFiniteGuard(self.metrics.values)
         self.learner = Learner(
             parts,
             self.streams,
@@ -197,7 +198,7 @@ def train(cfg: DictConfig, work: Callable[[Trainer], None] = Trainer.train) -> N
         if folder.finished:
             print(f"{folder.path} is finished: see final.json; nothing to do")
             return
-        device = records.prepare(cfg)
+        device = set_up_process(cfg)
         with build_parts(cfg, device) as parts:
             Trainer(cfg, parts, folder, stop).run(work)
 

@@ -17,15 +17,13 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from mlr_dmcontrol.build import build_agent, settings_from
+from mlr_dmcontrol.build import build_agent, set_up_process, settings_from
 from mlr_dmcontrol.environment import EnvironmentSettings, PixelControlEnv
 from mlr_dmcontrol.errors import ConfigError, RunError
-from mlr_dmcontrol.run import records
 from mlr_dmcontrol.run.checkpoint import Checkpointer
 from mlr_dmcontrol.run.evaluation import Policy, evaluate, record_video
-from mlr_dmcontrol.run.seeding import Streams
+from mlr_dmcontrol.run.seeding import Streams, episode_seed
 from mlr_dmcontrol.run.workers import EvaluationEnvs
-from mlr_dmcontrol.seeds import episode_seed
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -50,7 +48,7 @@ def saved_policy(cfg: DictConfig, run: Path, env: PixelControlEnv) -> tuple[Poli
         cfg.agent,
         obs_shape=env.obs_shape,
         action_dim=env.action_dim,
-        device=records.prepare(cfg),
+        device=set_up_process(cfg),
         seed=cfg.seed,
         precision=cfg.precision,
     )

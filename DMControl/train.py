@@ -21,12 +21,12 @@ from omegaconf import DictConfig
 
 from mlr_dmcontrol import protocol
 from mlr_dmcontrol.batch import Batch, UpdateNoise
+from mlr_dmcontrol.build import set_up_process
 from mlr_dmcontrol.environment import COLOURS
 from mlr_dmcontrol.errors import Preempted, RunError
 from mlr_dmcontrol.estimate import estimate
 from mlr_dmcontrol.learner import Learner
 from mlr_dmcontrol.parts import Parts, build_parts
-from mlr_dmcontrol.renderer import Renderer, choose_renderer
 from mlr_dmcontrol.run import records, sweep
 from mlr_dmcontrol.run.bookkeeping import Bookkeeper
 from mlr_dmcontrol.run.checkpoint import Checkpointer, Stateful
@@ -34,11 +34,11 @@ from mlr_dmcontrol.run.command import as_plain
 from mlr_dmcontrol.run.console import Console
 from mlr_dmcontrol.run.evaluation import evaluate
 from mlr_dmcontrol.run.folder import RunFolder
+from mlr_dmcontrol.run.guard import NonFiniteGuard
 from mlr_dmcontrol.run.logger import RunLogger
-from mlr_dmcontrol.run.preemption import StopRequest
 from mlr_dmcontrol.run.progress import LastMetrics, Progress, SaveSchedule
-from mlr_dmcontrol.run.seeding import Streams
-from mlr_dmcontrol.seeds import episode_seed
+from mlr_dmcontrol.run.seeding import Streams, episode_seed
+from mlr_dmcontrol.run.signals import StopRequest
 from mlr_dmcontrol.settings import LAYOUT, compose, load
 
 
@@ -50,7 +50,7 @@ class Trainer:
         self.env, self.agent, self.replay = parts.env, parts.agent, parts.replay
         self.streams, self.progress = Streams(cfg.seed), Progress()
         self.metrics = LastMetrics(self.agent.metric_names, self.agent.device)
-        self.guard = parts.guard()
+        self.guard = NonFiniteGuard(self.metrics.values)
         self.learner = Learner(
             parts,
             self.streams,
@@ -76,17 +76,17 @@ class Trainer:
             "streams": self.streams,  # last: nothing may draw after it was restored
         }
 
-    def run(self, renderer: Renderer, work: Callable[[Trainer], None]) -> None:
+    def run(self, work: Callable[[Trainer], None]) -> None:
         """Restore what an earlier process saved and start to write down, then do the `work`."""
         with self.logger, Console(self.cfg.budget, protocol.STEP_NAME) as console:
             self.checkpointer.load(self.state, self.replay)
-            self.folder.begin(**records.facts(self.cfg, self.parts, renderer))
+            self.folder.begin(**records.facts(self.cfg, self.parts))
             self.schedule.saved(self.progress.agent_step)
             self.logger.open()
             self.books = Bookkeeper(
                 self.folder, self.logger, console, self.progress, self.metrics, self.cfg.task.name
             )
-            console.banner("MLR on DMControl", records.banner(self.cfg, self.parts, renderer))
+            console.banner("MLR on DMControl", records.banner(self.cfg, self.parts))
             console.start(self.progress.env_step)
             work(self)
 
@@ -200,10 +200,9 @@ def train(cfg: DictConfig, work: Callable[[Trainer], None] = Trainer.train) -> N
         if folder.finished:
             print(f"{folder.path} is finished: see final.json; nothing to do")
             return
-        device = records.prepare(cfg)
-        renderer = choose_renderer(device.index if device.type == "cuda" else None)
+        device = set_up_process(cfg)
         with build_parts(cfg, device) as parts:
-            Trainer(cfg, parts, folder, stop).run(renderer, work)
+            Trainer(cfg, parts, folder, stop).run(work)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from .build import settings_from
 from .environment import EnvironmentSettings, make_environment
 from .games import BENCHMARK_GAMES, rom_folder
 from .run.doctor import Line
-from .seeds import episode_seed
+from .run.seeding import episode_seed
 
 IN_LOCK_STEP: tuple[str, ...] = ()
 REMEDY = "pip install -r requirements.txt, in a fresh environment"

@@ -74,10 +74,5 @@ class Learner:
         metrics, priorities = self.agent.compute_update(batch, noise, copy_target=copy_target)
         self.replay.update_priorities(indices, priorities)
         self.metrics.update(metrics)
-        self.guard.observe(
-            update_step,
-            self.metrics.starting("loss/"),
-            self.metrics.starting("gradient_norm/"),
-            {"first_steps": indices},
-        )
+        self.guard.observe(update_step)
         return batch, noise

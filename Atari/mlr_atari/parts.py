@@ -13,9 +13,8 @@ from .environment import EnvironmentSettings, GameEnv, make_environment
 from .protocol import Plan, plan
 from .rainbow import Rainbow
 from .replay import ReplaySettings, SequenceReplay
-from .run.guard import NonFiniteGuard
+from .run.seeding import episode_seed
 from .run.workers import EvaluationEnvs
-from .seeds import episode_seed
 
 
 @dataclass(frozen=True)
@@ -27,17 +26,6 @@ class Parts:
     evaluation_envs: EvaluationEnvs
     agent: Rainbow
     replay: SequenceReplay
-
-    def guard(self) -> NonFiniteGuard:
-        """Watches the losses and gradient norms that the agent reports."""
-        names, device = self.agent.metric_names, self.agent.device
-        indices = torch.zeros(self.agent.settings.batch_size, dtype=torch.int64, device=device)
-        return NonFiniteGuard(
-            [name for name in names if name.startswith("loss/")],
-            [name for name in names if name.startswith("gradient_norm/")],
-            {"first_steps": indices},
-            device,
-        )
 
     def __enter__(self) -> Parts:
         return self

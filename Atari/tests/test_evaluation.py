@@ -20,8 +20,8 @@ from mlr_atari.run.evaluation import (
     evaluate,
     record_video,
 )
+from mlr_atari.run.seeding import episode_seed
 from mlr_atari.run.workers import EvaluationEnvs
-from mlr_atari.seeds import episode_seed
 
 CATCH = "pixel_game:Catch-v0"
 SMALL = EnvironmentSettings(**{**vars(SETTINGS), "image_size": 20, "frame_skip": 1})

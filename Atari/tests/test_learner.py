@@ -14,6 +14,7 @@ from mlr_atari.build import build_agent, settings_from
 from mlr_atari.learner import Learner
 from mlr_atari.parts import Parts
 from mlr_atari.replay import ReplaySettings, SequenceReplay
+from mlr_atari.run.guard import NonFiniteGuard
 from mlr_atari.run.progress import LastMetrics
 from mlr_atari.run.seeding import Streams
 
@@ -42,7 +43,12 @@ def make_learner(
     parts: Any = Parts(None, None, None, agent, replay)  # type: ignore[arg-type]
     metrics = LastMetrics(agent.metric_names, agent.device)
     return Learner(
-        parts, Streams(4), metrics, parts.guard(), compile_losses=compiled, cuda_graph=graph
+        parts,
+        Streams(4),
+        metrics,
+        NonFiniteGuard(metrics.values),
+        compile_losses=compiled,
+        cuda_graph=graph,
     )
 
 

@@ -3,20 +3,57 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
+from omegaconf import DictConfig
 
-from . import machine
 from .augmentation import Augmentation
 from .errors import ConfigError
+from .machine import keep_freed_memory
 from .networks import Encoder, Networks
 from .objectives import Objective, available
+from .renderer import choose_renderer
 from .run.seeding import initialisation
 from .sac import SAC, SACSettings
 
 SettingsType = TypeVar("SettingsType")
+
+
+def set_up_process(cfg: DictConfig) -> torch.device:
+    """Choose what holds for the whole process, before anything else is built; returns the device.
+
+    These are the device, the renderer, bit-identical or fastest kernels, the precision of CUDA's
+    matrix products, the CPU's threads and memory. On the CPU runs are bit-identical either way, at
+    a fixed number of threads.
+
+    Raises:
+        ConfigError: no renderer works.
+    """
+    device = _device(cfg.device)
+    if cfg.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(cfg.deterministic)
+    # Filling fresh memory guards against reading it, costs a kernel each, and changes no result.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.deterministic = cfg.deterministic
+    torch.backends.cudnn.benchmark = not cfg.deterministic
+    torch.backends.cuda.matmul.allow_tf32 = cfg.precision != "fp32"
+    torch.backends.cudnn.allow_tf32 = cfg.precision != "fp32"
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    if device.type == "cpu":
+        keep_freed_memory()
+    choose_renderer(device.index)
+    return device
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device("cuda", 0) if name == "cuda" else torch.device(name)
 
 
 def build_agent(
@@ -40,7 +77,6 @@ def build_agent(
         ConfigError: settings that do not fit each other or the observations.
     """
     settings = settings_from(SACSettings, agent_cfg)
-    machine.set_up(device, precision)
     with initialisation(seed, "agent"):
         networks = _networks(settings, obs_shape[0], action_dim, precision)
     image_size = obs_shape[-1]

@@ -13,7 +13,7 @@ from .environment import EnvironmentSettings, PixelControlEnv
 from .errors import ConfigError
 from .renderer import choose_renderer
 from .run.doctor import Line
-from .seeds import episode_seed
+from .run.seeding import episode_seed
 
 IN_LOCK_STEP = ("mujoco", "dm_control")
 REMEDY = "pip install -r requirements.txt, in a fresh environment"

@@ -13,8 +13,9 @@ import gymnasium
 import numpy as np
 
 from .errors import ConfigError
+from .protocol import PROTOCOL
 from .ranges import bounded
-from .renderer import choose_renderer
+from .renderer import Renderer, choose_renderer
 from .tasks import canonical, domain_and_task
 
 log = logging.getLogger(__name__)
@@ -165,6 +166,15 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             self._cameras.clear()
             self._control.physics.free()
             self._control = None
+
+    def identity(self) -> dict[str, str]:
+        """What was followed and what drew the observations, by name, for the run's records."""
+        from OpenGL import GL
+
+        with self._control.physics.contexts.gl.make_current() as context:
+            name = context.call(GL.glGetString, GL.GL_RENDERER).decode()
+        renderer = Renderer(os.environ["MUJOCO_GL"], name)
+        return {"protocol": PROTOCOL, "renderer": str(renderer)}
 
     def state_dict(self) -> dict[str, Any]:
         """The open episode as its seed and actions, and the observation they led to."""

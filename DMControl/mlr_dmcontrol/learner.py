@@ -75,10 +75,5 @@ class Learner:
         self.metrics.update(
             self.agent.compute_update(batch, noise, actor_step=actor_step, target_step=target_step)
         )
-        self.guard.observe(
-            update_step,
-            self.metrics.starting("loss/"),
-            self.metrics.starting("gradient_norm/"),
-            self.parts.indices(batch),
-        )
+        self.guard.observe(update_step)
         return batch, noise

@@ -13,17 +13,6 @@ import torch
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def set_up(device: torch.device | str, precision: str) -> None:
-    """Choose what PyTorch can only choose for the whole process.
-
-    Args: `precision`: `tf32` and `bf16` allow TF32 wherever CUDA multiplies floats.
-    """
-    torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
-    torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    if torch.device(device).type == "cpu":
-        keep_freed_memory()
-
-
 def keep_freed_memory() -> None:
     """Reuse large blocks instead of returning each to the system, where glibc allows to say so.
 

@@ -7,17 +7,14 @@ from functools import partial
 
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
 
-from .batch import Batch
 from .build import build_agent, settings_from
 from .environment import COLOURS, EnvironmentSettings, PixelControlEnv
 from .protocol import Plan, plan
 from .replay import UniformReplay
-from .run.guard import NonFiniteGuard
+from .run.seeding import episode_seed
 from .run.workers import EvaluationEnvs
 from .sac import SAC
-from .seeds import episode_seed
 
 
 @dataclass(frozen=True)
@@ -35,24 +32,6 @@ class Parts:
         """Sequences that the agent's objective wants of each draw; 0 without one."""
         objective = self.agent.objective
         return 0 if objective is None else objective.sequence_batch_size
-
-    def indices(self, batch: Batch) -> dict[str, Tensor]:
-        """What was drawn, by name, for the report of a non-finite update."""
-        windows = {} if batch.sequence is None else {"windows": batch.sequence.indices}
-        return {"transitions": batch.indices, **windows}
-
-    def guard(self) -> NonFiniteGuard:
-        """Watches the losses and gradient norms that the agent reports."""
-        names, device = self.agent.metric_names, self.agent.device
-        indices = {"transitions": torch.zeros(self.agent.settings.batch_size, dtype=torch.int64)}
-        if self.num_windows:
-            indices["windows"] = torch.zeros(self.num_windows, dtype=torch.int64)
-        return NonFiniteGuard(
-            [name for name in names if name.startswith("loss/")],
-            [name for name in names if name.startswith("gradient_norm/")],
-            {name: each.to(device) for name, each in indices.items()},
-            device,
-        )
 
     def __enter__(self) -> Parts:
         return self

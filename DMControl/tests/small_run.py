@@ -40,8 +40,8 @@ def other_pixel(environment: dict[str, Any]) -> None:
 
 def warm_up() -> None:
     """Before many runs in one process: import for the simulator, find the renderer."""
-    import train
+    from mlr_dmcontrol import build
 
     importlib.import_module("scipy.ndimage")
-    renderer = train.choose_renderer()
-    train.choose_renderer = lambda gpu=None: renderer
+    renderer = build.choose_renderer()
+    build.choose_renderer = lambda gpu=None: renderer

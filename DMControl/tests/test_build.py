@@ -85,8 +85,6 @@ def test_precision(precision: str) -> None:
     agent = build_agent(
         cfg, obs_shape=(9, 100, 100), action_dim=2, device="cpu", seed=0, precision=precision
     )
-    assert torch.backends.cuda.matmul.allow_tf32 == (precision != "fp32")
-    assert torch.backends.cudnn.allow_tf32 == (precision != "fp32")
     expected = torch.bfloat16 if precision == "bf16" else None
     for encoder in (agent.networks.encoder, agent.networks.encoder_target.target):
         assert encoder.autocast_dtype == expected

@@ -18,8 +18,8 @@ import pytest
 from mlr_dmcontrol.environment import VIDEO_SIZE, EnvironmentSettings, PixelControlEnv
 from mlr_dmcontrol.errors import RunError
 from mlr_dmcontrol.run.evaluation import EvaluationResult, evaluate, record_video
+from mlr_dmcontrol.run.seeding import episode_seed
 from mlr_dmcontrol.run.workers import EvaluationEnvs
-from mlr_dmcontrol.seeds import episode_seed
 
 TREE = Path(__file__).resolve().parents[1]
 TASK = "reacher_easy"

@@ -13,6 +13,7 @@ from torch import Tensor
 from mlr_dmcontrol.learner import Learner
 from mlr_dmcontrol.parts import Parts
 from mlr_dmcontrol.replay import UniformReplay
+from mlr_dmcontrol.run.guard import NonFiniteGuard
 from mlr_dmcontrol.run.progress import LastMetrics
 from mlr_dmcontrol.run.seeding import Streams
 
@@ -43,7 +44,12 @@ def make_learner(
     parts: Any = Parts(None, None, None, agent, replay)  # type: ignore[arg-type]
     metrics = LastMetrics(agent.metric_names, agent.device)
     return Learner(
-        parts, Streams(4), metrics, parts.guard(), compile_losses=compiled, cuda_graph=graph
+        parts,
+        Streams(4),
+        metrics,
+        NonFiniteGuard(metrics.values),
+        compile_losses=compiled,
+        cuda_graph=graph,
     )
 
 

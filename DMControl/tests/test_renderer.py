@@ -38,6 +38,24 @@ def test_egl_is_taken_if_nothing_is_said() -> None:
         assert software == "True"
 
 
+IDENTITY = """
+from mlr_dmcontrol.environment import EnvironmentSettings, PixelControlEnv
+from mlr_dmcontrol.renderer import choose_renderer
+renderer = choose_renderer()
+settings = EnvironmentSettings(
+    image_size=16, frame_stack=1, action_repeat=1, camera_id=0, fast_render=True
+)
+env = PixelControlEnv("cartpole_swingup", settings)
+assert env.identity() == {"protocol": "dmcontrol", "renderer": str(renderer)}, env.identity()
+env.close()
+"""
+
+
+def test_an_environment_names_the_renderer_that_draws() -> None:
+    result = run(IDENTITY)
+    assert result.returncode == 0, result.stderr
+
+
 def test_the_users_choice_is_respected() -> None:
     result = run(CHOOSE, MUJOCO_GL="osmesa")
     if result.returncode != 0:

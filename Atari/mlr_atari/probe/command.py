@@ -10,10 +10,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ..build import set_up_process
 from ..errors import ConfigError
 from ..parts import build_parts
 from ..report import plots
-from ..run import records
 from ..run.checkpoint import Checkpointer
 from ..run.sweep import read
 from ..settings import LAYOUT
@@ -122,7 +122,7 @@ def _alone(
     cfg, _ = item
     with closing(world.environment_of(cfg)) as env:
         prober.recording(cfg, env)  # refused, if so, before anything is trained
-    with build_parts(cfg, records.prepare(cfg)) as parts:
+    with build_parts(cfg, set_up_process(cfg)) as parts:
         signs = train_alone(cfg, parts, options.updates, options.frames, options.every)
         facts = _facts(cfg)
         facts["method"] += output.ALONE

@@ -12,16 +12,14 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ..batch import Batch, UpdateNoise
-from ..build import build_agent, settings_from
+from ..build import build_agent, set_up_process, settings_from
 from ..device import to_device
 from ..environment import AtariEnv, EnvironmentSettings
 from ..networks import ConvEncoder
 from ..objectives.interface import Metrics
 from ..parts import Parts
 from ..rainbow import Rainbow
-from ..run import records
-from ..run.seeding import Streams
-from ..seeds import episode_seed
+from ..run.seeding import Streams, episode_seed
 from .ram import object_names, positions
 from .recording import HeldActions, Recording, Sample, recorded
 
@@ -50,7 +48,7 @@ def agent_of(cfg: DictConfig, env: AtariEnv) -> Rainbow:
         cfg.agent,
         obs_shape=env.obs_shape,
         num_actions=env.num_actions,
-        device=records.prepare(cfg),
+        device=set_up_process(cfg),
         seed=cfg.seed,
         precision=cfg.precision,
     )

@@ -15,56 +15,41 @@ from torch import Tensor
 from ..errors import NonFiniteError
 from .folder import write_atomically
 
+WATCHED = ("loss/", "gradient_norm/")  # how the names of watched metrics begin
+
 log = logging.getLogger(__name__)
 
 
 class NonFiniteGuard:
     """Remembers the first update whose losses or norms were not finite, without a device sync.
 
-    `observe` is made of fixed-address tensor operations, so it may be captured in a CUDA graph
+    `observe` reads and writes the same memory each time, so it may be captured in a CUDA graph
     together with the update; `check` is where the host looks.
 
     Args:
-        losses, norms: names of the 0-d tensors that `observe` will be given, in any order. A
-            gradient's norm is finite only if every one of its entries is.
-        indices: for each name, an example of the index tensor that says what was sampled.
+        metrics: 0-d tensors that hold what the latest update reported, by name; those below
+            `loss/` and `gradient_norm/` are watched. A gradient's norm is finite only if every
+            one of its entries is.
     """
 
-    def __init__(
-        self,
-        losses: list[str],
-        norms: list[str],
-        indices: Mapping[str, Tensor],
-        device: torch.device | str,
-    ) -> None:
-        self._names = [("losses", name) for name in losses] + [("norms", name) for name in norms]
-        self._seen = torch.zeros((), dtype=torch.bool, device=device)
-        self._update_step = torch.zeros((), dtype=torch.int64, device=device)
-        self._values = torch.zeros(len(self._names), device=device)
-        self._indices = {name: torch.zeros_like(each) for name, each in indices.items()}
+    def __init__(self, metrics: Mapping[str, Tensor]) -> None:
+        self._watched = {name: each for name, each in metrics.items() if name.startswith(WATCHED)}
+        values = torch.stack(list(self._watched.values()))
+        self._values = torch.zeros_like(values, dtype=torch.float32)  # of the first bad update
+        self._update_step = torch.zeros((), dtype=torch.int64, device=values.device)
+        self._seen = torch.zeros((), dtype=torch.bool, device=values.device)
 
-    def observe(
-        self,
-        update_step: int | Tensor,
-        losses: Mapping[str, Tensor],
-        norms: Mapping[str, Tensor],
-        indices: Mapping[str, Tensor],
-    ) -> None:
-        """Take note of one update.
+    def observe(self, update_step: int | Tensor) -> None:
+        """Look at the metrics after one update.
 
         Args:
             update_step: its number; a 0-d int64 tensor inside a CUDA graph.
-            losses, norms: 0-d tensors.
-            indices: the sampled indices, of the shapes given at construction.
         """
-        groups = {"losses": losses, "norms": norms}
-        values = torch.stack([groups[group][name].detach() for group, name in self._names]).float()
+        values = torch.stack(list(self._watched.values())).float()
         first = ~torch.isfinite(values).all() & ~self._seen
         step = torch.as_tensor(update_step, device=self._update_step.device)
         self._update_step.copy_(torch.where(first, step, self._update_step))
         self._values.copy_(torch.where(first, values, self._values))
-        for name, kept in self._indices.items():
-            kept.copy_(torch.where(first, indices[name], kept))
         self._seen.logical_or_(first)
 
     def check(self, folder: Path, known: Mapping[str, float] | None = None) -> None:
@@ -77,12 +62,11 @@ class NonFiniteGuard:
             NonFiniteError: after `nonfinite.json` was written in `folder`.
         """
         report: dict[str, Any] = dict(known or {})
-        numbers, where = dict(known or {}), ""
+        numbers, where = dict(report), ""
         if bool(self._seen):
-            report |= {"update_step": int(self._update_step), "losses": {}, "norms": {}}
-            for (group, name), value in zip(self._names, self._values.tolist(), strict=True):
-                report[group][name] = numbers[name] = value
-            report["indices"] = {name: each.tolist() for name, each in self._indices.items()}
+            metrics = dict(zip(self._watched, self._values.tolist(), strict=True))
+            report |= {"update_step": int(self._update_step), "metrics": metrics}
+            numbers |= metrics
             where = f" at update {report['update_step']}"
         bad = [f"{name}={value}" for name, value in numbers.items() if not math.isfinite(value)]
         if bad:
@@ -107,10 +91,10 @@ def first_non_finite(tree: Any, name: str = "") -> str | None:
         children = list(enumerate(tree))
     else:
         return None
-    found = (
+    names = (
         first_non_finite(child, f"{name}.{key}" if name else str(key)) for key, child in children
     )
-    return next((each for each in found if each is not None), None)
+    return next((name for name in names if name is not None), None)
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
@@ -123,10 +107,6 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
 
 def _spelled(value: Any) -> Any:
     """JSON has no NaN or infinity; they become words."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
     if isinstance(value, Mapping):
         return {key: _spelled(child) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_spelled(child) for child in value]
-    return value
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

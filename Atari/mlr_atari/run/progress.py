@@ -89,10 +89,6 @@ class LastMetrics:
             raise ValueError(f"unnamed metrics {sorted(unknown)}; known are {list(self.values)}")
         torch._foreach_copy_([self.values[name] for name in metrics], list(metrics.values()))
 
-    def starting(self, prefix: str) -> dict[str, Tensor]:
-        """The metrics whose names begin with `prefix`."""
-        return {name: each for name, each in self.values.items() if name.startswith(prefix)}
-
     def state_dict(self) -> dict[str, Any]:
         """The values as tensors."""
         return dict(self.values)

@@ -14,7 +14,6 @@ from .. import protocol
 from ..cost import update_flops
 from ..machine import matmul_rate
 from ..parts import Parts
-from .seeding import make_deterministic
 
 COUNTERS = ("agent_step", "env_step", "update_step", "episode")
 EVAL_COLUMNS = ("agent_step", "env_step", "episodes", "mean", "std", "normalized")
@@ -50,20 +49,6 @@ def layout(names: Sequence[str]) -> dict[str, Any]:
         for page, content in charts.items()
         if content
     }
-
-
-def prepare(cfg: DictConfig) -> torch.device:
-    """Set up PyTorch for the run, for the whole process; returns the device to train on."""
-    wanted = cfg.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(wanted)
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", 0)
-    make_deterministic(cfg.deterministic)
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
-    return device
 
 
 def facts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Random streams: every draw of a run comes from a named generator spawned from one seed."""
+"""Randomness of a run: every seed and every stream of draws comes from its one seed."""
 
 from __future__ import annotations
 
-import os
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -10,11 +10,34 @@ import numpy as np
 import torch
 
 from ..errors import CheckpointError
-from ..seeds import episode_seed, spawned
-
-__all__ = ["STREAM_NAMES", "Streams", "episode_seed", "initialisation", "make_deterministic"]
 
 STREAM_NAMES = ("exploration", "replay", "augmentation", "masking", "objective", "noise")
+
+
+def spawned(seed: int, *path: str | int) -> np.random.SeedSequence:
+    """The independent seed sequence at `path` below the run's seed.
+
+    Words enter by their CRC-32, so that neither the process (as Python's `hash` would) nor the
+    order in which names were added changes what a name yields.
+
+    Raises:
+        ValueError: `seed` or a number in `path` is negative.
+    """
+    words = tuple(zlib.crc32(part.encode()) if isinstance(part, str) else part for part in path)
+    return np.random.SeedSequence(seed, spawn_key=words)
+
+
+def episode_seed(seed: int, purpose: str, episode: int) -> int:
+    """Seed of one episode in [0, 2^31), the range that every simulator accepts.
+
+    It is a pure function, so an environment's random state between episodes is just a counter.
+
+    Args:
+        seed: the run's seed, >= 0.
+        purpose: `train` or `evaluation`; different purposes never share episodes.
+        episode: the episode's number, >= 0.
+    """
+    return int(spawned(seed, "episode", purpose, episode).generate_state(1, np.uint32)[0] >> 1)
 
 
 class Streams:
@@ -60,20 +83,6 @@ def initialisation(seed: int, purpose: str) -> Iterator[None]:
         # The default generator itself: torch.manual_seed would reseed the GPUs as well.
         torch.default_generator.manual_seed(_torch_seed(seed, "initialisation", purpose))
         yield
-
-
-def make_deterministic(enabled: bool) -> None:
-    """Choose between bit-identical kernels and the fastest ones; call before CUDA starts.
-
-    On the CPU runs are bit-identical either way at a fixed number of threads.
-    """
-    if enabled:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(enabled)
-    # Filling fresh memory guards against reading it, costs a kernel each, and changes no result.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.deterministic = enabled
-    torch.backends.cudnn.benchmark = not enabled
 
 
 def _torch_seed(seed: int, *path: str) -> int:

@@ -13,16 +13,14 @@ from torch import Tensor
 
 from ..augmentation import center_crop, to_float
 from ..batch import Batch, UpdateNoise
-from ..build import build_agent, settings_from
+from ..build import build_agent, set_up_process, settings_from
 from ..device import to_device
 from ..environment import COLOURS, EnvironmentSettings, PixelControlEnv
 from ..networks import Encoder
 from ..objectives.interface import Metrics
 from ..parts import Parts
-from ..run import records
-from ..run.seeding import Streams
+from ..run.seeding import Streams, episode_seed
 from ..sac import SAC
-from ..seeds import episode_seed
 from .recording import HeldActions, Recording, Sample, recorded
 from .state import state, state_names
 
@@ -44,7 +42,7 @@ def agent_of(cfg: DictConfig, env: PixelControlEnv) -> SAC:
         cfg.agent,
         obs_shape=env.obs_shape,
         action_dim=env.action_dim,
-        device=records.prepare(cfg),
+        device=set_up_process(cfg),
         seed=cfg.seed,
         precision=cfg.precision,
     )

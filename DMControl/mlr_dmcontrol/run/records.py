@@ -14,8 +14,6 @@ from .. import protocol
 from ..cost import update_flops
 from ..machine import matmul_rate
 from ..parts import Parts
-from ..renderer import Renderer
-from .seeding import make_deterministic
 
 COUNTERS = ("agent_step", "env_step", "update_step", "episode")
 EVAL_COLUMNS = ("agent_step", "env_step", "episodes", "mean", "std", "normalized")
@@ -53,24 +51,10 @@ def layout(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def prepare(cfg: DictConfig) -> torch.device:
-    """Set up PyTorch for the run, for the whole process; returns the device to train on."""
-    wanted = cfg.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(wanted)
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", 0)
-    make_deterministic(cfg.deterministic)
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
-    return device
-
-
-def facts(cfg: DictConfig, parts: Parts, renderer: Renderer) -> dict[str, Any]:
+def facts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
     """What `run.json` says about a run beside its status, versions and times."""
     return {
-        "protocol": protocol.PROTOCOL,
+        **parts.env.identity(),
         "preset": cfg.preset,
         "budget": cfg.budget,
         "agent_steps": parts.plan.agent_steps,
@@ -78,23 +62,22 @@ def facts(cfg: DictConfig, parts: Parts, renderer: Renderer) -> dict[str, Any]:
         "updates": parts.plan.updates,
         "device": str(parts.agent.device),
         "hardware": hardware(parts.agent.device),
-        "renderer": str(renderer),
     }
 
 
-def banner(cfg: DictConfig, parts: Parts, renderer: Renderer) -> dict[str, object]:
+def banner(cfg: DictConfig, parts: Parts) -> dict[str, object]:
     """Lines shown before training."""
     plan, agent, device = parts.plan, parts.agent, parts.agent.device
     repeat, folder = cfg.environment.action_repeat, protocol.run_path(cfg)
     lines: dict[str, object] = {
         "run": f"{cfg.agent.name} on {cfg.task.name}, seed {cfg.seed}, preset {cfg.preset}",
+        "protocol": ", ".join(f"{key} {value}" for key, value in parts.env.identity().items()),
         "budget": f"{cfg.budget:,} env steps = {plan.agent_steps:,} agent steps of {repeat}; "
         f"{plan.updates:,} updates, {len(plan.evaluations)} evaluations",
         "shapes": f"observation {parts.env.obs_shape} uint8, action ({parts.env.action_dim},)",
         "parameters": f"{agent.num_parameters:,} trained",
         "replay": f"{parts.replay.nbytes / 1e6:,.0f} MB for {plan.capacity:,} transitions",
         "device": f"{device} ({hardware(device)}), {cfg.precision}",
-        "renderer": renderer,
         "folder": folder,
         "curves": f"tensorboard --logdir {cfg.runs_dir}",
     }

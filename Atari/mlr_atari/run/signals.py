@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -33,18 +33,13 @@ class StopRequest:
         return self._received.name if self._received is not None else ""
 
     def __enter__(self) -> StopRequest:
-        self._previous = {each: signal.signal(each, self._receive) for each in _SIGNALS}
+        self._previous = {number: signal.signal(number, self._receive) for number in _SIGNALS}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for each, handler in self._previous.items():
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
             # None: installed by foreign code, which Python cannot put back.
-            signal.signal(each, handler if handler is not None else signal.SIG_DFL)
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received is None:
