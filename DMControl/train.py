@@ -130,9 +130,9 @@ class Trainer:
             self.books.episode_ended()
 
     def act(self) -> np.ndarray:
-        """A random action until learning starts, then a sample of the policy."""
+        """A random action until learning starts, then a sample of the policy, if there is one."""
         explore, size = self.streams["exploration"], self.env.action_dim
-        if self.progress.agent_step < self.cfg.training.learning_starts:
+        if self.progress.agent_step < self.cfg.training.learning_starts or not self.cfg.agent.rl:
             action = torch.rand(size, generator=explore) * 2 - 1
         else:
             obs, noise = (

@@ -28,6 +28,8 @@ _METRICS = ("loss/rl", "rl/q_value", "rl/priority")
 class RainbowSettings:
     """Keys of configs/agent/rainbow.yaml, which says what each one is."""
 
+    rl: bool
+
     encoder: str = choice(*ENCODERS)
     num_filters: tuple[int, ...] = bounded(1)
     renormalize: bool
@@ -76,7 +78,12 @@ class RainbowSettings:
     importance_exponent_steps: int = bounded(1)
 
     def epsilon(self, agent_step: int) -> float:
-        """Share of random actions at `agent_step` (from 0): constant until learning starts."""
+        """Share of random actions at `agent_step` (from 0): constant until learning starts.
+
+        Without RL all are random.
+        """
+        if not self.rl:
+            return 1.0
         progress = (agent_step - self.learning_starts) / self.epsilon_decay_steps
         return _between(self.epsilon_initial, self.epsilon_final, progress)
 
@@ -140,9 +147,10 @@ class Rainbow:
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of all that updates report: losses, gradient norms, and other values."""
+        rl = _METRICS if self.settings.rl else ()
         own = () if self.objective is None else self.objective.metric_names
         groups = [*self.clip_groups, *(["unclipped"] if self.unclipped else [])]
-        return (*_METRICS, *own, *(f"gradient_norm/{name}" for name in groups))
+        return (*rl, *own, *(f"gradient_norm/{name}" for name in groups))
 
     @property
     def diagnostic_names(self) -> tuple[str, ...]:
@@ -267,7 +275,13 @@ class Rainbow:
         return None if self.objective is None else self.objective.preview(batch, noise.objective)
 
     def rl_loss(self, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, Tensor, Metrics]:
-        """Loss weighted by importance, 0-d; new priorities (B,); metrics."""
+        """Loss weighted by importance, 0-d; new priorities (B,); metrics.
+
+        Without RL there is nothing to learn, and all steps stay equally likely.
+        """
+        if not self.settings.rl:
+            weights = batch.importance_weights
+            return weights.new_zeros(()), torch.ones_like(weights), {}
         draws = self.settings.num_q_augmentations
         outputs = self._outputs(self.network, batch.obs.select(0), noise.obs, draws)
         target = self._regression_target(batch, noise)

@@ -226,6 +226,11 @@ def test_ways_to_compute_that_do_not_go_together() -> None:
     assert refusal("cuda_graph=true", "device=cpu").startswith("cuda_graph=true: ")
 
 
+def test_nothing_to_train_is_refused() -> None:
+    for words in ((f"agent={cases.PLAIN_AGENT}",), ("agent=mlr", "agent.mlr_weight=0")):
+        assert refusal(*words, "agent.rl=false").startswith("agent.rl=false: ")
+
+
 def test_a_key_of_an_objective_is_unknown_to_an_agent_without_it() -> None:
     message = refusal(f"agent={cases.PLAIN_AGENT}", "agent.mask_ratio=0.3")
     assert message.startswith("agent.mask_ratio=0.3: unknown key in agent")

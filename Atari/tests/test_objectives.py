@@ -14,6 +14,7 @@ from torch import Tensor
 from mlr_atari.augmentation import AugmentationNoise
 from mlr_atari.batch import Batch
 from mlr_atari.build import build_agent
+from mlr_atari.cost import update_flops
 from mlr_atari.momentum import MomentumTarget
 from mlr_atari.objectives import Objective, available
 from mlr_atari.rainbow import Rainbow
@@ -127,6 +128,23 @@ def test_weight_zero_is_rainbow_bit_for_bit(name: str) -> None:
     assert zero.objective is None
     assert same(updates(without, 3), updates(zero, 3))
     assert same(without.state_dict(), zero.state_dict())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_by_itself_it_trains_the_encoder_and_nothing_of_rl(name: str) -> None:
+    agent = small_agent(name, rl=False)
+    before = {key: value.clone() for key, value in agent.network.named_parameters()}
+    (results,) = updates(agent, 1)
+    assert set(results) - {"priorities"} == set(agent.metric_names) >= {f"loss/{name}"}
+    assert (results["priorities"] == 1).all()
+    after = dict(agent.network.named_parameters())
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    # A projection may share the head's first layers, but not what they lead to, nor their noise.
+    shared = {key for key in moved if key.startswith("head.") and "_hidden." in key}
+    assert not any("sigma" in key for key in shared)
+    assert {key.partition(".")[0] for key in moved - shared} == {"encoder"}
+    assert agent.epsilon == 1.0
+    assert update_flops(agent) < update_flops(small_agent(name))
 
 
 def test_curl_published_is_der_published_with_an_objective() -> None:

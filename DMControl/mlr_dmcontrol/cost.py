@@ -27,13 +27,17 @@ def update_flops(agent: SAC) -> float:
         batch = _batch(agent)
         noise: UpdateNoise = to_device(agent.draw_noise(Streams(0)), agent.device)
         with FlopCounterMode(display=False) as always:
-            _differentiate(agent.critic_terms(batch, noise)[0], agent.critic_optimizer.parameters)
+            if agent.settings.rl:
+                loss, _ = agent.critic_terms(batch, noise)
+                _differentiate(loss, agent.critic_optimizer.parameters)
             if agent.objective is not None and agent.objective_optimizer is not None:
                 for _, part, own in agent.objective.parts(batch, noise.objective):
                     loss, _ = agent.objective.loss(agent.networks.encoder, part, own)
                     _differentiate(loss, agent.objective_optimizer.parameters)
         with FlopCounterMode(display=False) as sometimes:
-            _differentiate(agent.actor_terms(batch, noise)[0], agent.actor_optimizer.parameters)
+            if agent.settings.rl:
+                loss = agent.actor_terms(batch, noise)[0]
+                _differentiate(loss, agent.actor_optimizer.parameters)
     interval = agent.settings.actor_update_every
     return float(always.get_total_flops() + sometimes.get_total_flops() / interval)
 

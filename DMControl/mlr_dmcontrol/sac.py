@@ -45,6 +45,7 @@ _METRICS = (
 class SACSettings:
     """Keys of configs/agent/sac.yaml, which says what each one is."""
 
+    rl: bool
     crop_size: int = bounded(1)
     augmentation: tuple[str, ...]
     shift_pad: int = bounded(0)
@@ -116,7 +117,7 @@ class SAC:
         """Names of all that updates ever report: losses, gradient norms, and other values."""
         own = () if self.objective is None else self.objective.metric_names
         norms = () if self.objective is None else ("gradient_norm/objective",)
-        return (*_METRICS, *own, *norms)
+        return (*(_METRICS if self.settings.rl else ()), *own, *norms)
 
     @property
     def diagnostic_names(self) -> tuple[str, ...]:
@@ -213,10 +214,11 @@ class SAC:
     ) -> Metrics:
         """Device side of an update: tensors only, static shapes, no synchronisation."""
         last = self.objective is not None and self.objective.position == "last"
-        metrics = self.update_critic(batch, noise)
+        rl = self.settings.rl
+        metrics = self.update_critic(batch, noise) if rl else {}
         if not last:
             metrics |= self.update_objective(batch, noise)
-        if actor_step:
+        if actor_step and rl:
             metrics |= self.update_actor(batch, noise)
         if target_step:
             self.update_targets()

@@ -13,6 +13,7 @@ from small_agents import agent_cfg, batch_for, build_agent, make_batch, objectiv
 from torch import Tensor
 
 from mlr_dmcontrol.batch import Batch, UpdateNoise
+from mlr_dmcontrol.cost import update_flops
 from mlr_dmcontrol.device import to_device
 from mlr_dmcontrol.momentum import MomentumTarget
 from mlr_dmcontrol.networks import Encoder
@@ -133,6 +134,19 @@ def test_weight_zero_is_sac_bit_for_bit(name: str) -> None:
     assert zero.objective is None
     assert same(updates(plain, 3), updates(zero, 3))
     assert same(plain.state_dict(), zero.state_dict())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_by_itself_it_trains_the_encoder_and_nothing_of_rl(name: str) -> None:
+    agent = tiny(name, rl=False)
+    before = {key: value.clone() for key, value in agent.networks.state_dict().items()}
+    (metrics,) = updates(agent, 1)
+    assert set(metrics) == set(agent.metric_names) >= {f"loss/{name}"}
+    after = agent.networks.state_dict()
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert {key.partition(".")[0] for key in moved} <= {"encoder", "encoder_target"}
+    assert "encoder.convolutions.0.weight" in moved
+    assert update_flops(agent) < update_flops(tiny(name))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

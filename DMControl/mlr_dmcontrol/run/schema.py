@@ -111,6 +111,11 @@ def check_agent(
         own += [field.name for field in dataclasses.fields(settings)]
         check(settings, values, "agent")
     check_section(agent_settings, values, "agent", also=own)
+    if not values["rl"] and (objective is None or not values[f"{objective}_weight"]):
+        raise ConfigError(
+            f"agent.rl=false: agent={values['name']} has no objective to train by itself; "
+            f"choose one that has, such as agent=mlr"
+        )
 
 
 def check_device(device: str) -> None:
