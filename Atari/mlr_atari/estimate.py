@@ -12,7 +12,7 @@ from .build import build_agent
 from .cost import update_flops
 from .machine import matmul_rate
 from .protocol import plan
-from .run.plan_text import Estimate
+from .run.sweep import Estimate
 
 STEP_SECONDS = 0.0008  # an agent step of the emulator: four frames and the resized picture
 _ACTIONS = 18  # the largest set; it hardly matters here

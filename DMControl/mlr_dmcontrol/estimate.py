@@ -13,7 +13,7 @@ from .cost import update_flops
 from .environment import COLOURS, EPISODE_LENGTH
 from .machine import matmul_rate
 from .protocol import plan
-from .run.plan_text import Estimate
+from .run.sweep import Estimate
 
 STEP_SECONDS = 0.02  # an agent step with a software renderer; a GPU draws several times as fast
 _ACTION_DIM = 6  # of the benchmark's largest; it hardly matters here

@@ -195,7 +195,7 @@ def _split(overrides: Sequence[str], layout: Layout) -> tuple[list[str], list[st
     fixed = {"agent.name": "agent", f"{layout.subject}.name": layout.subject}
     for word in overrides:
         key, _, value = word.partition("=")
-        if key in ("ablation", "launcher", "runs_per_gpu", "jobs_at_once"):
+        if key.partition(".")[0] in ("ablation", "launcher", "runs_per_gpu", "jobs_at_once"):
             raise ConfigError(f"{word}: belongs to a sweep; add -m")
         if key in fixed:
             raise ConfigError(f"{word}: follows from {fixed[key]}=; set that, or tag=<word>")

@@ -18,7 +18,7 @@ import torch
 from omegaconf import DictConfig
 
 from .folder import installed
-from .plan_text import GIGA, Estimate, free_disk, hours_text
+from .sweep import GIGA, Estimate, free_disk, hours_text
 
 _COLOURS = {"ok": "32", "note": "33", "wrong": "31"}
 _LEAST_PYTHON = (3, 11)

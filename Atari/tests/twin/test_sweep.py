@@ -1,7 +1,4 @@
-"""Sweeps: what is refused, how jobs are watched, signalled and counted, how failures are told.
-
-The same file in both trees.
-"""
+"""Sweeps: what is refused, how runs are watched, asked to save and counted."""
 
 from __future__ import annotations
 
@@ -9,90 +6,111 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import config_cases as cases
 import pytest
+import torch
+from omegaconf import OmegaConf
 from small_run import TRAIN
 
 import train
 from mlr_atari.run import sweep
-from mlr_atari.run.slots import free_gpu
+from mlr_atari.run.sweep import Job, Launcher, Outcome, Pack
 
-TREE = Path(__file__).resolve().parents[2]
 LAYOUT = cases.config.LAYOUT
 SECOND = LAYOUT.sets["dev"][1]
 
-Outcome, Pack, Run = sweep.Outcome, sweep.Pack, sweep.Run
+
+def jobs_of(folder: Path, *codes: str) -> list[Job]:
+    """A job for each piece of Python, with its output below `folder`."""
+    cfg = OmegaConf.create({"runs_dir": str(folder), "device": "auto", "threads": 1})
+    return [
+        Job(f"run{n}", cfg, (sys.executable, "-c", code), folder / f"run{n}", "waiting", "")
+        for n, code in enumerate(codes)
+    ]
 
 
-def refusal(*words: str) -> str:
-    """The one line that refuses a command line of the program itself."""
-    with pytest.raises(cases.ConfigError) as caught:
-        sweep.read(words, LAYOUT)
-    return str(caught.value)
+def local(folder: Path, *codes: str, at_once: int = 4) -> list[Outcome]:
+    return sweep.launch(jobs_of(folder, *codes), Launcher("local", 1, at_once, {}))
 
 
 # --- the command line ---------------------------------------------------------------------------
 
 
 def test_names_of_several_stand_for_each() -> None:
-    request = sweep.read(["-m", f"{cases.SUBJECT}=dev,{SECOND}", "seed=1,2"], LAYOUT)
-    assert len(request.jobs) == 2 * len(LAYOUT.sets["dev"])
-    everything = sweep.read(["-m", f"{cases.SUBJECT}=all"], LAYOUT)
-    assert [job[0].partition("=")[2] for job in everything.jobs] == list(LAYOUT.sets["all"])
+    jobs, _ = sweep.read(["-m", f"{cases.SUBJECT}=dev,{SECOND}", "seed=1,2"], LAYOUT)
+    assert len(jobs) == 2 * len(LAYOUT.sets["dev"])
+    everything, _ = sweep.read(["-m", f"{cases.SUBJECT}=all"], LAYOUT)
+    assert [job[0].partition("=")[2] for job in everything] == list(LAYOUT.sets["all"])
 
 
 def test_words_of_the_launcher_are_no_words_of_a_job() -> None:
-    words = ["launcher=slurm", "hydra.launcher.partition=gpu", "runs_per_gpu=2"]
-    request = sweep.read(["-m", "seed=1,2", *words], LAYOUT)
-    assert request.launcher == words
-    assert request.jobs == [["seed=1"], ["seed=2"]]
+    words = (
+        *("launcher=slurm", "runs_per_gpu=2", "launcher.partition=gpu,debug"),
+        *("launcher.timeout_min=240", "launcher.mem_gb=null", "launcher.setup=[module load cuda]"),
+        "launcher.additional_parameters.nodelist=n1",
+    )
+    jobs, launcher = sweep.read(["-m", "seed=1,2", *words], LAYOUT)
+    assert jobs == [["seed=1"], ["seed=2"]]
+    assert (launcher.name, launcher.runs_per_gpu, launcher.jobs_at_once) == ("slurm", 2, 0)
+    expected = {
+        "partition": "gpu,debug",
+        "timeout_min": 240,
+        "mem_gb": None,
+        "setup": ["module load cuda"],
+        "additional_parameters": {"requeue": True, "nodelist": "n1"},
+    }
+    assert {key: launcher.settings[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize(
     "words, fragment",
     [
-        (["-m", "launcher=slrm"], "did you mean slurm?"),
-        (["-m", "runs_per_gpu=0"], "at least 1"),
-        (["-m", "jobs_at_once=x"], "whole number"),
-        (["-m", "plan=perhaps"], "true or false"),
+        (["launcher=slrm"], "slurm"),
+        (["runs_per_gpu=0"], "1"),
+        (["runs_per_gpu=null"], "1"),
+        (["jobs_at_once=x"], "type"),
+        (["plan=perhaps"], "true or false"),
+        (["launcher.partition=gpu"], "local.yaml"),
+        (["launcher=slurm", "launcher.partion=gpu"], "partition"),
+        (["launcher=slurm", "launcher.timeout_min=soon"], "720"),
+        (["launcher=slurm", "launcher.setup=[a"], "quote"),
+        (["launcher=slurm", "launcher.partition.name=gpu"], "slurm.yaml"),
+        (["hydra.launcher.partition=gpu"], "write launcher.partition=gpu"),
+        (["hydra.launcher.n_jobs=2"], "write jobs_at_once=2"),
+        (["hydra.launcher.ray.init.address=auto"], "write launcher.init.address=auto"),
     ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_wrong_words_of_a_sweep(words: list[str], fragment: str) -> None:
-    message = refusal(*words)
-    assert message.startswith(words[-1])
-    assert fragment in message
-
-
-@pytest.mark.parametrize("word", ["launcher=slurm", "runs_per_gpu=2", f"{cases.SUBJECT}=all"])
-def test_words_that_need_a_multirun(word: str) -> None:
-    with pytest.raises(cases.ConfigError, match=f"^{word}: .*add -m"):
-        cases.config.load([word])
-
-
-def test_a_wrong_job_stops_a_sweep_before_it_starts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_wrong_words_of_a_sweep(
+    words: list[str], fragment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = train.main(["-m", *TRAIN, "agent.mask_ratio=0.3,2", f"runs_dir={tmp_path}/runs"])
-    assert code == 2
-    assert capsys.readouterr().err.startswith("error: agent.mask_ratio=2")
-    assert not list(tmp_path.iterdir())
+    assert train.main(["-m", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {words[-1].replace('null', 'None')}")
+    assert fragment in line
 
 
-def test_jobs_that_would_share_a_folder_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "word", ["launcher=slurm", "launcher.partition=a", "runs_per_gpu=2", f"{cases.SUBJECT}=all"]
+)
+def test_words_that_need_a_multirun(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([word], [word, "plan=true"]):
+        assert train.main(words) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {word}: ")
+        assert "-m" in error
+
+
+@pytest.mark.parametrize("values", ["0.3,2", "0.3,0.6"], ids=["a wrong job", "one folder for two"])
+def test_nothing_is_started_unless_all_can_be(
+    values: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = train.main(["-m", *TRAIN, "agent.mask_ratio=0.3,0.6", f"runs_dir={tmp_path}/runs"])
-    assert code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: agent.mask_ratio=0.3 agent.mask_ratio=0.6: two jobs")
-    assert "tag=" in error
+    words = ["-m", *TRAIN, f"agent.mask_ratio={values}", f"runs_dir={tmp_path}/runs"]
+    assert train.main(words) == 2
+    assert capsys.readouterr().err.startswith("error: agent.mask_ratio=")
     assert not list(tmp_path.iterdir())
-
-
-# --- plans --------------------------------------------------------------------------------------
 
 
 def test_a_plan_counts_and_starts_nothing(
@@ -106,7 +124,7 @@ def test_a_plan_counts_and_starts_nothing(
     assert not list(tmp_path.iterdir())
 
 
-# --- outcomes -----------------------------------------------------------------------------------
+# --- runs and how they end ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -118,45 +136,22 @@ def test_the_exit_code_is_honest(codes: list[int], expected: int) -> None:
     assert sweep.exit_code(outcomes) == expected
 
 
-def test_the_summary_names_each_failure() -> None:
-    outcomes = [
-        Outcome("a/mlr/seed_1", 0),
-        Outcome("a/mlr/seed_2", 4, "NaN in loss/critic"),
-        Outcome("a/mlr/seed_3", -9, "killed by SIGKILL"),
-        Outcome("a/mlr/seed_4", 75, "SIGTERM at agent step 3"),
-    ]
-    text = sweep.summary(outcomes, 2, Path("runs/.sweep"))
-    assert "FAILED     a/mlr/seed_2  exit 4: NaN in loss/critic" in text
-    assert "FAILED     a/mlr/seed_3  exit -9: killed by SIGKILL" in text
-    assert "preempted  a/mlr/seed_4" in text
-    assert "a/mlr/seed_1" not in text
-    assert text.splitlines()[-1] == "6 runs: 3 finished, 1 preempted, 2 failed"
-
-
-def pack_of(tmp_path: Path, *codes: str, stop: str = "stop") -> Pack:
-    runs = [
-        Run(f"run{n}", (sys.executable, "-c", code), str(tmp_path / "logs" / f"{n}.txt"))
-        for n, code in enumerate(codes)
-    ]
-    return Pack(tuple(runs), str(tmp_path), str(tmp_path / stop))
-
-
 def test_a_crash_is_one_outcome_among_others(tmp_path: Path) -> None:
-    pack = pack_of(
+    outcomes = local(
         tmp_path,
         "print('fine')",
         "import sys; print('error: budget=1: wrong', file=sys.stderr); sys.exit(2)",
         "import os; os.kill(os.getpid(), 9)",
         "raise ValueError('a bug')",
     )
-    outcomes = sweep.run_pack(pack)
-    assert [each.code for each in outcomes] == [0, 2, -9, 1]
-    assert [each.error for each in outcomes] == [
-        "",
-        "budget=1: wrong",
-        "killed by SIGKILL",
-        "ValueError: a bug",
+    assert [outcome.code for outcome in outcomes] == [0, 2, -9, 1]
+    errors = ["", "budget=1: wrong", "killed by SIGKILL", "ValueError: a bug"]
+    assert [outcome.error for outcome in outcomes] == errors
+    *lines, total = sweep.summary(outcomes, tmp_path).splitlines()
+    assert [name for name in ("run0", "run1", "run2", "run3") if name in "".join(lines)] == [
+        *("run1", "run2", "run3")
     ]
+    assert total == "4 runs: 1 finished, 0 preempted, 3 failed"
 
 
 SAVES = """
@@ -167,18 +162,27 @@ time.sleep(60)
 """
 
 
-def once_ready(folder: Path, code: str) -> subprocess.Popen[bytes]:
-    """A process that runs `code` when the run of `SAVES` in `folder` listens."""
-    wait = "import os, time, pathlib\nwhile not pathlib.Path('ready').exists(): time.sleep(0.05)\n"
-    return subprocess.Popen([sys.executable, "-c", wait + code], cwd=folder)
+def once_ready(folder: Path, number: signal.Signals) -> subprocess.Popen[bytes]:
+    """A process that signals this one when the run of `SAVES` in `folder` listens."""
+    code = (
+        "import os, time, pathlib\nwhile not pathlib.Path('ready').exists(): time.sleep(0.05)\n"
+        f"os.kill({os.getpid()}, {int(number)})"
+    )
+    return subprocess.Popen([sys.executable, "-c", code], cwd=folder)
 
 
-def test_a_stop_file_asks_the_runs_to_save(tmp_path: Path) -> None:
-    pack = pack_of(tmp_path, SAVES)
-    other = once_ready(tmp_path, "pathlib.Path('stop').touch()")
-    assert [each.code for each in sweep.run_pack(pack)] == [75]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_every_run_save(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other, before = once_ready(tmp_path, number), signal.getsignal(number)
+    outcomes = local(tmp_path, SAVES, SAVES, at_once=1)
+    assert [outcome.code for outcome in outcomes] == [75, 75]
+    assert outcomes[1].error == "not started"
     assert other.wait() == 0
-    assert sweep.run_pack(pack)[0].error == "not started"
+    assert signal.getsignal(number) == before
+    assert sorted(path.name for path in (tmp_path / ".sweep").iterdir()) == ["logs"]
 
 
 SAVED_ALREADY = """
@@ -199,22 +203,18 @@ time.sleep(60)
 """
 
 
+def pack_of(folder: Path, code: str) -> Pack:
+    (folder / ".sweep" / "logs").mkdir(parents=True)
+    return Pack(tuple(jobs_of(folder, code)), folder, folder / "stop")
+
+
 @pytest.mark.parametrize("code", [SAVED_ALREADY, NOT_LISTENING_YET], ids=["after", "before"])
 def test_the_question_to_save_kills_no_run(code: str, tmp_path: Path) -> None:
-    assert [each.code for each in sweep.run_pack(pack_of(tmp_path, code))] == [75]
+    pack = pack_of(tmp_path, code)
+    assert [outcome.code for outcome in sweep.watch(pack, pack.stop.exists)] == [75]
 
 
-def test_a_signal_is_passed_on(tmp_path: Path) -> None:
-    other = once_ready(tmp_path, f"os.kill({os.getpid()}, {int(signal.SIGTERM)})")
-    before = signal.getsignal(signal.SIGTERM)
-    assert [each.code for each in sweep.run_pack(pack_of(tmp_path, SAVES))] == [75]
-    assert other.wait() == 0
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
-@pytest.mark.parametrize(
-    "number, returns", [(signal.SIGUSR1, True), (signal.SIGTERM, False)], ids=["USR1", "TERM"]
-)
+@pytest.mark.parametrize("number, returns", [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
 def test_a_slurm_job_queues_again_after_usr1_alone(
     number: signal.Signals, returns: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,9 +222,9 @@ def test_a_slurm_job_queues_again_after_usr1_alone(
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     asked: list[int] = []
     former = signal.signal(signal.SIGUSR1, lambda *_: asked.append(1))
-    other = once_ready(tmp_path, f"os.kill({os.getpid()}, {int(number)})")
+    other = once_ready(tmp_path, number)
     try:
-        assert [each.code for each in sweep.run_pack(pack_of(tmp_path, SAVES))] == [75]
+        assert [outcome.code for outcome in pack_of(tmp_path, SAVES)()] == [75]
     finally:
         signal.signal(signal.SIGUSR1, former)
     assert other.wait() == 0
@@ -232,9 +232,18 @@ def test_a_slurm_job_queues_again_after_usr1_alone(
 
 
 def test_gpus_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with ExitStack() as places:
-        taken = [places.enter_context(free_gpu(("3", "GPU-x"), 2)) for _ in range(4)]
-    assert taken == ["3", "GPU-x", "3", "GPU-x"]
-    with free_gpu((), 2) as none:
-        assert none == ""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-x")
+    monkeypatch.chdir(tmp_path)
+    code = """
+import os, pathlib, time
+pathlib.Path(str(os.getpid())).touch()
+while len([path for path in pathlib.Path().iterdir() if path.is_file()]) < 4: time.sleep(0.05)
+raise ValueError(os.environ["CUDA_VISIBLE_DEVICES"])
+"""
+    outcomes = sweep.launch(jobs_of(tmp_path, *4 * [code]), Launcher("local", 2, 0, {}))
+    assert sorted(outcome.error for outcome in outcomes) == [
+        *2 * ["ValueError: 3"],
+        *2 * ["ValueError: GPU-x"],
+    ]

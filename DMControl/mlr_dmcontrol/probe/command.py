@@ -80,7 +80,7 @@ def _items(options: argparse.Namespace, compose: Compose) -> list[tuple[DictConf
     """Configurations to probe, with the folders of those that are runs."""
     if options.objective_alone:
         device = [] if options.device == "auto" else [f"device={options.device}"]
-        jobs = read(["-m", *options.words, *device], LAYOUT).jobs
+        jobs = read(["-m", *options.words, *device], LAYOUT)[0]
         return [(compose(job), None) for job in jobs]
     items: list[tuple[DictConfig, Path | None]] = []
     for word in options.words:

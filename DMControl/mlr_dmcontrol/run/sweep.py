@@ -1,40 +1,56 @@
-"""`train.py -m`: many runs through one of Hydra's launchers, and what became of each.
+"""`train.py -m`: many runs, on this machine or a cluster, and what became of each.
 
 Every job is composed and checked before the first one starts. A job is the same command and the
-same folder as a run typed by hand, so a repeated sweep does only what is missing.
+same folder as a run typed by hand, and a process of its own: a repeated sweep does only what is
+missing, and a crash, whatever its kind, is one outcome among others.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from queue import SimpleQueue
+from typing import Any
 
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from hydra.types import TaskFunction
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigError, Preempted, RunError
-from .ablation import expand_jobs
-from .command import Layout, as_plain, read_command
+from .command import Layout, as_plain, expand_sweep, read_command
 from .folder import look
-from .pack import Outcome, Pack, Run, run_pack
-from .plan_text import Estimate, plan_text
 from .schema import suggestion
-from .slots import visible_gpus
+from .signals import StopRequest
 
-_SWEEP_FOLDER = ".sweep"  # in runs_dir: logs of the jobs, files of the launcher
-_OWN_KEYS = ("launcher", "runs_per_gpu", "jobs_at_once")
+GIGA = 1e9
+_POLL_SECONDS = 0.2
+_ASK_SECONDS = 1.0
+# A run hears these while it trains; before and after, when they would kill it, it is deaf to them.
+_DEAF = ("sh", "-c", 'trap "" HUP INT USR1; exec "$0" "$@"')
+
+# What a launcher gives: futures of its packs, in order, and the error of one whose job was lost.
+_Futures = Iterator[tuple[Sequence[Any], type[Exception]]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cost of one run: hours, bytes of memory (of the GPU, if one trains) and of disk."""
+
+    hours: float
+    memory: float
+    disk: float
+    basis: str  # what the hours were worked out from
 
 
 @dataclass(frozen=True)
@@ -48,24 +64,40 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
+class Launcher:
+    """Where the jobs run. `settings`: its file in configs/launcher with the user's words in it."""
+
+    name: str
+    runs_per_gpu: int
+    jobs_at_once: int
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Job:
     """One run of a sweep. `state` and `detail` are what `folder.look` says."""
 
     name: str
     cfg: DictConfig
-    words: tuple[str, ...]
+    command: tuple[str, ...]  # that would do it by hand
     path: Path
     state: str
-    detail: str = ""
+    detail: str
+
+    @property
+    def log(self) -> Path:
+        """The file of its output."""
+        logs = Path(self.cfg.runs_dir).resolve() / ".sweep" / "logs"
+        return logs / f"{self.name.replace('/', '-')}.txt"
 
 
 @dataclass(frozen=True)
-class Request:
-    """A command line, sorted: words of every job, words of the launcher, and what is wanted."""
+class Outcome:
+    """How a run ended: the exit code of `train.py`, negative for a signal that killed it."""
 
-    jobs: list[list[str]]
-    launcher: list[str]
-    plan: bool
+    name: str
+    code: int
+    error: str = ""
 
 
 def wanted(argv: Sequence[str]) -> bool:
@@ -83,43 +115,138 @@ def main(argv: Sequence[str], benchmark: Benchmark) -> int:
     Raises:
         ConfigError: a job is wrong, or two of them would share a folder; nothing was started.
     """
-    request = read(argv, benchmark.layout)
-    jobs = compose_jobs(request.jobs, benchmark)
-    if request.plan:
-        rows = [(job.name, job.state, benchmark.estimate(job.cfg)) for job in jobs]
-        refused = [f"{job.name}: {job.detail}" for job in jobs if job.state == "refused"]
-        print(plan_text(rows, Path(jobs[0].cfg.runs_dir), refused))
+    plans = [word for word in argv if word.startswith("plan=")]
+    if any(word not in ("plan=true", "plan=false") for word in plans):
+        raise ConfigError(f"{plans[0]}: must be true or false")
+    words, launcher = read([word for word in argv if word not in plans], benchmark.layout)
+    jobs = compose_jobs(words, benchmark)
+    refused = [job for job in jobs if job.state == "refused"]
+    if "plan=true" in plans:
+        print(plan_text([(job, benchmark.estimate(job.cfg)) for job in jobs]))
         return ConfigError.exit_code if refused else 0
     # What seems to run elsewhere may have died there: its lock decides.
-    waiting = [job for job in jobs if job.state in ("waiting", "resumes", "running")]
-    finished = sum(job.state == "finished" for job in jobs)
-    print(f"{len(jobs)} runs: {finished} finished already, {len(waiting)} to do", flush=True)
-    outcomes = [
-        Outcome(job.name, ConfigError.exit_code, job.detail)
-        for job in jobs
-        if job.state == "refused"
-    ]
-    if waiting:
-        outcomes += launch(waiting, request.launcher, benchmark.layout)
-    print(summary(outcomes, finished, _sweep_folder(jobs[0])))
+    todo = [job for job in jobs if job.state in ("waiting", "resumes", "running")]
+    done = [Outcome(job.name, 0) for job in jobs if job.state == "finished"]
+    print(f"{len(jobs)} runs: {len(done)} finished already, {len(todo)} to do", flush=True)
+    outcomes = [*done, *(Outcome(job.name, ConfigError.exit_code, job.detail) for job in refused)]
+    if todo:
+        outcomes += launch(todo, launcher)
+    print(summary(outcomes, jobs[0].log.parent))
     return exit_code(outcomes)
 
 
-def read(argv: Sequence[str], layout: Layout) -> Request:
-    """Sort a command line.
+def read(argv: Sequence[str], layout: Layout) -> tuple[list[list[str]], Launcher]:
+    """Sort a command line: the words of each job, and the launcher.
 
     Raises:
         ConfigError: a word that is not understood.
     """
-    plans = [word for word in argv if word.startswith("plan=")]
-    if any(word not in ("plan=true", "plan=false") for word in plans):
-        raise ConfigError(f"{plans[0]}: must be true or false")
-    command = read_command([word for word in argv if word not in plans], layout)
-    own = [word for word in command.overrides if _is_own(word)]
-    rest = [word for word in command.overrides if word not in own]
-    jobs = expand_jobs(rest, layout) if command.multirun else [rest]
-    _check_launcher(own, layout)
-    return Request(jobs, own, "plan=true" in plans)
+    keys = ("launcher=", "launcher.", "runs_per_gpu=", "jobs_at_once=")
+    own = [word for word in argv if word.startswith(keys)]
+    command = read_command([word for word in argv if word not in own], layout)
+    for word in command.overrides:
+        if word.startswith("hydra.launcher."):
+            new = word.removeprefix("hydra.").replace("launcher.ray.", "launcher.")
+            new = new.replace("launcher.n_jobs=", "jobs_at_once=")
+            raise ConfigError(f"{word}: has another name now; write {new}")
+    if command.multirun:
+        return expand_jobs(command.overrides, layout), _launcher(own, layout)
+    return [[*command.overrides, *own]], _launcher([], layout)
+
+
+def _launcher(words: Sequence[str], layout: Layout) -> Launcher:
+    inner = [word for word in words if word.startswith("launcher.")]
+    common = _read_yaml(layout.directory / "sweep.yaml", [w for w in words if w not in inner])
+    name, known = str(common["launcher"]), layout.options("launcher")
+    if name not in known:
+        raise ConfigError(f"launcher={name}: no such launcher; {suggestion(name, known)}")
+    for key, least in (("runs_per_gpu", 1), ("jobs_at_once", 0)):
+        if common[key] is None or common[key] < least:
+            raise ConfigError(f"{key}={common[key]}: must be at least {least}")
+    settings = _read_yaml(layout.directory / "launcher" / f"{name}.yaml", inner)
+    return Launcher(name, common["runs_per_gpu"], common["jobs_at_once"], settings)
+
+
+def _read_yaml(path: Path, words: Sequence[str] = ()) -> dict[str, Any]:
+    """A YAML file with `words` in it; a key that holds a mapping takes any key within."""
+    settings: Any = OmegaConf.to_container(OmegaConf.load(path))
+    for word in words:
+        name, _, text = word.partition("=")
+        key, _, within = name.removeprefix("launcher.").partition(".")
+        default = settings.get(key)
+        if key not in settings or (within and not isinstance(default, dict)):
+            hint = suggestion(key, list(settings)) if settings else "add launcher=slurm or ray"
+            raise ConfigError(f"{word}: not a key of {path.name}; {hint}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{word}: cannot be read; quote the value") from error
+        if within:
+            default[within] = value
+        elif None in (default, value) or type(value) is type(default):
+            settings[key] = value
+        else:
+            raise ConfigError(f"{word}: must be of the same type as {default}, the default")
+    return settings  # type: ignore[no-any-return]
+
+
+def expand_jobs(overrides: Sequence[str], layout: Layout) -> list[list[str]]:
+    """The jobs of a sweep: all combinations of several values, times the runs of its ablations.
+
+    `ablation=<name>,...` stands for the runs in configs/ablation/<name>.yaml. Such a file begins
+    with its question and holds `sweep:`, a list of values for each of one or more keys; the lists
+    have one length, and their i-th values make the i-th run::
+
+        # How much of a sequence should be hidden?
+        sweep:
+          agent.mask_ratio: [0.1, 0.3, 0.7, 0.9]
+
+    The agent as it is runs beside them, without another tag: one run serves all ablations. The
+    others have folders of their own through `tag=mask_ratio-0.1`. Values for a file's only key on
+    the command line take the place of the file's, for other sizes of pictures or sequences.
+
+    Raises:
+        ConfigError: an unknown ablation, a file that is not as above, or an unreadable override.
+    """
+    plain = [word for word in overrides if not word.startswith("ablation=")]
+    named = [word.partition("=")[2] for word in overrides if word not in plain]
+    if not named:
+        return expand_sweep(plain)
+    jobs = []
+    for name in ",".join(named).split(","):
+        sweep = _ablation(name, layout)
+        given = [word for word in plain if word.partition("=")[0] in sweep]
+        if given and len(sweep) > 1:
+            raise ConfigError(f"{given[0]}: ablation={name} sets it, with other keys; leave it out")
+        as_it_is = expand_sweep([word for word in plain if word not in given])
+        runs = expand_sweep(given) if given else map(list, zip(*sweep.values(), strict=True))
+        jobs += as_it_is
+        jobs += [[*_tagged(job, name, run), *run] for run in runs for job in as_it_is]
+    return [job for i, job in enumerate(jobs) if job not in jobs[:i]]
+
+
+def _ablation(name: str, layout: Layout) -> dict[str, list[str]]:
+    """What an ablation's file sweeps: by key, the overrides of each run."""
+    known = layout.options("ablation")
+    if name not in known:
+        raise ConfigError(f"ablation={name}: no such ablation; {suggestion(name, known)}")
+    path = layout.directory / "ablation" / f"{name}.yaml"
+    sweep = _read_yaml(path).get("sweep")
+    if (
+        not isinstance(sweep, dict)
+        or not all(isinstance(values, list) for values in sweep.values())
+        or len({len(values) for values in sweep.values()}) != 1
+    ):
+        raise ConfigError(f"{path}: must hold `sweep:`, with lists of one length; see run/sweep.py")
+    return {key: [f"{key}={json.dumps(value)}" for value in sweep[key]] for key in sweep}
+
+
+def _tagged(job: Sequence[str], ablation: str, run: Sequence[str]) -> list[str]:
+    """`job` with the ablation and its run's first value added to the tag."""
+    label = run[0].partition("=")[2].translate(str.maketrans(",", "+", '[]" ')) or "none"
+    tags = [word.partition("=")[2].strip("'\"") for word in job if word.startswith("tag=")]
+    tag = "-".join(filter(None, (*tags, ablation, label)))
+    return [*(word for word in job if not word.startswith("tag=")), f"tag='{tag}'"]
 
 
 def compose_jobs(jobs: Sequence[Sequence[str]], benchmark: Benchmark) -> list[Job]:
@@ -128,52 +255,251 @@ def compose_jobs(jobs: Sequence[Sequence[str]], benchmark: Benchmark) -> list[Jo
     Raises:
         ConfigError: the first job that is wrong; or two with the same folder.
     """
-    found: dict[Path, Job] = {}
-    subject = benchmark.layout.subject
+    composed: dict[Path, Job] = {}
+    subject, script = benchmark.layout.subject, benchmark.layout.directory.parent / "train.py"
     for words in jobs:
         cfg = benchmark.compose(words)
         path = benchmark.run_path(cfg)
-        if path in found:
-            different = sorted(set(words) ^ set(found[path].words))
+        # An own game's option in Hydra's store is known to this process only; its name is to all.
+        others = [word for word in words if not word.startswith(f"{subject}=")]
+        command = (sys.executable, str(script), f"{subject}={cfg[subject].name}", *others)
+        if path in composed:
+            different = sorted(set(command) ^ set(composed[path].command))
             raise ConfigError(
                 f"{' '.join(different) or path}: two jobs would share {path}; sweep only "
                 f"{subject}, agent, seed and tag, or one command with its own tag= for each value"
             )
         name = path.relative_to(cfg.runs_dir).as_posix()
         state, detail = look(path, as_plain(cfg), cfg.resume)
-        found[path] = Job(name, cfg, tuple(words), path, state, detail)
-    return list(found.values())
+        composed[path] = Job(name, cfg, command, path, state, detail)
+    return list(composed.values())
 
 
-def launch(jobs: Sequence[Job], words: Sequence[str], layout: Layout) -> list[Outcome]:
-    """Hand the jobs to the launcher that `words` choose, and wait for all of them.
+def plan_text(rows: Sequence[tuple[Job, Estimate]]) -> str:
+    """One line for each run, then the sums of what is left to do."""
+    width = max(len(job.name) for job, _ in rows)
+    lines = [
+        f"{job.state:<9} {job.name:<{width}}  {hours_text(cost.hours):>8}  "
+        f"{cost.memory / GIGA:5.1f} GB memory  {cost.disk / GIGA:5.1f} GB disk"
+        for job, cost in rows
+    ]
+    lines += [f"refused: {job.name}: {job.detail}" for job, _ in rows if job.state == "refused"]
+    counts = Counter(job.state for job, _ in rows)
+    lines.append(f"{len(rows)} runs: {', '.join(f'{n} {state}' for state, n in counts.items())}")
+    todo = [cost for job, cost in rows if job.state in ("waiting", "resumes")]
+    if todo:
+        disk, free = sum(cost.disk for cost in todo), free_disk(Path(rows[0][0].cfg.runs_dir))
+        lines.append(
+            f"to do: {hours_text(sum(cost.hours for cost in todo))} one after another, at most "
+            f"{max(cost.memory for cost in todo) / GIGA:.1f} GB memory a run, {disk / GIGA:.1f} GB "
+            f"disk of {free / GIGA:.1f} GB free{'' if disk < free else ': NOT ENOUGH'}"
+        )
+        lines.append(f"hours from {todo[0].basis}; a run that resumes is counted whole")
+    return "\n".join(lines)
+
+
+def hours_text(hours: float) -> str:
+    """`35 min`, `4.2 h` or `3.1 days`."""
+    if hours < 1:
+        return f"{max(1, round(hours * 60))} min"
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
+
+
+def free_disk(folder: Path) -> float:
+    """Bytes free where `folder` is, or will be."""
+    there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    return float(shutil.disk_usage(there).free)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Runs that share one job of a launcher, and so one GPU; called, it is that job on a cluster.
+
+    Args:
+        folder: the working directory, which relative paths in the commands mean.
+        stop: a file; once it exists, the runs are asked to save and end.
+    """
+
+    jobs: tuple[Job, ...]
+    folder: Path
+    stop: Path
+
+    def __call__(self) -> list[Outcome]:
+        """Watch the runs, and pass the cluster's signals on to them.
+
+        A SLURM job that was sent USR1 puts itself back into the queue once every run has saved;
+        after SIGTERM, which `scancel` sends, it does not.
+        """
+        with StopRequest() as request:
+            outcomes = watch(self, lambda: request.requested or self.stop.exists())
+        saved = any(outcome.code == Preempted.exit_code for outcome in outcomes)
+        in_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+        if request.reason == "SIGUSR1" and saved and in_slurm:
+            # submitit's own handler, active again, asks SLURM for a requeue and ends this process.
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return outcomes
+
+    def checkpoint(self) -> Any:
+        """What submitit puts back into the queue: the same, for each run knows how far it came."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def watch(pack: Pack, stopping: Callable[[], bool], gpu: str = "") -> list[Outcome]:
+    """Start the runs of a pack at once and wait for all; never raises for what a run does.
+
+    Args:
+        stopping: whether the runs are to save and end.
+        gpu: for CUDA_VISIBLE_DEVICES; empty if the launcher, or nobody, chooses one.
+    """
+    if stopping():
+        return [Outcome(job.name, Preempted.exit_code, "not started") for job in pack.jobs]
+    env = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+    processes = []
+    for job in pack.jobs:
+        command, quiet = (*_DEAF, *job.command), subprocess.DEVNULL
+        with job.log.open("wb") as log:
+            process = subprocess.Popen(
+                command, cwd=pack.folder, env=env, stdin=quiet, stdout=log, stderr=log
+            )
+        processes.append(process)
+    while any(process.poll() is None for process in processes):
+        asking = stopping()
+        for process in processes:
+            if asking and process.poll() is None:  # again and again: it may not listen yet
+                process.send_signal(signal.SIGUSR1)
+        time.sleep(_ASK_SECONDS if asking else _POLL_SECONDS)
+    ends = [(job, process.returncode) for job, process in zip(pack.jobs, processes, strict=True)]
+    return [Outcome(job.name, code, last_error(job.log, code)) for job, code in ends]
+
+
+def last_error(log: Path, code: int) -> str:
+    """What a run's output says about its failure; empty for a run that ended well."""
+    if code == 0:
+        return ""
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    text = log.read_text(encoding="utf-8", errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["no message"])[-1]
+
+
+def launch(jobs: Sequence[Job], launcher: Launcher) -> list[Outcome]:
+    """Hand the jobs to the launcher and wait for all of them.
+
+    Meanwhile a signal that would end the sweep only asks every run to save and end.
 
     Raises:
-        ConfigError: the launcher's settings are wrong, or it is not installed.
+        ConfigError: the launcher is not there, or does not accept its settings.
     """
-    values = _own_values(words)
-    folder = _sweep_folder(jobs[0])
-    folder.mkdir(parents=True, exist_ok=True)
-    stop = folder / f"stop-{os.getpid()}"
-    packs = _packs(jobs, values, layout, stop)
-    overrides = [
-        *(word for word in words if word.partition("=")[0] != "jobs_at_once"),
-        f"jobs_at_once={_at_once(jobs, values)}",
-        f"gpu_share={_gpu_share(jobs, values)}",
-        f"sweep_dir={_as_text(folder)}",
-        f"pack={','.join(map(str, range(len(packs))))}",
-    ]
-    _prepare_environment(layout)
+    jobs[0].log.parent.mkdir(parents=True, exist_ok=True)
+    stop = jobs[0].log.parents[1] / f"stop-{os.getpid()}"
+    stop.unlink(missing_ok=True)
+    # SLURM gives whole GPUs, so there a job holds several runs; elsewhere each holds one.
+    size = launcher.runs_per_gpu if launcher.name == "slurm" else 1
+    shares = [tuple(jobs[i : i + size]) for i in range(0, len(jobs), size)]
+    packs = [Pack(share, Path.cwd(), stop) for share in shares]
+    begin, outcomes = {"local": _local, "slurm": _slurm, "ray": _ray}[launcher.name], []
+    with begin(packs, launcher) as (futures, lost), StopRequest() as request:
+        while not all(future.done() for future in futures):
+            if request.requested and not stop.exists():
+                stop.touch()
+                print(f"{request.reason}: every run saves and ends", file=sys.stderr)
+            time.sleep(_POLL_SECONDS)
+        for pack, future in zip(packs, futures, strict=True):
+            try:
+                outcomes += future.result()
+            except lost as error:
+                outcomes += [_without_outcome(job, error) for job in pack.jobs]
+    stop.unlink(missing_ok=True)
+    return outcomes
 
-    def task(cfg: DictConfig) -> list[Outcome]:
-        return run_pack(packs[cfg.pack])
 
-    with _stopping(stop):
-        outcomes, error = _multirun(task, overrides, layout)
-    return [outcomes.get(job.name) or _without_outcome(job, error) for job in jobs]
+@contextmanager
+def _local(packs: Sequence[Pack], launcher: Launcher) -> _Futures:
+    """In threads, with a GPU for each run if there are any, or a share of the cores."""
+    places, free = _places(packs, launcher), SimpleQueue[str]()
+    for gpu in places:
+        free.put(gpu)
+
+    def run(pack: Pack) -> list[Outcome]:
+        gpu = free.get()
+        try:
+            return watch(pack, pack.stop.exists, gpu)
+        finally:
+            free.put(gpu)
+
+    with ThreadPoolExecutor(launcher.jobs_at_once or len(places)) as pool:
+        yield [pool.submit(run, pack) for pack in packs], OSError
 
 
-def summary(outcomes: Sequence[Outcome], finished: int, logs: Path) -> str:
+@contextmanager
+def _slurm(packs: Sequence[Pack], launcher: Launcher) -> _Futures:
+    """One SLURM job for each pack, through submitit."""
+    if shutil.which("sbatch") is None:
+        raise ConfigError("launcher=slurm: no sbatch here; start it on a node that submits jobs")
+    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # the one that runs save and end on
+    import submitit
+    from submitit.core.utils import FailedSubmissionError, UncompletedJobError
+
+    own = {key: value for key, value in launcher.settings.items() if value is not None}
+    tree = shlex.quote(str(Path(__file__).parents[2]))  # jobs unpickle functions of this package
+    export = f"export SUBMITIT_PREEMPT_SIGNAL=USR1 PYTHONPATH={tree}${{PYTHONPATH:+:$PYTHONPATH}}"
+    own["setup"] = [export, *own.get("setup", [])]
+    folder, timeouts = packs[0].stop.parent / "slurm" / "%j", own.pop("max_num_timeout", 0)
+    executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=timeouts)
+    executor.update_parameters(**{f"slurm_{key}": value for key, value in own.items()})
+    try:
+        futures = executor.submit_array(packs)
+    except FailedSubmissionError as error:
+        raise ConfigError(f"launcher=slurm: {_first_line(error)}") from error
+    yield futures, UncompletedJobError
+
+
+@contextmanager
+def _ray(packs: Sequence[Pack], launcher: Launcher) -> _Futures:
+    """One Ray task for each pack, on a cluster that runs already or one of its own."""
+    try:
+        import ray
+    except ImportError as error:
+        remedy = "pip install -r requirements-ray.txt"
+        raise ConfigError(f"launcher=ray: Ray is not installed; {remedy}") from error
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is sent anywhere
+    init, remote = launcher.settings["init"], launcher.settings["remote"]
+    places = _places(packs, launcher)
+    if init["address"] is None:
+        init = {"num_cpus": launcher.jobs_at_once or len(places)} | init
+    if places[0]:
+        remote = {"num_gpus": round(1 / launcher.runs_per_gpu, 4)} | remote
+    ray.init(**init)
+    try:
+        task = ray.remote(Pack.__call__).options(**remote)
+        yield [task.remote(pack).future() for pack in packs], ray.exceptions.RayError
+    finally:
+        ray.shutdown()
+
+
+def _places(packs: Sequence[Pack], launcher: Launcher) -> list[str]:
+    """Room for runs on this machine: the GPU of each, or empty text where the cores are shared.
+
+    A GPU is called as in CUDA_VISIBLE_DEVICES. They are not ours to share if a job names its own.
+    """
+    jobs, gpus = [job for pack in packs for job in pack.jobs], []
+    if all(job.cfg.device in ("auto", "cuda") for job in jobs):
+        import torch
+
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        named = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(" ", "").split(",")
+        gpus = list(filter(None, named))[:count] or [str(number) for number in range(count)]
+    cores = len(os.sched_getaffinity(0))
+    threads = max(job.cfg.threads for job in jobs) or cores
+    shares = launcher.jobs_at_once or max(1, cores // threads)
+    return gpus * launcher.runs_per_gpu or [""] * shares
+
+
+def summary(outcomes: Sequence[Outcome], logs: Path) -> str:
     """A line for each run that did not end well, and the counts."""
     lines = []
     for outcome in outcomes:
@@ -182,151 +508,28 @@ def summary(outcomes: Sequence[Outcome], finished: int, logs: Path) -> str:
         elif outcome.code:
             lines.append(f"FAILED     {outcome.name}  exit {outcome.code}: {outcome.error}")
     if lines:
-        lines.append(f"output of each run: {logs / 'logs'}; the same command does what is missing")
-    counts = Counter(_word(outcome.code) for outcome in outcomes)
-    counts["finished"] += finished
-    total = ", ".join(f"{counts[each]} {each}" for each in ("finished", "preempted", "failed"))
-    return "\n".join([*lines, f"{sum(counts.values())} runs: {total}"])
+        lines.append(f"output of each run: {logs}; the same command does what is missing")
+    words = {0: "finished", Preempted.exit_code: "preempted"}
+    counts = Counter(words.get(outcome.code, "failed") for outcome in outcomes)
+    total = ", ".join(f"{counts[word]} {word}" for word in ("finished", "preempted", "failed"))
+    return "\n".join([*lines, f"{len(outcomes)} runs: {total}"])
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
     """0, or 75 if runs were only preempted, or what the failures have in common, or 1."""
-    failures = {each.code for each in outcomes if each.code not in (0, Preempted.exit_code)}
+    failures = {outcome.code for outcome in outcomes} - {0, Preempted.exit_code}
     if not failures:
-        return max((each.code for each in outcomes), default=0)
+        return max((outcome.code for outcome in outcomes), default=0)
     code = failures.pop()
     return code if not failures and code > 0 else RunError.exit_code
 
 
-def _word(code: int) -> str:
-    return {0: "finished", Preempted.exit_code: "preempted"}.get(code, "failed")
-
-
-def _without_outcome(job: Job, error: str) -> Outcome:
-    """Of a run whose launcher ended before it could say; others of its jobs may go on."""
-    state, detail = look(job.path, as_plain(job.cfg), job.cfg.resume)
-    if state == "finished":
+def _without_outcome(job: Job, error: Exception) -> Outcome:
+    """Of a run whose launcher cannot say how it ended; its process may go on."""
+    if look(job.path, as_plain(job.cfg))[0] == "finished":
         return Outcome(job.name, 0)
-    return Outcome(job.name, 1, "; ".join(filter(None, (f"the launcher lost it: {error}", detail))))
-
-
-def _is_own(word: str) -> bool:
-    key = word.partition("=")[0]
-    return key in _OWN_KEYS or key.startswith("hydra.")
-
-
-def _own_values(words: Sequence[str]) -> Mapping[str, str]:
-    given = dict(word.split("=", 1) for word in words)
-    return {"launcher": "local", "runs_per_gpu": "1", "jobs_at_once": "0"} | given
-
-
-def _check_launcher(words: Sequence[str], layout: Layout) -> None:
-    values = _own_values(words)
-    known = layout.options("launcher")
-    if values["launcher"] not in known:
-        name = values["launcher"]
-        raise ConfigError(f"launcher={name}: no such launcher; {suggestion(name, known)}")
-    for key, least in (("runs_per_gpu", 1), ("jobs_at_once", 0)):
-        if not values[key].isdecimal() or int(values[key]) < least:
-            raise ConfigError(f"{key}={values[key]}: must be a whole number, at least {least}")
-
-
-def _sweep_folder(job: Job) -> Path:
-    return Path(job.cfg.runs_dir).resolve() / _SWEEP_FOLDER
-
-
-def _packs(
-    jobs: Sequence[Job], values: Mapping[str, str], layout: Layout, stop: Path
-) -> list[Pack]:
-    """SLURM gives whole GPUs, so there a job holds several runs; elsewhere each holds one."""
-    per_gpu = int(values["runs_per_gpu"])
-    size = per_gpu if values["launcher"] == "slurm" else 1
-    local = values["launcher"] == "local"
-    gpus = visible_gpus() if local and _on_gpu(jobs) else ()
-    script = layout.directory.parent / "train.py"
-    runs = [_run(job, script, layout.subject) for job in jobs]
-    return [
-        Pack(tuple(runs[i : i + size]), os.getcwd(), str(stop), gpus, per_gpu)
-        for i in range(0, len(runs), size)
-    ]
-
-
-def _run(job: Job, script: Path, subject: str) -> Run:
-    # An own game's option in Hydra's store is known to this process only; its name is to all.
-    words = [word for word in job.words if word.partition("=")[0] != subject]
-    command = (sys.executable, str(script), f"{subject}={job.cfg[subject].name}", *words)
-    log = _sweep_folder(job) / "logs" / f"{job.name.replace('/', '-')}.txt"
-    return Run(job.name, command, str(log))
-
-
-def _on_gpu(jobs: Sequence[Job]) -> bool:
-    """Whether the GPUs are to be shared out: nobody names one, or the CPU."""
-    return all(job.cfg.device in ("auto", "cuda") for job in jobs)
-
-
-def _at_once(jobs: Sequence[Job], values: Mapping[str, str]) -> int:
-    """Runs at a time on one machine: as many as its GPUs hold, or its cores without one."""
-    wanted = int(values["jobs_at_once"])
-    if not wanted and _on_gpu(jobs):
-        wanted = len(visible_gpus()) * int(values["runs_per_gpu"])
-    cores = len(os.sched_getaffinity(0))
-    threads = max(job.cfg.threads for job in jobs) or cores
-    return min(wanted or max(1, cores // threads), len(jobs))
-
-
-def _gpu_share(jobs: Sequence[Job], values: Mapping[str, str]) -> float:
-    on_gpu = _on_gpu(jobs) and visible_gpus()
-    return round(1 / int(values["runs_per_gpu"]), 4) if on_gpu else 0.0
-
-
-def _prepare_environment(layout: Layout) -> None:
-    """What the jobs' processes inherit."""
-    tree = str(layout.directory.parent)
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if tree not in paths:  # a job unpickles functions of this package, whatever its folder
-        os.environ["PYTHONPATH"] = os.pathsep.join([tree, *filter(None, paths)])
-    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # the one that runs save and end on
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is sent anywhere
-
-
-def _multirun(
-    task: TaskFunction, overrides: Sequence[str], layout: Layout
-) -> tuple[dict[str, Outcome], str]:
-    """What the launcher brought back, by name, and why it brought back nothing."""
-    try:
-        with initialize_config_dir(str(layout.directory), job_name="mlr", version_base="1.3"):
-            hydra = GlobalHydra.instance().hydra
-            assert hydra is not None
-            sweeps = hydra.multirun("sweep", task, list(overrides))
-        packs = [job.return_value for sweep in sweeps for job in sweep]
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"launcher: {_first_line(error)}") from error
-    except Exception as error:  # a launcher's own, for a job that was killed, cancelled, ...  # noqa: BLE001
-        return {}, _first_line(error)
-    return {outcome.name: outcome for pack in packs for outcome in pack}, "no reason given"
+    return Outcome(job.name, RunError.exit_code, f"the launcher lost it: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-@contextmanager
-def _stopping(path: Path) -> Iterator[None]:
-    """While it lasts, SIGINT and SIGTERM create `path`, on which all jobs save and end."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        path.touch()
-        print(f"{time.strftime('%H:%M')} stopping: every run saves and ends", file=sys.stderr)
-
-    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-        path.unlink(missing_ok=True)
-
-
-def _as_text(path: Path) -> str:
-    escaped = str(path).replace("'", "\\'")
-    return f"'{escaped}'"
