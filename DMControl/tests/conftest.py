@@ -16,6 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+    # As in a run, before anything renders: this loads Triton, where there is one, whose LLVM
+    # crashes if a software OpenGL has loaded its own first.
+    torch.use_deterministic_algorithms(False)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
