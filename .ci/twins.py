@@ -64,7 +64,6 @@ OWN = (
     "{package}/probe/state.py",
     "{package}/probe/world.py",
     "{package}/run/evaluation.py",
-    "{package}/run/records.py",
     "{package}/run/workers.py",
 )
 

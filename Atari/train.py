@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import methodcaller
 
 import torch
 from omegaconf import DictConfig
@@ -24,16 +25,14 @@ from mlr_atari.errors import Preempted, RunError
 from mlr_atari.estimate import estimate
 from mlr_atari.learner import Learner
 from mlr_atari.parts import Parts, build_parts
-from mlr_atari.run import records, sweep
-from mlr_atari.run.bookkeeping import Bookkeeper
+from mlr_atari.run import sweep
 from mlr_atari.run.checkpoint import Checkpointer, Stateful
 from mlr_atari.run.command import as_plain
-from mlr_atari.run.console import Console
 from mlr_atari.run.evaluation import evaluate
 from mlr_atari.run.folder import RunFolder
 from mlr_atari.run.guard import NonFiniteGuard
-from mlr_atari.run.logger import RunLogger
 from mlr_atari.run.progress import LastMetrics, Progress, SaveSchedule
+from mlr_atari.run.records import Records
 from mlr_atari.run.seeding import Streams, episode_seed
 from mlr_atari.run.signals import StopRequest
 from mlr_atari.settings import LAYOUT, compose, load
@@ -57,9 +56,14 @@ class Trainer:
             cuda_graph=cfg.cuda_graph,
         )
         self.latest: tuple[Batch, UpdateNoise] | None = None  # what was learnt from last
-        names = (*self.agent.metric_names, *self.agent.diagnostic_names)
-        self.logger = RunLogger(
-            folder.path, records.tables(names), layout=records.layout(names), about=protocol.ABOUT
+        self.records = Records(
+            folder,
+            self.progress,
+            self.metrics,
+            protocol,
+            names=(*self.agent.metric_names, *self.agent.diagnostic_names),
+            task=cfg.game.name,
+            budget=cfg.budget,
         )
         self.checkpointer = Checkpointer(folder.path, cfg.checkpoint.keep)
         self.schedule = SaveSchedule(cfg.checkpoint.every_minutes, cfg.checkpoint.every_steps)
@@ -69,22 +73,29 @@ class Trainer:
             "environment": self.env,
             "progress": self.progress,
             "metrics": self.metrics,
-            "logger": self.logger,
+            "records": self.records,
             "streams": self.streams,  # last: nothing may draw after it was restored
         }
 
     def run(self, work: Callable[[Trainer], None]) -> None:
         """Restore what an earlier process saved and start to write down, then do the `work`."""
-        with self.logger, Console(self.cfg.budget, protocol.STEP_NAME) as console:
+        cfg = self.cfg
+        facts = {"preset": cfg.preset, "budget": cfg.budget, "precision": cfg.precision}
+        facts |= self.parts.facts()
+        with self.records:
             self.restore()
-            self.folder.begin(**records.facts(self.cfg, self.parts))
+            self.folder.begin(**facts)
             self.schedule.saved(self.progress.agent_step)
-            self.logger.open()
-            self.books = Bookkeeper(
-                self.folder, self.logger, console, self.progress, self.metrics, self.cfg.game.name
-            )
-            console.banner("MLR on Atari", records.banner(self.cfg, self.parts))
-            console.start(self.progress.agent_step)
+            banner = {
+                "run": f"{cfg.agent.name} on {cfg.game.name}, seed {cfg.seed}",
+                **facts,
+                "folder": self.folder.path,
+                "curves": f"tensorboard --logdir {cfg.runs_dir}",
+            }
+            if self.agent.device.type == "cpu" and cfg.preset == "paper":
+                time_needed = sweep.hours_text(estimate(cfg).hours)
+                banner["expected"] = f"{time_needed} without a GPU; preset=laptop takes minutes"
+            self.records.open(banner)
             work(self)
 
     def restore(self) -> None:
@@ -108,9 +119,9 @@ class Trainer:
             self.step()
             if progress.agent_step % self.cfg.logging.every == 0:
                 self.guard.check(self.folder.path, progress.watched())
-                self.books.log(self.diagnostics())
+                self.records.log(self.diagnostics())
         self.save(final=True)
-        self.books.finish()
+        self.records.finish()
 
     def step(self) -> None:
         """Act, step the emulator, store, learn; in this order, as published."""
@@ -133,7 +144,7 @@ class Trainer:
                     self.latest = self.learner.update(agent_step, progress.update_step)
                     progress.update_step += 1
         if info["game_over"]:
-            self.books.episode_ended()
+            self.records.episode_ended()
 
     def act(self) -> int:
         """The greedy action of the noisy network, or a random one, as epsilon says."""
@@ -163,9 +174,9 @@ class Trainer:
         if result is None:
             self.save()
             return
-        self.books.evaluated(result.scores, result.lengths, time.perf_counter() - start)
+        self.records.evaluated(result.scores, result.lengths, time.perf_counter() - start)
         if self.latest:  # there is none yet if the run was resumed for this evaluation
-            self.books.preview(self.agent.preview(*self.latest))
+            self.records.preview(self.agent.preview(*self.latest))
 
     def save(self, *, final: bool = False) -> None:
         """Write a checkpoint; raises Preempted after it if the process was asked to stop."""
@@ -181,7 +192,7 @@ class Trainer:
             raise Preempted(f"{self.stop.reason} at agent step {step}; the same command goes on")
 
 
-def train(cfg: DictConfig, work: Callable[[Trainer], None] = Trainer.train) -> None:
+def train(cfg: DictConfig, work: Callable[[Trainer], None] = methodcaller("train")) -> None:
     """Claim the run's folder and bring its run to the end, from wherever it stands.
 
     Args: `work`: what is done once the trainer is ready; `benchmark.py` measures instead.

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import methodcaller
 
 import numpy as np
 import torch
@@ -27,16 +28,14 @@ from mlr_dmcontrol.errors import Preempted, RunError
 from mlr_dmcontrol.estimate import estimate
 from mlr_dmcontrol.learner import Learner
 from mlr_dmcontrol.parts import Parts, build_parts
-from mlr_dmcontrol.run import records, sweep
-from mlr_dmcontrol.run.bookkeeping import Bookkeeper
+from mlr_dmcontrol.run import sweep
 from mlr_dmcontrol.run.checkpoint import Checkpointer, Stateful
 from mlr_dmcontrol.run.command import as_plain
-from mlr_dmcontrol.run.console import Console
 from mlr_dmcontrol.run.evaluation import evaluate
 from mlr_dmcontrol.run.folder import RunFolder
 from mlr_dmcontrol.run.guard import NonFiniteGuard
-from mlr_dmcontrol.run.logger import RunLogger
 from mlr_dmcontrol.run.progress import LastMetrics, Progress, SaveSchedule
+from mlr_dmcontrol.run.records import Records
 from mlr_dmcontrol.run.seeding import Streams, episode_seed
 from mlr_dmcontrol.run.signals import StopRequest
 from mlr_dmcontrol.settings import LAYOUT, compose, load
@@ -60,9 +59,14 @@ class Trainer:
             cuda_graph=cfg.cuda_graph,
         )
         self.latest: tuple[Batch, UpdateNoise] | None = None  # what was learnt from last
-        names = (*self.agent.metric_names, *self.agent.diagnostic_names)
-        self.logger = RunLogger(
-            folder.path, records.tables(names), layout=records.layout(names), about=protocol.ABOUT
+        self.records = Records(
+            folder,
+            self.progress,
+            self.metrics,
+            protocol,
+            names=(*self.agent.metric_names, *self.agent.diagnostic_names),
+            task=cfg.task.name,
+            budget=cfg.budget,
         )
         self.checkpointer = Checkpointer(folder.path, cfg.checkpoint.keep)
         self.schedule = SaveSchedule(cfg.checkpoint.every_minutes, cfg.checkpoint.every_steps)
@@ -72,22 +76,29 @@ class Trainer:
             "environment": self.env,
             "progress": self.progress,
             "metrics": self.metrics,
-            "logger": self.logger,
+            "records": self.records,
             "streams": self.streams,  # last: nothing may draw after it was restored
         }
 
     def run(self, work: Callable[[Trainer], None]) -> None:
         """Restore what an earlier process saved and start to write down, then do the `work`."""
-        with self.logger, Console(self.cfg.budget, protocol.STEP_NAME) as console:
+        cfg = self.cfg
+        facts = {"preset": cfg.preset, "budget": cfg.budget, "precision": cfg.precision}
+        facts |= self.parts.facts()
+        with self.records:
             self.checkpointer.load(self.state, self.replay)
-            self.folder.begin(**records.facts(self.cfg, self.parts))
+            self.folder.begin(**facts)
             self.schedule.saved(self.progress.agent_step)
-            self.logger.open()
-            self.books = Bookkeeper(
-                self.folder, self.logger, console, self.progress, self.metrics, self.cfg.task.name
-            )
-            console.banner("MLR on DMControl", records.banner(self.cfg, self.parts))
-            console.start(self.progress.env_step)
+            banner = {
+                "run": f"{cfg.agent.name} on {cfg.task.name}, seed {cfg.seed}",
+                **facts,
+                "folder": self.folder.path,
+                "curves": f"tensorboard --logdir {cfg.runs_dir}",
+            }
+            if self.agent.device.type == "cpu" and cfg.preset == "paper":
+                time_needed = sweep.hours_text(estimate(cfg).hours)
+                banner["expected"] = f"{time_needed} without a GPU; preset=laptop takes minutes"
+            self.records.open(banner)
             work(self)
 
     def train(self) -> None:
@@ -104,9 +115,9 @@ class Trainer:
             self.step()
             if progress.agent_step % self.cfg.logging.every == 0:
                 self.guard.check(self.folder.path, progress.watched())
-                self.books.log(self.diagnostics())
+                self.records.log(self.diagnostics())
         self.save(final=True)
-        self.books.finish()
+        self.records.finish()
 
     def step(self) -> None:
         """Act, learn, step the simulator, store; in this order, as published."""
@@ -127,7 +138,7 @@ class Trainer:
             self.replay.add(action, reward, obs[-COLOURS:], terminated, truncated)
         progress.step(reward, self.cfg.environment.action_repeat)
         if terminated or truncated:
-            self.books.episode_ended()
+            self.records.episode_ended()
 
     def act(self) -> np.ndarray:
         """A random action until learning starts, then a sample of the policy, if there is one."""
@@ -165,9 +176,9 @@ class Trainer:
         if result is None:
             self.save()
             return
-        self.books.evaluated(result.returns, result.lengths, time.perf_counter() - start)
+        self.records.evaluated(result.returns, result.lengths, time.perf_counter() - start)
         if self.latest:  # there is none yet if the run was resumed for this evaluation
-            self.books.preview(self.agent.preview(*self.latest))
+            self.records.preview(self.agent.preview(*self.latest))
 
     def save(self, *, final: bool = False) -> None:
         """Write a checkpoint; raises Preempted after it if the process was asked to stop."""
@@ -183,7 +194,7 @@ class Trainer:
             raise Preempted(f"{self.stop.reason} at agent step {step}; the same command goes on")
 
 
-def train(cfg: DictConfig, work: Callable[[Trainer], None] = Trainer.train) -> None:
+def train(cfg: DictConfig, work: Callable[[Trainer], None] = methodcaller("train")) -> None:
     """Claim the run's folder and bring its run to the end, from wherever it stands.
 
     Args: `work`: what is done once the trainer is ready; `benchmark.py` measures instead.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -24,6 +26,22 @@ def keep_freed_memory() -> None:
     if hasattr(library, "mallopt"):
         library.mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
         library.mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def hardware(device: torch.device) -> str:
+    """Name of the GPU, or of the processor and the threads used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+    return names[0] if names else platform.machine()
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
 from .build import build_agent, settings_from
 from .environment import EnvironmentSettings, GameEnv, make_environment
+from .machine import hardware
 from .protocol import Plan, plan
 from .rainbow import Rainbow
 from .replay import ReplaySettings, SequenceReplay
@@ -26,6 +28,23 @@ class Parts:
     evaluation_envs: EvaluationEnvs
     agent: Rainbow
     replay: SequenceReplay
+
+    def facts(self) -> dict[str, Any]:
+        """What `run.json` and the banner say of them."""
+        plan, env, agent = self.plan, self.env, self.agent
+        return {
+            **env.identity(),
+            "agent_steps": plan.agent_steps,
+            "env_steps": plan.env_steps,
+            "updates": plan.updates,
+            "evaluations": len(plan.evaluations),
+            "observation": env.obs_shape,
+            "actions": env.num_actions,
+            "parameters": agent.num_parameters,
+            "replay": f"{self.replay.nbytes / 1e6:,.0f} MB for {plan.capacity:,} transitions",
+            "device": str(agent.device),
+            "hardware": hardware(agent.device),
+        }
 
     def __enter__(self) -> Parts:
         return self

@@ -13,15 +13,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from .games import BENCHMARK_GAMES as TASKS
-from .games import DEVELOPMENT_GAMES, folder_name
-from .games import canonical as canonical_task
-
-__all__ = ["TASKS", "canonical_task"]
+from .games import BENCHMARK_GAMES, DEVELOPMENT_GAMES, canonical, folder_name
 
 NAME = "Atari-100k"
 TASK_KEY = "game"
 """Section of the configuration that says what is played."""
+TASKS, canonical_task = BENCHMARK_GAMES, canonical
 SWEEPS = {"all": TASKS, "dev": DEVELOPMENT_GAMES}
 """What `game=all` and `game=dev` stand for."""
 

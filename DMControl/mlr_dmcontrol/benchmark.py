@@ -24,10 +24,9 @@ from torch.autograd import DeviceType
 from .cost import update_flops
 from .errors import ConfigError, RunError
 from .learner import Learner
-from .machine import copy_rate, matmul_rate, seconds_of_call
+from .machine import copy_rate, hardware, matmul_rate, seconds_of_call
 from .run.folder import revision
 from .run.progress import Progress
-from .run.records import hardware
 
 Row = dict[str, Any]
 Update = Callable[[], None]

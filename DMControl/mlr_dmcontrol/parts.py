@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
 from .build import build_agent, settings_from
 from .environment import COLOURS, EnvironmentSettings, PixelControlEnv
+from .machine import hardware
 from .protocol import Plan, plan
 from .replay import UniformReplay
 from .run.seeding import episode_seed
@@ -32,6 +34,23 @@ class Parts:
         """Sequences that the agent's objective wants of each draw; 0 without one."""
         objective = self.agent.objective
         return 0 if objective is None else objective.sequence_batch_size
+
+    def facts(self) -> dict[str, Any]:
+        """What `run.json` and the banner say of them."""
+        plan, env, agent = self.plan, self.env, self.agent
+        return {
+            **env.identity(),
+            "agent_steps": plan.agent_steps,
+            "env_steps": plan.env_steps,
+            "updates": plan.updates,
+            "evaluations": len(plan.evaluations),
+            "observation": env.obs_shape,
+            "actions": env.action_dim,
+            "parameters": agent.num_parameters,
+            "replay": f"{self.replay.nbytes / 1e6:,.0f} MB for {plan.capacity:,} transitions",
+            "device": str(agent.device),
+            "hardware": hardware(agent.device),
+        }
 
     def __enter__(self) -> Parts:
         return self

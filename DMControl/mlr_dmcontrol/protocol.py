@@ -12,17 +12,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from .tasks import BENCHMARK_TASKS as TASKS
-from .tasks import DEVELOPMENT_TASKS
-from .tasks import canonical as canonical_task
-
-__all__ = ["TASKS", "canonical_task"]
+from .tasks import BENCHMARK_TASKS, DEVELOPMENT_TASKS, canonical
 
 NAME = "DMControl"
 PROTOCOL = "dmcontrol"
 """What run.json says was followed."""
 TASK_KEY = "task"
 """Section of the configuration that says what is played."""
+TASKS, canonical_task = BENCHMARK_TASKS, canonical
 SWEEPS = {"all": TASKS, "dev": DEVELOPMENT_TASKS}
 """What `task=all` and `task=dev` stand for."""
 

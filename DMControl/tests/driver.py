@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import small_run
 import torch
-from faults import FailingWrites, SlowWrites, forget, lack, spoil
+from faults import FailingWrites, SlowWrites, spoil
 
 import train
 
@@ -119,16 +119,12 @@ class FaultyTrainer(train.Trainer):
         super().__init__(*arguments)
         self.saves = 0
         self.writes_a_save = 0
-        for item in self.faults.get("forget", []):
-            forget(self, item)
-        for item in self.faults.get("lack", []):
-            lack(self, item)
 
     def train(self) -> None:
         if self.faults.get("generators"):
             print("generators restored", json.dumps(generators(self)), flush=True)
         if "at_finish" in self.faults:
-            self.books.finish = lambda: send(self.faults["signal"])  # type: ignore[method-assign]
+            self.records.finish = lambda: send(self.faults["signal"])  # type: ignore[method-assign]
         moments = {"at_step", "in_evaluation", "at_finish"}
         if "signal" in self.faults and not moments & self.faults.keys():
             send(self.faults["signal"])

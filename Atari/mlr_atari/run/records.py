@@ -1,47 +1,485 @@
-"""What an Atari run writes down, and where: folder, tables, facts, banner, charts."""
+"""What a run writes down and shows: CSV tables, TensorBoard, log.txt, console and final.json.
+
+The tables are the scientific record: they hold no wall-clock values, their numbers read back
+exactly, and after a resume they continue at the very byte of the checkpoint, so that an
+interrupted run leaves the same files as an uninterrupted one.
+"""
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Sequence
+import csv
+import io
+import json
+import logging
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TextIO
 
 import torch
-from omegaconf import DictConfig
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
-from .. import protocol
-from ..cost import update_flops
-from ..machine import matmul_rate
-from ..parts import Parts
+from ..errors import CheckpointError, StorageError
+from .folder import RunFolder
+from .progress import LastMetrics, Progress
 
 COUNTERS = ("agent_step", "env_step", "update_step", "episode")
-EVAL_COLUMNS = ("agent_step", "env_step", "episodes", "mean", "std", "normalized")
-EPISODE_COLUMNS = ("agent_step", "env_step", "episode", "value", "length")
-# What shows whether an objective still learns, or its latents have collapsed.
-_WATCHED = ("cosine_similarity", "projection_std", "effective_rank")
+STEP_COLUMNS = ("agent_step", "env_step")
+EVAL_COLUMNS = (*STEP_COLUMNS, "episodes", "mean", "std", "normalized")
+EPISODE_COLUMNS = (*STEP_COLUMNS, "episode", "value", "length")
+
+# What shows whether an objective still learns, by the end of a diagnostic's name.
+HEALTH = ("cosine_similarity", "projection_std", "effective_rank")
+# Below these latents hardly differ from each other any more: the spread of unit vectors, 1 if even
+# and 0.03 of untrained encoders, and the directions in use.
+COLLAPSED = {"projection_std": 0.01, "effective_rank": 1.5}
+
+log = logging.getLogger(__name__)
 
 
-def tables(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Columns of every CSV file of a run whose metrics have these names."""
-    return {
-        "train": (*COUNTERS, "episode_return", *names),
-        "eval": EVAL_COLUMNS,
-        "eval_episodes": EPISODE_COLUMNS,
-    }
+class Benchmark(Protocol):
+    """What the benchmark calls things, and how it compares scores; `protocol` is one."""
+
+    NAME: str
+    ABOUT: str  # Markdown for TensorBoard's Text tab
+    STEP: str  # the counter that is the x-axis
+    STEP_NAME: str
+    METRIC: str
+    CHART: str  # the metric's name in TensorBoard
+
+    def normalize(self, task: str, value: float) -> float: ...
 
 
-def layout(names: Sequence[str]) -> dict[str, Any]:
+class Records:
+    """Everything that a run leaves behind beside its checkpoints.
+
+    Entered as a context manager it sends the package's messages to `log.txt` and its warnings to
+    the console; tables, TensorBoard and console begin with `open`, once the state was restored.
+
+    Args:
+        names: of all metrics and diagnostics, which are columns of `train.csv`.
+        task: what scores are normalised for.
+        budget: where progress ends, on the x-axis.
+        stream: where progress is shown; None: nowhere.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        progress: Progress,
+        metrics: LastMetrics,
+        benchmark: Benchmark,
+        *,
+        names: Sequence[str],
+        task: str,
+        budget: int,
+        stream: TextIO | None = sys.stderr,
+    ) -> None:
+        self.folder, self.progress, self.metrics = folder, progress, metrics
+        self.benchmark, self.task = benchmark, task
+        self._tables = {
+            "train": CsvTable(folder.path / "train.csv", (*COUNTERS, "episode_return", *names)),
+            "eval": CsvTable(folder.path / "eval.csv", EVAL_COLUMNS),
+            "eval_episodes": CsvTable(folder.path / "eval_episodes.csv", EPISODE_COLUMNS),
+        }
+        self._charts = TensorBoard(folder.path / "tb", _layout(names, benchmark), benchmark.ABOUT)
+        self._console = Console(budget, benchmark.STEP_NAME, stream)
+        self._log_file = logging.FileHandler(folder.path / "log.txt", encoding="utf-8", delay=True)
+        self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._collapsed: set[str] = set()
+
+    @property
+    def step(self) -> int:
+        """Where the run is on the x-axis."""
+        return int(getattr(self.progress, self.benchmark.STEP))
+
+    def __enter__(self) -> Records:
+        package_log().addHandler(self._log_file)
+        package_log().addHandler(self._console)
+        package_log().propagate = False  # some libraries print whatever reaches the root
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception):
+            log.error("%s: %s", type(error).__name__, error)
+        for table in self._tables.values():
+            table.close()
+        self._charts.close()
+        for handler in (self._log_file, self._console):
+            package_log().removeHandler(handler)
+            handler.close()
+        package_log().propagate = True
+
+    def open(self, facts: Mapping[str, object]) -> None:
+        """Continue tables and charts at the restored position, or start them; show `facts`.
+
+        Raises:
+            CheckpointError: a table was damaged; none was changed.
+            StorageError: they cannot be written.
+        """
+        try:
+            for table in self._tables.values():
+                table.open()
+            for table in self._tables.values():
+                table.cut()
+            self._charts.flush()
+        except OSError as error:
+            raise StorageError(f"{self.folder.path} cannot be written: {error}") from error
+        self._since = self._now()
+        self._console.start(self.step, f"MLR on {self.benchmark.NAME}", facts)
+
+    def episode_ended(self) -> None:
+        """An episode is over; its return is a point of TensorBoard's curve."""
+        value = self.progress.episode_return
+        self.progress.finished_returns.append(value)
+        self._scalars({f"train/{self.benchmark.CHART}": value})
+
+    def log(self, diagnostics: Mapping[str, float]) -> None:
+        """A row of train.csv, the charts and the progress line."""
+        progress = self.progress
+        values = fetch(self.metrics.values) if progress.update_step else {}
+        values |= diagnostics
+        mean_return = progress.take_finished()
+        counters = {name: getattr(progress, name) for name in COUNTERS}
+        self._tables["train"].append({**counters, "episode_return": mean_return, **values})
+        self._scalars(values | self._times())
+        self._watch_for_collapse(diagnostics)
+        shown = {"return": mean_return} if mean_return is not None else {}
+        shown |= {name: value for name, value in values.items() if name.startswith("loss/")}
+        self._console.progress(self.step, shown)
+
+    def evaluated(self, values: Sequence[float], lengths: Sequence[int], seconds: float) -> None:
+        """The policy was scored: a row, a row for each episode, charts, a line."""
+        progress, benchmark = self.progress, self.benchmark
+        progress.evaluated_at, progress.evaluation = progress.agent_step, list(values)
+        score, steps = self._score(), self._steps()
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        self._tables["eval"].append({**steps, "episodes": len(values), "std": deviation, **score})
+        for episode, (value, length) in enumerate(zip(values, lengths, strict=True)):
+            cells = {"episode": episode, "value": value, "length": length}
+            self._tables["eval_episodes"].append({**steps, **cells})
+        charts = {f"eval/{benchmark.CHART}": score["mean"], "time/evaluation_seconds": seconds}
+        if score["normalized"] is not None:
+            charts["eval/normalized_score"] = score["normalized"]
+        self._scalars(charts)
+        self._console.line(
+            f"evaluation at {self.step:,} {benchmark.STEP_NAME}: {benchmark.METRIC} "
+            f"{score['mean']:.1f} ± {deviation or 0.0:.1f} over {len(values)}, {seconds:.0f} s"
+        )
+
+    def preview(self, image: Tensor | None) -> None:
+        """What the objective sees, uint8 (3, H, W), if it shows anything."""
+        if image is not None:
+            self._charts.add("image", "objective/input", image.cpu(), self.step)
+
+    def finish(self) -> None:
+        """Write `final.json`, the headline: the final policy at exactly the budget; and be done."""
+        metric, values, score = self.benchmark.METRIC, self.progress.evaluation, self._score()
+        final = {**self._steps(), "metric": metric, "values": values, **score}
+        self.folder.write("final.json", json.dumps(final, indent=1) + "\n")
+        self.folder.finish()
+        self._console.line(
+            f"finished: {metric} {score['mean']:.1f} over {len(values)}; "
+            f"everything is in {self.folder.path}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lengths of the tables, in bytes, all on disk, and TensorBoard's last step.
+
+        TensorBoard is written too; if the disk was full, this is when it is tried again.
+
+        Raises:
+            OSError: rows could not be written.
+        """
+        sizes = {name: table.sync() for name, table in self._tables.items()}
+        self._charts.flush()
+        return {"sizes": sizes, "last_step": self._charts.last_step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state` was taken; what was written later is cut off by `open`.
+
+        Raises:
+            CheckpointError: the tables differ.
+        """
+        if set(state["sizes"]) != set(self._tables):
+            raise CheckpointError(
+                f"tables {sorted(state['sizes'])} were saved, {sorted(self._tables)} are needed"
+            )
+        for name, size in state["sizes"].items():
+            self._tables[name].size = size
+        self._charts.last_step = state["last_step"]
+
+    def _scalars(self, values: Mapping[str, float]) -> None:
+        for tag, value in values.items():
+            self._charts.add("scalar", tag, value, self.step)
+
+    def _steps(self) -> dict[str, int]:
+        return {name: getattr(self.progress, name) for name in STEP_COLUMNS}
+
+    def _score(self) -> dict[str, Any]:
+        """Mean of the last evaluation, raw and on the common scale (None where there is none)."""
+        mean = statistics.fmean(self.progress.evaluation)
+        normalized = self.benchmark.normalize(self.task, mean)
+        return {"mean": mean, "normalized": None if math.isnan(normalized) else normalized}
+
+    def _times(self) -> dict[str, float]:
+        """Speeds since the last call, and the seconds spent by phase."""
+        before, self._since = self._since, self._now()
+        seconds, steps, updates = (new - old for new, old in zip(self._since, before, strict=True))
+        return {
+            "time/agent_steps_per_second": steps / seconds,
+            "time/updates_per_second": updates / seconds,
+            **{f"time/{name}_s": spent for name, spent in self.folder.stopwatch.seconds.items()},
+        }
+
+    def _now(self) -> tuple[float, int, int]:
+        return time.perf_counter(), self.progress.agent_step, self.progress.update_step
+
+    def _watch_for_collapse(self, diagnostics: Mapping[str, float]) -> None:
+        """Warn when a measure of how much latents differ falls to almost nothing."""
+        collapsed = {
+            name
+            for name, value in diagnostics.items()
+            if value < COLLAPSED.get(name.rpartition("/")[2], -math.inf)
+        }
+        for name in sorted(collapsed - self._collapsed):
+            log.warning("%s fell to %.3g: the latents collapse", name, diagnostics[name])
+        self._collapsed = collapsed
+
+
+class CsvTable:
+    """Rows appended to a CSV file with a fixed header.
+
+    A row that cannot be written (disk full) waits in memory for the next attempt.
+
+    Attributes:
+        size: bytes of the file that are good; set before `open` to continue there.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self.path, self.columns = path, tuple(columns)
+        self.size, self._pending, self._descriptor = 0, b"", -1
+
+    def open(self) -> None:
+        """Open the file, but leave it as it is.
+
+        Raises:
+            CheckpointError: it is shorter than `size` or has other columns.
+            OSError: it cannot be created.
+        """
+        header = _line(self.columns)
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        if not self.size:
+            self._pending = header
+            return
+        length = os.fstat(self._descriptor).st_size
+        if length < self.size:
+            raise CheckpointError(
+                f"{self.path} has {length} bytes, {self.size} when the checkpoint was saved"
+            )
+        if os.pread(self._descriptor, len(header), 0) != header:
+            raise CheckpointError(f"{self.path} has not the columns {','.join(self.columns)}")
+
+    def cut(self) -> None:
+        """Cut off what was written after `size`; write a new file's header."""
+        os.ftruncate(self._descriptor, self.size)
+        self._write()
+
+    def append(self, values: Mapping[str, float | int | str | None]) -> None:
+        """Add a row; a missing column stays empty.
+
+        Raises:
+            ValueError: a key of `values` is no column.
+        """
+        unknown = set(values) - set(self.columns)
+        if unknown:
+            raise ValueError(f"{self.path.name} has no column {', '.join(sorted(unknown))}")
+        self._pending += _line([values.get(column) for column in self.columns])
+        try:
+            self._write()
+        except OSError as error:
+            log.warning("%s cannot be written (%s); its rows are kept in memory", self.path, error)
+
+    def sync(self) -> int:
+        """Make every row durable; returns the file's length in bytes.
+
+        Raises:
+            OSError: rows could not be written.
+        """
+        self._write()
+        os.fsync(self._descriptor)
+        return self.size
+
+    def close(self) -> None:
+        """Write what still waits, if the disk allows it, and close the file."""
+        if self._descriptor < 0:
+            return
+        try:
+            self._write()
+        except OSError as error:
+            log.warning("%s has lost its last rows (%s)", self.path, error)
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _write(self) -> None:
+        # At a position, not appended: a partly written row is written over.
+        while self._pending:
+            written = os.pwrite(self._descriptor, self._pending, self.size)
+            self.size += written
+            self._pending = self._pending[written:]
+
+
+class TensorBoard:
+    """Charts for people; a full disk silences them until the next `flush`.
+
+    Args:
+        layout: of the custom-scalars page, `{page: {chart: ["Multiline", [tags]]}}`.
+        about: Markdown shown under the Text tab.
+
+    Attributes:
+        last_step: of all points; set before the first `flush` to continue after it.
+    """
+
+    def __init__(self, folder: Path, layout: Mapping[str, Any], about: str) -> None:
+        self.last_step = -1
+        self._folder, self._layout, self._about = folder, layout, about
+        self._writer: SummaryWriter | None = None
+
+    def add(self, kind: str, tag: str, value: float | Tensor, step: int) -> None:
+        """Add a `scalar`, or an `image` that is uint8 (3, H, W) or (1, H, W)."""
+        self._call(f"add_{kind}", tag, value, step)
+        self.last_step = max(self.last_step, step)
+
+    def flush(self) -> None:
+        """Write all points to the disk; start, or start again, where it must.
+
+        Raises:
+            OSError: it cannot start.
+        """
+        if self._writer is None:
+            # Readers drop what an interrupted process wrote from this step on.
+            begin = self.last_step + 1
+            self._writer = SummaryWriter(str(self._folder), purge_step=begin, flush_secs=30)
+            if self.last_step < 0:
+                self._writer.add_custom_scalars(self._layout)
+                self._writer.add_text("about", self._about, 0)
+        self._call("flush")
+
+    def close(self) -> None:
+        """Write all points, if the disk allows it, and end."""
+        self._call("close")
+        self._writer = None
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        if self._writer is None:
+            return
+        try:
+            getattr(self._writer, method)(*arguments)
+        except OSError as error:
+            # Its writing thread does not survive a full disk. The tables are the record.
+            log.warning("TensorBoard cannot write (%s): no points until the next save", error)
+            self._writer = None
+
+
+class Console(logging.Handler):
+    """Progress on a stream: a bar on a terminal, plain lines elsewhere, nothing without a stream.
+
+    As a handler of the package's log it shows warnings. A stream that breaks is given up: nothing
+    here influences the run.
+
+    Args:
+        total: where progress ends, in `unit`.
+        unit: what is counted, such as `env steps`.
+    """
+
+    def __init__(self, total: int, unit: str, stream: TextIO | None) -> None:
+        super().__init__(logging.WARNING)
+        self._total, self._unit, self._stream = total, f" {unit}", stream
+        self._bar: tqdm | None = None
+
+    def start(self, step: int, title: str, facts: Mapping[str, object]) -> None:
+        """Training starts, or goes on, at `step`: show what is trained."""
+        width = max(map(len, facts), default=0)
+        self.line(title)
+        for name, value in facts.items():
+            text = f"{value:,}" if isinstance(value, int) else value
+            self.line(f"  {name.replace('_', ' '):<{width}}  {text}")
+        self._began = time.monotonic(), step
+        if self._stream is not None and self._stream.isatty():
+            options = {"unit": self._unit, "dynamic_ncols": True, "smoothing": 0.05}
+            self._bar = tqdm(total=self._total, initial=step, file=self._stream, **options)
+
+    def progress(self, step: int, values: Mapping[str, float]) -> None:
+        """Show that `step` is reached, with a few numbers; to be called once a log interval."""
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if self._bar is not None:
+            with self._unless_broken():
+                self._bar.set_postfix_str(numbers, refresh=False)
+                self._bar.update(step - self._bar.n)
+            return
+        start, first = self._began
+        spent = time.monotonic() - start
+        form = "{n_fmt}/{total_fmt}{unit}{postfix}, {rate_noinv_fmt}, {remaining} left"
+        options = {"unit": self._unit, "initial": first, "postfix": numbers, "bar_format": form}
+        self.line(tqdm.format_meter(step, self._total, spent, **options))
+
+    def line(self, text: str) -> None:
+        """Print a line, above the bar if there is one."""
+        with self._unless_broken():
+            if self._bar is not None:
+                self._bar.write(text, file=self._stream)
+            elif self._stream is not None:
+                print(text, file=self._stream, flush=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a warning without tearing the bar."""
+        self.line(f"{record.levelname.lower()}: {record.getMessage()}")
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        with self._unless_broken():
+            if self._bar is not None:
+                self._bar.close()
+        super().close()
+
+    @contextmanager
+    def _unless_broken(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError):  # the terminal is gone, or the stream was closed
+            self._stream = self._bar = None
+
+
+def fetch(metrics: Mapping[str, Tensor]) -> dict[str, float]:
+    """Values of 0-d tensors on one device, with a single transfer to the host."""
+    if not metrics:
+        return {}
+    stacked = torch.stack([value.detach().double() for value in metrics.values()])
+    return dict(zip(metrics, stacked.tolist(), strict=True))
+
+
+def package_log() -> logging.Logger:
+    """The package's logger, parent of every module's; messages from INFO on pass."""
+    logger = logging.getLogger(__name__.partition(".")[0])
+    logger.setLevel(logging.INFO)
+    return logger
+
+
+def _layout(names: Sequence[str], benchmark: Benchmark) -> dict[str, Any]:
     """TensorBoard's custom-scalars page: the charts that matter; Scalars has all of them."""
-    losses = [name for name in names if name.startswith("loss/")]
-    watched = [name for name in names if name.rpartition("/")[2] in _WATCHED]
+    score = [f"eval/{benchmark.CHART}", f"train/{benchmark.CHART}"]
+    losses = {name.removeprefix("loss/"): [name] for name in names if name.startswith("loss/")}
     charts = {
-        "score": {
-            protocol.METRIC: [f"eval/{protocol.CHART}", f"train/{protocol.CHART}"],
-            "normalized": ["eval/normalized_score"],
-        },
-        "losses": {name.removeprefix("loss/"): [name] for name in losses},
-        "representation": {name: [name] for name in watched},
+        "score": {benchmark.METRIC: score, "normalized": ["eval/normalized_score"]},
+        "losses": losses,
+        "representation": {name: [name] for name in names if name.rpartition("/")[2] in HEALTH},
         "speed": {"agent steps per second": ["time/agent_steps_per_second"]},
     }
     return {
@@ -51,60 +489,8 @@ def layout(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def facts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
-    """What `run.json` says about a run beside its status, versions and times."""
-    return {
-        **parts.env.identity(),
-        "preset": cfg.preset,
-        "budget": cfg.budget,
-        "agent_steps": parts.plan.agent_steps,
-        "env_steps": parts.plan.env_steps,
-        "updates": parts.plan.updates,
-        "device": str(parts.agent.device),
-        "hardware": hardware(parts.agent.device),
-    }
-
-
-def banner(cfg: DictConfig, parts: Parts) -> dict[str, object]:
-    """Lines shown before training."""
-    plan, agent, device = parts.plan, parts.agent, parts.agent.device
-    env = parts.env
-    lines: dict[str, object] = {
-        "run": f"{cfg.agent.name} on {cfg.game.name}, seed {cfg.seed}, preset {cfg.preset}",
-        "protocol": ", ".join(f"{key} {value}" for key, value in env.identity().items()),
-        "budget": f"{plan.agent_steps:,} agent steps = {plan.env_steps:,} frames; "
-        f"{plan.updates:,} updates, {len(plan.evaluations)} evaluations",
-        "shapes": f"observation {env.obs_shape} uint8, {env.num_actions} actions",
-        "parameters": f"{agent.num_parameters:,} trained",
-        "replay": f"{parts.replay.nbytes / 1e6:,.0f} MB for {plan.capacity:,} steps",
-        "device": f"{device} ({hardware(device)}), {cfg.precision}",
-        "folder": protocol.run_path(cfg),
-        "curves": f"tensorboard --logdir {cfg.runs_dir}",
-    }
-    if device.type == "cpu" and cfg.preset == "paper":
-        lines["expected"] = (
-            f"about {expected_hours(parts):,.0f} hours without a GPU; preset=laptop takes minutes"
-        )
-    return lines
-
-
-def expected_hours(parts: Parts) -> float:
-    """Hours that the updates will take on the CPU, from their arithmetic and a timed product."""
-    flops = parts.plan.updates * update_flops(parts.agent)
-    return flops / matmul_rate(torch.device("cpu")) / 3600
-
-
-def hardware(device: torch.device) -> str:
-    """Name of the GPU, or of the processor and the threads used."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
-    return names[0] if names else platform.machine()
+def _line(values: Sequence[float | int | str | None]) -> bytes:
+    """One CSV line; floats in the shortest form that reads back exactly."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue().encode()
