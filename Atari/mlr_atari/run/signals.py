@@ -6,11 +6,11 @@ import signal
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 class StopRequest:
-    """While active, SIGTERM, SIGINT and SIGUSR1 only raise a flag; a second SIGINT ends at once.
+    """While active, such a signal only raises a flag; a second SIGINT ends the process at once.
 
     To be used in the main thread, since only that may install signal handlers::
 
@@ -33,7 +33,10 @@ class StopRequest:
         return self._received.name if self._received is not None else ""
 
     def __enter__(self) -> StopRequest:
-        self._previous = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        for number in _SIGNALS:
+            # Whoever starts us with nohup wants no end when the terminal closes.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:

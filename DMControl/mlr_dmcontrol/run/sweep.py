@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -406,7 +406,8 @@ def launch(jobs: Sequence[Job], launcher: Launcher) -> list[Outcome]:
         while not all(future.done() for future in futures):
             if request.requested and not stop.exists():
                 stop.touch()
-                print(f"{request.reason}: every run saves and ends", file=sys.stderr)
+                with suppress(OSError):  # the terminal may be what went away
+                    print(f"{request.reason}: every run saves and ends", file=sys.stderr)
             time.sleep(_POLL_SECONDS)
         for pack, future in zip(packs, futures, strict=True):
             try:
@@ -447,14 +448,14 @@ def _slurm(packs: Sequence[Pack], launcher: Launcher) -> _Futures:
     own = {key: value for key, value in launcher.settings.items() if value is not None}
     tree = shlex.quote(str(Path(__file__).parents[2]))  # jobs unpickle functions of this package
     export = f"export SUBMITIT_PREEMPT_SIGNAL=USR1 PYTHONPATH={tree}${{PYTHONPATH:+:$PYTHONPATH}}"
-    own["setup"] = [export, *own.get("setup", [])]
+    own["setup"] = [export, *map(str, own.get("setup", []))]
     folder, timeouts = packs[0].stop.parent / "slurm" / "%j", own.pop("max_num_timeout", 0)
     executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=timeouts)
     executor.update_parameters(**{f"slurm_{key}": value for key, value in own.items()})
     try:
         futures = executor.submit_array(packs)
-    except FailedSubmissionError as error:
-        raise ConfigError(f"launcher=slurm: {_first_line(error)}") from error
+    except (FailedSubmissionError, UncompletedJobError) as error:  # by sbatch
+        raise ConfigError(f"launcher=slurm: {' '.join(str(error).split())}") from error
     yield futures, UncompletedJobError
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,14 @@ import pytest
 from mlr_dmcontrol.run.signals import StopRequest
 
 TREE = Path(__file__).resolve().parents[2]
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+
+
+@pytest.fixture(autouse=True)
+def _without_nohup() -> Iterator[None]:
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
 
 
 def test_the_first_signal_raises_the_flag_and_is_the_reason() -> None:
@@ -36,6 +44,7 @@ def test_a_second_interrupt_would_end_it_and_handlers_are_put_back() -> None:
 
 LOOP = """
 import signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
 from mlr_dmcontrol.run.signals import StopRequest
 if sys.argv[1] == "ignored":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -54,6 +63,7 @@ def test_a_process_finishes_its_step_and_leaves(mode: str) -> None:
     process = subprocess.Popen(command, cwd=TREE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert (output, process.returncode) == ("SIGINT\n", 75)
