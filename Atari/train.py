@@ -19,7 +19,6 @@ import torch
 from omegaconf import DictConfig
 
 from mlr_atari import protocol
-from mlr_atari.batch import Batch, UpdateNoise
 from mlr_atari.build import set_up_process
 from mlr_atari.errors import Preempted, RunError
 from mlr_atari.estimate import estimate
@@ -30,8 +29,7 @@ from mlr_atari.run.checkpoint import Checkpointer, Stateful
 from mlr_atari.run.command import as_plain
 from mlr_atari.run.evaluation import evaluate
 from mlr_atari.run.folder import RunFolder
-from mlr_atari.run.guard import NonFiniteGuard
-from mlr_atari.run.progress import LastMetrics, Progress, SaveSchedule
+from mlr_atari.run.progress import Progress, SaveSchedule
 from mlr_atari.run.records import Records
 from mlr_atari.run.seeding import Streams, episode_seed
 from mlr_atari.run.signals import StopRequest
@@ -45,23 +43,20 @@ class Trainer:
         self.cfg, self.parts, self.folder, self.stop = cfg, parts, folder, stop
         self.env, self.agent, self.replay = parts.env, parts.agent, parts.replay
         self.streams, self.progress = Streams(cfg.seed), Progress()
-        self.metrics = LastMetrics(self.agent.metric_names, self.agent.device)
-        self.guard = NonFiniteGuard(self.metrics.values)
         self.learner = Learner(
-            parts,
+            self.agent,
+            self.replay,
             self.streams,
-            self.metrics,
-            self.guard,
             compile_losses=cfg.compile,
             cuda_graph=cfg.cuda_graph,
         )
-        self.latest: tuple[Batch, UpdateNoise] | None = None  # what was learnt from last
+        self.metrics, self.guard = self.learner.metrics, self.learner.guard
         self.records = Records(
             folder,
             self.progress,
             self.metrics,
             protocol,
-            names=(*self.agent.metric_names, *self.agent.diagnostic_names),
+            names=(*self.agent.metric_names, *self.learner.diagnostic_names),
             task=cfg.game.name,
             budget=cfg.budget,
         )
@@ -119,7 +114,7 @@ class Trainer:
             self.step()
             if progress.agent_step % self.cfg.logging.every == 0:
                 self.guard.check(self.folder.path, progress.watched())
-                self.records.log(self.diagnostics())
+                self.records.log(self.learner.diagnostics())
         self.save(final=True)
         self.records.finish()
 
@@ -127,21 +122,20 @@ class Trainer:
         """Act, step the emulator, store, learn; in this order, as published."""
         progress, stopwatch = self.progress, self.folder.stopwatch
         agent_step = progress.agent_step
-        self.agent.set_schedules(agent_step)
         if self.env.episode_over:
             if self.env.game_over:
                 progress.begin_episode()
             self.env.reset()
         with stopwatch("act"):
-            obs, action = self.env.observation, self.act()
+            frame, action = self.env.frame, self.act()
         with stopwatch("environment"):
             _, reward, terminated, truncated, info = self.env.step(action)
-            self.replay.add(obs[-1], action, reward, terminated=terminated, truncated=truncated)
+            self.replay.add(frame, action, reward, terminated=terminated, truncated=truncated)
         progress.step(info["raw_reward"], self.cfg.environment.frame_skip)
         if agent_step >= self.cfg.agent.learning_starts and self.replay.can_draw:
             with stopwatch("update"):
                 for _ in range(self.cfg.agent.updates_per_step):
-                    self.latest = self.learner.update(agent_step, progress.update_step)
+                    self.learner.update(agent_step)
                     progress.update_step += 1
         if info["game_over"]:
             self.records.episode_ended()
@@ -149,11 +143,9 @@ class Trainer:
     def act(self) -> int:
         """The greedy action of the noisy network, or a random one, as epsilon says."""
         obs = torch.from_numpy(self.env.observation)[None]
-        return int(self.agent.act(obs, self.agent.draw_action_noise(self.streams, 1))[0])
-
-    def diagnostics(self) -> dict[str, float]:
-        """The objective's signs of health on the latest batch, once there is one."""
-        return self.agent.diagnostics(*self.latest) if self.latest else {}
+        noise = self.agent.draw_action_noise(self.streams, 1)
+        epsilon = self.agent.settings.epsilon(self.progress.agent_step)
+        return int(self.agent.act(obs, noise, epsilon)[0])
 
     def evaluate(self) -> None:
         """Score the noise-free policy on its own games, always the same ones; changes nothing."""
@@ -175,8 +167,7 @@ class Trainer:
             self.save()
             return
         self.records.evaluated(result.scores, result.lengths, time.perf_counter() - start)
-        if self.latest:  # there is none yet if the run was resumed for this evaluation
-            self.records.preview(self.agent.preview(*self.latest))
+        self.records.preview(self.learner.preview())
 
     def save(self, *, final: bool = False) -> None:
         """Write a checkpoint; raises Preempted after it if the process was asked to stop."""

@@ -53,7 +53,7 @@ def saved_policy(cfg: DictConfig, run: Path, env: PixelControlEnv) -> tuple[Poli
         precision=cfg.precision,
     )
     agent.load_state_dict(checkpoint.items["agent"])
-    return agent.mean_policy, checkpoint.step
+    return agent.evaluation_policy, checkpoint.step
 
 
 def random_policy(seed: int, action_dim: int) -> Policy:

@@ -21,9 +21,7 @@ import torch
 from omegaconf import DictConfig
 
 from mlr_dmcontrol import protocol
-from mlr_dmcontrol.batch import Batch, UpdateNoise
 from mlr_dmcontrol.build import set_up_process
-from mlr_dmcontrol.environment import COLOURS
 from mlr_dmcontrol.errors import Preempted, RunError
 from mlr_dmcontrol.estimate import estimate
 from mlr_dmcontrol.learner import Learner
@@ -33,8 +31,7 @@ from mlr_dmcontrol.run.checkpoint import Checkpointer, Stateful
 from mlr_dmcontrol.run.command import as_plain
 from mlr_dmcontrol.run.evaluation import evaluate
 from mlr_dmcontrol.run.folder import RunFolder
-from mlr_dmcontrol.run.guard import NonFiniteGuard
-from mlr_dmcontrol.run.progress import LastMetrics, Progress, SaveSchedule
+from mlr_dmcontrol.run.progress import Progress, SaveSchedule
 from mlr_dmcontrol.run.records import Records
 from mlr_dmcontrol.run.seeding import Streams, episode_seed
 from mlr_dmcontrol.run.signals import StopRequest
@@ -48,23 +45,20 @@ class Trainer:
         self.cfg, self.parts, self.folder, self.stop = cfg, parts, folder, stop
         self.env, self.agent, self.replay = parts.env, parts.agent, parts.replay
         self.streams, self.progress = Streams(cfg.seed), Progress()
-        self.metrics = LastMetrics(self.agent.metric_names, self.agent.device)
-        self.guard = NonFiniteGuard(self.metrics.values)
         self.learner = Learner(
-            parts,
+            self.agent,
+            self.replay,
             self.streams,
-            self.metrics,
-            self.guard,
             compile_losses=cfg.compile,
             cuda_graph=cfg.cuda_graph,
         )
-        self.latest: tuple[Batch, UpdateNoise] | None = None  # what was learnt from last
+        self.metrics, self.guard = self.learner.metrics, self.learner.guard
         self.records = Records(
             folder,
             self.progress,
             self.metrics,
             protocol,
-            names=(*self.agent.metric_names, *self.agent.diagnostic_names),
+            names=(*self.agent.metric_names, *self.learner.diagnostic_names),
             task=cfg.task.name,
             budget=cfg.budget,
         )
@@ -115,7 +109,7 @@ class Trainer:
             self.step()
             if progress.agent_step % self.cfg.logging.every == 0:
                 self.guard.check(self.folder.path, progress.watched())
-                self.records.log(self.diagnostics())
+                self.records.log(self.learner.diagnostics())
         self.save(final=True)
         self.records.finish()
 
@@ -123,7 +117,8 @@ class Trainer:
         """Act, learn, step the simulator, store; in this order, as published."""
         progress, stopwatch = self.progress, self.folder.stopwatch
         if self.env.episode_over:
-            self.replay.start_episode(self.env.reset()[0][-COLOURS:])
+            self.env.reset()
+            self.replay.start_episode(self.env.frame)
             progress.begin_episode()
         with stopwatch("act"):
             action = self.act()
@@ -131,11 +126,11 @@ class Trainer:
             self.guard.check(self.folder.path, {**progress.watched(), "action": math.nan})
         if progress.agent_step >= self.cfg.training.learning_starts:
             with stopwatch("update"):
-                self.latest = self.learner.update(progress.agent_step, progress.update_step)
+                self.learner.update(progress.agent_step)
                 progress.update_step += 1
         with stopwatch("environment"):
-            obs, reward, terminated, truncated, _ = self.env.step(action)
-            self.replay.add(action, reward, obs[-COLOURS:], terminated, truncated)
+            _, reward, terminated, truncated, _ = self.env.step(action)
+            self.replay.add(action, reward, self.env.frame, terminated, truncated)
         progress.step(reward, self.cfg.environment.action_repeat)
         if terminated or truncated:
             self.records.episode_ended()
@@ -153,10 +148,6 @@ class Trainer:
             action = self.agent.act(obs[None], noise[None])[0].cpu()
         return action.numpy()
 
-    def diagnostics(self) -> dict[str, float]:
-        """The objective's signs of health on the latest batch, once there is one."""
-        return self.agent.diagnostics(*self.latest) if self.latest else {}
-
     def evaluate(self) -> None:
         """Score the mean policy on its own episodes, always the same ones; changes nothing."""
         progress, chosen = self.progress, self.cfg.evaluation
@@ -167,7 +158,7 @@ class Trainer:
         start = time.perf_counter()
         with self.folder.stopwatch("evaluation"):
             result = evaluate(
-                self.agent.mean_policy,
+                self.agent.evaluation_policy,
                 self.parts.evaluation_envs,
                 chosen.final_episodes if last else chosen.episodes,
                 partial(episode_seed, self.cfg.seed, "evaluation"),
@@ -177,8 +168,7 @@ class Trainer:
             self.save()
             return
         self.records.evaluated(result.returns, result.lengths, time.perf_counter() - start)
-        if self.latest:  # there is none yet if the run was resumed for this evaluation
-            self.records.preview(self.agent.preview(*self.latest))
+        self.records.preview(self.learner.preview())
 
     def save(self, *, final: bool = False) -> None:
         """Write a checkpoint; raises Preempted after it if the process was asked to stop."""

@@ -83,23 +83,26 @@ class Augmentation:
 
     def __call__(
         self,
-        stacks: FrameStacks,
+        obs: FrameStacks,
         noise: AugmentationNoise,
-        visible: FrameStacks | None = None,
+        hidden: FrameStacks | None = None,
         scale: float = 1 / 255,
     ) -> Tensor:
-        """Images float32 (*lead, S*C, H, W), channels last in memory.
+        """Images as the encoder takes them; hidden pixels become 0 before anything else.
 
         Args:
-            stacks: leading shape `lead`.
-            visible: one frame of 0 and 1 per stack, (*lead) of single frames: pixels at 0 are
-                blackened before anything else happens to the image (the MLR mask).
+            obs: any lead, N stacks in all.
+            noise: numbers with the same lead.
+            hidden: stacks of one 1-channel frame each, 1 where a pixel is hidden; same lead.
             scale: factor from bytes to network input.
+
+        Returns:
+            float32 (N, S*C, H, W), channels last in memory.
         """
-        images = self._shifted(stacks, noise)
-        if visible is not None:
+        images = self._shifted(obs, noise)
+        if hidden is not None:
             # Blackening and then shifting is shifting both: the images are read only once.
-            images *= self._shifted(visible, noise)
+            images *= 1 - self._shifted(hidden, noise)
         images = images.flatten(0, -4)
         if noise.warp is not None or "blur" in self.names:
             images = self._filtered(images.float(), noise.warp)
@@ -107,15 +110,11 @@ class Augmentation:
         # and stacking a few channels is faster than a general change of layout.
         images = torch.stack(images.unbind(1), dim=-1).permute(0, 3, 1, 2).float()
         if noise.intensity is None:
-            images = images.mul_(scale)
-        else:
-            images = images.mul_(noise.intensity.reshape(-1, 1, 1, 1) * scale)
-        return images.unflatten(0, stacks.lead)
+            return images.mul_(scale)
+        return images.mul_(noise.intensity.reshape(-1, 1, 1, 1) * scale)
 
-    def _shifted(self, stacks: FrameStacks, noise: AugmentationNoise) -> Tensor:
-        if noise.offsets is None:
-            return stacks.dense()
-        return stacks.shift(noise.offsets, self.pad)
+    def _shifted(self, obs: FrameStacks, noise: AugmentationNoise) -> Tensor:
+        return obs.dense() if noise.offsets is None else obs.shift(noise.offsets, self.pad)
 
     def _filtered(self, images: Tensor, warp: Tensor | None) -> Tensor:
         """Warped and blurred float images (N, S*C, H, W)."""

@@ -27,7 +27,6 @@ class Batch:
     bootstrap_discount: Tensor  # float32 (B,), discount^m, or 0 where nothing is bootstrapped
     ends: Tensor  # bool (K, B), action[k] ended the episode or lost a life
     importance_weights: Tensor  # float32 (B,), 1 where the replay is uniform
-    indices: Tensor  # int64 (B,), replay slots of position 0, for the new priorities
 
     @property
     def batch_size(self) -> int:

@@ -14,7 +14,7 @@ from .augmentation import Augmentation
 from .errors import ConfigError
 from .losses import ActionValues, CategoricalValues, ScalarValues
 from .machine import keep_freed_memory
-from .networks import ConvEncoder, DuelingHead, QNetwork
+from .networks import DuelingHead, Encoder, QNetwork
 from .objectives import Objective, available
 from .rainbow import Rainbow, RainbowSettings
 from .run.seeding import initialisation
@@ -125,7 +125,7 @@ def _build_network(
         if settings.values == "categorical"
         else ScalarValues(settings.huber_delta)
     )
-    encoder = ConvEncoder(
+    encoder = Encoder(
         obs_shape, settings.encoder, settings.num_filters, settings.renormalize, precision
     )
     head = DuelingHead(

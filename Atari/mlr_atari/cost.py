@@ -7,7 +7,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .batch import Batch, UpdateNoise
+from .batch import Batch
 from .device import to_device
 from .frames import FrameStacks
 from .rainbow import Rainbow
@@ -20,17 +20,15 @@ def update_flops(agent: Rainbow) -> float:
     They are counted in a dry run, in which tensors have shapes but no numbers: it takes a second
     at any size, and changes nothing. Adam and element-wise work are not counted.
     """
-    (group,) = agent.optimizer.param_groups
     with FakeTensorMode(allow_non_fake_inputs=True):
         batch = _batch(agent)
-        noise: UpdateNoise = to_device(agent.draw_noise(Streams(0)), agent.device)
+        noise = to_device(agent.draw_noise(Streams(0)), agent.device)
         with FlopCounterMode(display=False) as counter:
             loss = agent.rl_loss(batch, noise)[0]
             if agent.objective is not None:
-                encoder = agent.network.encoder
-                own, _ = agent.objective.loss(encoder, batch, noise.objective)
+                own, _ = agent.objective.loss(agent.encoder, batch, noise.objective)
                 loss = loss + agent.objective_weight * own
-            torch.autograd.grad(loss, group["params"], allow_unused=True)
+            torch.autograd.grad(loss, agent.optimizer.parameters, allow_unused=True)
     return float(counter.get_total_flops())
 
 
@@ -55,5 +53,4 @@ def _batch(agent: Rainbow) -> Batch:
         bootstrap_discount=numbers(size),
         ends=numbers(length, size, dtype=torch.bool),
         importance_weights=numbers(size),
-        indices=numbers(size, dtype=torch.int64),
     )

@@ -38,20 +38,9 @@ class MomentumTarget(nn.Module, Generic[ModuleType]):
         """Move the copy one step towards the online network, in place."""
         (online,) = self._online
         torch._foreach_lerp_(list(self.target.parameters()), list(online.parameters()), self.tau)
-        self._copy_buffers()
-
-    @torch.no_grad()
-    def copy_from_online(self) -> None:
-        """Make the copy equal to the online network, in place."""
-        (online,) = self._online
-        torch._foreach_copy_(list(self.target.parameters()), list(online.parameters()))
-        self._copy_buffers()
-
-    def _copy_buffers(self) -> None:
-        (online,) = self._online
-        targets = list(self.target.buffers())
-        if targets:
-            torch._foreach_copy_(targets, list(online.buffers()))
+        buffers = list(self.target.buffers())
+        if buffers:
+            torch._foreach_copy_(buffers, list(online.buffers()))
 
 
 class OnlineTarget(nn.Module, Generic[ModuleType]):
@@ -73,9 +62,6 @@ class OnlineTarget(nn.Module, Generic[ModuleType]):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Output of the network; never part of a gradient graph."""
         return self.target(*args, **kwargs)
-
-    def update(self) -> None:
-        """Nothing: the network moves by itself."""
 
 
 def make_target(

@@ -26,7 +26,7 @@ def renormalize(features: Tensor) -> Tensor:
     return ((flat - low) / (high - low + RANGE_EPS)).view(features.shape)
 
 
-class ConvEncoder(nn.Module):
+class Encoder(nn.Module):
     """Convolutions with ReLU, then optional min-max renormalisation (paper, appendix).
 
     Attributes:
@@ -212,7 +212,7 @@ class Projection(nn.Module):
 class QNetwork(nn.Module):
     """Encoder and head."""
 
-    def __init__(self, encoder: ConvEncoder, head: DuelingHead) -> None:
+    def __init__(self, encoder: Encoder, head: DuelingHead) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head
 

@@ -14,7 +14,6 @@ A whole update of the published code can be repeated on given data::
         bootstrap_discount=0.99**10 * (1 - done_n[0]),
         ends=ends,                           # bool (K, B); no loss of MLR or Rainbow reads it
         importance_weights=is_weights,       # (B,)
-        indices=torch.arange(B),
     )
     noise = UpdateNoise(
         head=head_normals(tensors),          # or torch.cat of the raw draws: layer after layer
@@ -24,7 +23,7 @@ A whole update of the published code can be repeated on given data::
         selection=AugmentationNoise(offsets, intensity),   # the same for the online network
         objective=MLRNoise(mask_grid.bool(), online, target),  # (K, B, 2), (K, B)
     )
-    metrics, priorities = agent.update(batch, noise)
+    metrics, priorities = agent.update(batch, noise, copy_target=True)
     weights = export_official(agent)
 
 `mask_grid` says what is kept with `mlr_official`, and what is hidden with `mlr`. The published
@@ -50,7 +49,7 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError
-from .networks import ConvEncoder, DuelingHead, NoisyLinear, Projection, QNetwork
+from .networks import DuelingHead, Encoder, NoisyLinear, Projection, QNetwork
 from .objectives.decoder import Block
 from .objectives.mlr import MLR
 from .rainbow import Rainbow
@@ -239,7 +238,7 @@ def _network_slots(network: QNetwork) -> Iterator[_Slot]:
         yield from _noisy_slots(f"head.{name}", layer)
 
 
-def _encoder_slots(name: str, encoder: ConvEncoder) -> Iterator[_Slot]:
+def _encoder_slots(name: str, encoder: Encoder) -> Iterator[_Slot]:
     for index, conv in enumerate(encoder.convs):
         yield from _linear_slots(f"{name}.conv.{2 * index}", conv)
 

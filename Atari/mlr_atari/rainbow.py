@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .adam import fused_adam, load_optimizer
 from .augmentation import NAMES as AUGMENTATIONS
 from .augmentation import Augmentation, AugmentationNoise
 from .batch import ActionNoise, Batch, UpdateNoise
@@ -19,6 +18,7 @@ from .losses import ActionValues
 from .momentum import MomentumTarget
 from .networks import ENCODERS, QNetwork
 from .objectives.interface import Metrics, Objective, Streams
+from .optimization import ClipGroup, Optimizer
 from .ranges import bounded, choice
 
 _METRICS = ("loss/rl", "rl/q_value", "rl/priority")
@@ -102,7 +102,8 @@ class Rainbow:
     """Double, dueling Q learning with noisy layers, n-step returns and target network.
 
     Attributes:
-        network, target_network: the online network and the copy that bootstraps.
+        network, target_network: the online network and the copy that bootstraps. encoder: the
+            online network's.
         objective: what else shapes the encoder, or None for the baseline.
         update_step: updates done.
     """
@@ -120,42 +121,40 @@ class Rainbow:
         """Args: `objective`: built on `network`, which need not be on `device` yet."""
         self.settings, self.device = settings, device
         self.network, self.values = network.to(device), values.to(device)
+        self.encoder = network.encoder
         self.augmentation = augmentation
         self.objective = None if objective is None else objective.to(device)
         self.objective_weight = objective_weight
         self._target = MomentumTarget(self.network, tau=1.0)
         self.target_network = self._target.target
-        parameters = list(self.network.parameters())
-        self.clip_groups: dict[str, Sequence[nn.Parameter]] = {"network": list(parameters)}
-        if self.objective is not None:
-            parameters += [each for each in self.objective.parameters() if each.requires_grad]
-            self.clip_groups |= self.objective.clip_groups()
-        clipped = {each for group in self.clip_groups.values() for each in group}
-        self.unclipped = [each for each in parameters if each not in clipped]
-        self.optimizer = fused_adam(
-            parameters, settings.learning_rate, device, eps=settings.adam_eps
-        )
-        self.epsilon = settings.epsilon(0)
+        self.optimizer = self._make_optimizer()
         self.update_step = 0
+
+    def _make_optimizer(self) -> Optimizer:
+        parameters = list(self.network.parameters())
+        groups = [ClipGroup("network", list(parameters))]
+        if self.objective is not None:
+            parameters += self.objective.trained()
+            groups += self.objective.clip_groups()
+        return Optimizer(
+            parameters,
+            self.settings.learning_rate,
+            eps=self.settings.adam_eps,
+            clip=list({group.name: group for group in groups}.values()),
+            max_norm=self.settings.max_gradient_norm,
+        )
 
     @property
     def num_parameters(self) -> int:
         """Trained numbers, the objective's included."""
-        (group,) = self.optimizer.param_groups
-        return sum(each.numel() for each in group["params"])
+        return sum(each.numel() for each in self.optimizer.parameters)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of all that updates report: losses, gradient norms, and other values."""
         rl = _METRICS if self.settings.rl else ()
         own = () if self.objective is None else self.objective.metric_names
-        groups = [*self.clip_groups, *(["unclipped"] if self.unclipped else [])]
-        return (*rl, *own, *(f"gradient_norm/{name}" for name in groups))
-
-    @property
-    def diagnostic_names(self) -> tuple[str, ...]:
-        """Names of what `diagnostics` reports."""
-        return () if self.objective is None else self.objective.diagnostic_names
+        return (*rl, *own, *self.optimizer.metric_names)
 
     # ---- acting --------------------------------------------------------------------------------
 
@@ -169,17 +168,16 @@ class Rainbow:
         return ActionNoise(uniform, random_action, normals)
 
     @torch.no_grad()
-    def act(self, obs: Tensor, noise: ActionNoise, *, evaluation: bool = False) -> Tensor:
+    def act(self, obs: Tensor, noise: ActionNoise, epsilon: float, *, noisy: bool = True) -> Tensor:
         """Actions int64 (N,) for obs uint8 (N, S*C, H, W), which is never augmented.
 
-        Training keeps the noisy layers' last draw, and epsilon of the schedule; evaluation uses
-        mean weights and `epsilon_evaluation`. Noise and actions are on the CPU.
+        Args: `epsilon`: share of random actions. `noisy`: with the noise of the noisy layers, the
+        last draw or that of `noise`; else their mean weights. Noise and actions are on the CPU.
         """
-        if noise.head is not None and not evaluation:
+        if noise.head is not None and noisy:
             self.network.head.redraw(noise.head.to(self.device))
-        outputs = self.network(obs.to(self.device) * (1 / 255), noisy=not evaluation)
+        outputs = self.network(obs.to(self.device) * (1 / 255), noisy=noisy)
         greedy = self.values.q_values(outputs).argmax(dim=-1).cpu()
-        epsilon = self.settings.epsilon_evaluation if evaluation else self.epsilon
         return torch.where(noise.uniform < epsilon, noise.random_action, greedy)
 
     def evaluation_policy(
@@ -187,19 +185,17 @@ class Rainbow:
     ) -> np.ndarray:
         """`act` without noise, between arrays: what an evaluation scores."""
         draws = torch.from_numpy(uniform), torch.from_numpy(random_action)
-        noise = ActionNoise(*draws, head=None)
-        return self.act(torch.from_numpy(obs), noise, evaluation=True).numpy()
-
-    def set_schedules(self, agent_step: int) -> None:
-        """Host side: bring everything that changes over a run to `agent_step`."""
-        self.epsilon = self.settings.epsilon(agent_step)
-        if self.objective is not None:
-            self.objective.set_schedules(agent_step)
+        noise, epsilon = ActionNoise(*draws, head=None), self.settings.epsilon_evaluation
+        return self.act(torch.from_numpy(obs), noise, epsilon, noisy=False).numpy()
 
     # ---- learning ------------------------------------------------------------------------------
 
     def draw_noise(self, streams: Streams) -> UpdateNoise:
-        """CPU noise of one update."""
+        """Everything random in one update, on the CPU.
+
+        Of stream `noise` head and target_head, of `augmentation` obs, n_step_obs and selection, in
+        this order; then the objective's.
+        """
         chosen, size = self.settings, self.network.head.noise_size
         obs = (chosen.num_q_augmentations, chosen.batch_size)
         n_step_obs = (chosen.num_target_augmentations, chosen.batch_size)
@@ -218,61 +214,50 @@ class Rainbow:
             objective=None if objective is None else objective.draw_noise(streams, rl_view),
         )
 
-    def update(self, batch: Batch, noise: UpdateNoise) -> tuple[Metrics, Tensor]:
-        """One gradient step on RL loss + weight * objective.
-
-        Args:
-            batch, noise: on the agent's device.
-
-        Returns:
-            Metrics, 0-d tensors on the device; new priorities float32 (B,), of the RL loss alone.
-        """
-        results = self.compute_update(batch, noise, **self.due())
-        self.update_step += 1
-        return results
-
     def due(self) -> dict[str, bool]:
-        """Which parts the next update has, as keywords for `compute_update`."""
+        """Which parts the next update has, as keywords of `update`."""
         return {"copy_target": (self.update_step + 1) % self.settings.target_update_interval == 0}
 
-    def copy_target(self) -> None:
-        """Make the target network equal to the online one, its noise included."""
-        self._target.copy_from_online()
+    def set_schedules(self, agent_step: int) -> None:
+        """Host side of an update: what changes over the run, written into device tensors."""
+        if self.objective is not None:
+            self.objective.set_schedules(agent_step)
 
-    def compute_update(
+    def update(
         self, batch: Batch, noise: UpdateNoise, *, copy_target: bool
     ) -> tuple[Metrics, Tensor]:
-        """The device side of `update`: static shapes, no host state, no synchronisation."""
-        self.optimizer.zero_grad(set_to_none=True)
+        """Device side of an update: one step on RL loss + weight * objective, then the targets.
+
+        Tensors only, static shapes, no synchronisation, so it may become a CUDA graph; the host
+        calls `set_schedules` before it and counts `update_step` after it.
+
+        Args: `batch`, `noise`: on the agent's device. `copy_target`: see `due`.
+
+        Returns:
+            Metrics, detached 0-d tensors on the device; new priorities float32 (B,), of the RL
+            loss alone.
+        """
         self.network.head.redraw(noise.head)
         if noise.target_head is not None:
             self.target_network.head.redraw(noise.target_head)
         loss, priorities, metrics = self.rl_loss(batch, noise)
-        if self.objective is not None:
-            encoder = self.network.encoder
-            objective_loss, more = self.objective.loss(encoder, batch, noise.objective)
+        objective = self.objective
+        if objective is not None:
+            objective_loss, more = objective.loss(self.encoder, batch, noise.objective)
             loss = loss + self.objective_weight * objective_loss
             metrics |= more
-            if self.objective.targets_move == "before_step":
-                self.objective.update_targets()
-        loss.backward()
-        metrics |= self.clip_gradients()
-        self.optimizer.step()
-        if self.objective is not None and self.objective.targets_move == "after_step":
-            self.objective.update_targets()
+            if objective.targets_move == "before_step":
+                objective.update_targets()
+        metrics |= self.optimizer.minimise(loss)
+        if objective is not None and objective.targets_move == "after_step":
+            objective.update_targets()
         if copy_target:
             self.copy_target()
         return metrics, priorities
 
-    def diagnostics(self, batch: Batch, noise: UpdateNoise) -> dict[str, float]:
-        """The objective's signs of health on this batch; synchronises."""
-        if self.objective is None:
-            return {}
-        return self.objective.diagnostics(self.network.encoder, batch, noise.objective)
-
-    def preview(self, batch: Batch, noise: UpdateNoise) -> Tensor | None:
-        """What the objective sees, uint8 RGB (3, H, W); None without one."""
-        return None if self.objective is None else self.objective.preview(batch, noise.objective)
+    def copy_target(self) -> None:
+        """Make the target network equal to the online one, its noise included."""
+        self._target.update()
 
     def rl_loss(self, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, Tensor, Metrics]:
         """Loss weighted by importance, 0-d; new priorities (B,); metrics.
@@ -315,19 +300,7 @@ class Rainbow:
         """Head outputs (draws, B, A, N) of as many augmentations of the stacks (B,)."""
         index = stacks.index.expand(draws, *stacks.index.shape)
         images = self.augmentation(FrameStacks(stacks.frames, index), noise)
-        return network(images.flatten(0, 1), noisy=True).unflatten(0, (draws, -1))
-
-    def clip_gradients(self) -> Metrics:
-        """Scale each group's gradient down to the limit; returns all norms before that."""
-        limit = self.settings.max_gradient_norm
-        norms = {
-            f"gradient_norm/{name}": nn.utils.clip_grad_norm_(group, limit, foreach=True)
-            for name, group in self.clip_groups.items()
-        }
-        if self.unclipped:  # looked at too: no gradient may become a NaN unseen
-            rest = [each.grad for each in self.unclipped if each.grad is not None]
-            norms["gradient_norm/unclipped"] = nn.utils.get_total_norm(rest, foreach=True)
-        return norms
+        return network(images, noisy=True).unflatten(0, (draws, -1))
 
     # ---- state ---------------------------------------------------------------------------------
 
@@ -351,5 +324,5 @@ class Rainbow:
         self.target_network.load_state_dict(state["target"])
         if self.objective is not None:
             self.objective.load_state_dict(state["objective"])
-        load_optimizer(self.optimizer, state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.update_step = int(state["update_step"])

@@ -156,8 +156,12 @@ class SequenceReplay:
         self._capped[newest % self._behind] = True
         self._age = 0
 
-    def draw(self, uniforms: Tensor) -> Tensor:
-        """First steps of sequences.
+    def draw(self, generator: torch.Generator, batch_size: int) -> Tensor:
+        """What chance has to say about a batch: float64 (B,) in [0, 1), on the CPU, for `find`."""
+        return torch.rand(batch_size, generator=generator, dtype=torch.float64)
+
+    def find(self, uniforms: Tensor) -> Tensor:
+        """The first steps of sequences that `draw` chose, as the priorities are now.
 
         Args:
             uniforms: float64 (B,) in [0, 1), on the replay's device.
@@ -167,45 +171,44 @@ class SequenceReplay:
         """
         return self._priorities.draw(uniforms)
 
-    def gather(self, indices: Tensor, importance_exponent: Tensor) -> Batch:
-        """The sequences that begin at `indices`; see `Batch`.
+    def gather(self, slots: Tensor, importance_exponent: Tensor) -> Batch:
+        """The sequences that begin at `slots`; see `Batch`.
 
         Args:
-            indices: int64 (B,), slots as drawn.
+            slots: int64 (B,), as `find` gives them.
             importance_exponent: float (), PER's beta.
         """
         length, n_step = self._settings.sequence_length, self._settings.n_step
         offset = self._steps[:, None]
-        slots = (indices + offset) % self._capacity  # (max(K, n), B)
-        ends = self._end[slots]
+        steps = (slots + offset) % self._capacity  # (max(K, n), B)
+        ends = self._end[steps]
         # Steps until the first end; as many as there are if none comes.
         first_end = torch.where(ends, offset, len(offset)).amin(0)
-        frozen = indices + torch.minimum(offset[:length], first_end)
-        bootstrap_at, n_step_return, bootstrap = self._returns(slots[:n_step], first_end)
+        frozen = slots + torch.minimum(offset[:length], first_end)
+        bootstrap_at, n_step_return, bootstrap = self._returns(steps[:n_step], first_end)
         if self._prioritized:
-            weights = self._priorities.importance_weights(indices, importance_exponent)
+            weights = self._priorities.importance_weights(slots, importance_exponent)
         else:
             weights = torch.ones_like(n_step_return)
         return Batch(
             obs=self._stacks(frozen),
-            n_step_obs=self._stacks(indices + bootstrap_at),
-            action=self._action[slots[:length]],
+            n_step_obs=self._stacks(slots + bootstrap_at),
+            action=self._action[steps[:length]],
             n_step_return=n_step_return,
             bootstrap_discount=bootstrap,
             ends=ends[:length],
             importance_weights=weights,
-            indices=indices,
         )
 
-    def update_priorities(self, indices: Tensor, priorities: Tensor) -> None:
+    def update_priorities(self, slots: Tensor, priorities: Tensor) -> None:
         """Write the priorities that an update found; see `ProportionalPriorities.update`.
 
         Args:
-            indices: int64 (B,).
+            slots: int64 (B,).
             priorities: float (B,), the KL of the RL loss.
         """
         if self._prioritized:
-            self._priorities.update(indices, priorities)
+            self._priorities.update(slots, priorities)
 
     def read_frames(self, start: int, stop: int) -> Tensor:
         """Frames of steps number `start` to `stop` (excluded), uint8 (stop - start, C, H, W).

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from mlr_atari.batch import Batch, UpdateNoise
 from mlr_atari.build import build_agent
 from mlr_atari.frames import FrameStacks
+from mlr_atari.objectives import Objective
 from mlr_atari.rainbow import Rainbow
 from mlr_atari.run.seeding import Streams
 
@@ -72,18 +73,47 @@ def synthetic_batch(
         bootstrap_discount=torch.tensor([0.9, 0.0, 0.9])[torch.arange(batch_size) % 3],
         ends=torch.zeros(length, batch_size, dtype=torch.bool),
         importance_weights=torch.rand(batch_size, generator=generator),
-        indices=first,
     )
 
 
-def run_updates(agent: Rainbow, count: int, seed: int = 5) -> list[dict[str, torch.Tensor]]:
+def run_updates(
+    agent: Rainbow, count: int, seed: int = 5, first: int = 0
+) -> list[dict[str, torch.Tensor]]:
     """`count` updates on synthetic batches; the metrics and priorities of each."""
     streams, results = Streams(seed), []
-    for step in range(count):
-        noise: UpdateNoise = agent.draw_noise(streams)
-        metrics, priorities = agent.update(synthetic_batch(step), noise)
+    for step in range(first, first + count):
+        metrics, priorities = updated(agent, batch_for(agent, step), agent.draw_noise(streams))
         results.append({**metrics, "priorities": priorities})
     return results
+
+
+def updated(
+    agent: Rainbow, batch: Batch, noise: UpdateNoise
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """One update, as the learner does it with given batch and noise."""
+    agent.set_schedules(2000 + agent.update_step)
+    results = agent.update(batch, noise, **agent.due())
+    agent.update_step += 1
+    return results
+
+
+def batch_for(agent: Rainbow, seed: int = 0) -> Batch:
+    return synthetic_batch(seed, agent.settings.batch_size, agent.settings.sequence_length)
+
+
+def objective_of(agent: Rainbow) -> Objective:
+    assert agent.objective is not None
+    return agent.objective
+
+
+def diagnostics(agent: Rainbow, batch: Batch, noise: UpdateNoise) -> dict[str, float]:
+    return objective_of(agent).diagnostics(agent.encoder, batch, noise.objective)
+
+
+def preview(agent: Rainbow, batch: Batch, noise: UpdateNoise) -> torch.Tensor:
+    picture = objective_of(agent).preview(batch, noise.objective)
+    assert picture is not None
+    return picture
 
 
 def parts(name: str, kind: type, **changes: Any) -> tuple[Rainbow, Any]:

@@ -25,8 +25,8 @@ from mlr_atari.losses import one_hot
 from mlr_atari.momentum import MomentumTarget
 from mlr_atari.networks import (
     RANGE_EPS,
-    ConvEncoder,
     DuelingHead,
+    Encoder,
     NoisyLinear,
     Projection,
     QNetwork,
@@ -54,7 +54,7 @@ class PlainRainbow:
         if isinstance(objective, MLR):
             self.objective = objective
             parameters += [each for each in objective.parameters() if each.requires_grad]
-            self.clip_groups += objective.clip_groups().values()
+            self.clip_groups += [group.parameters for group in objective.clip_groups()]
         for module in (self.network, self.target, self.objective):
             _channels_first(module)
         self.adam = torch.optim.Adam(
@@ -140,7 +140,7 @@ def _augmented(images: Tensor, noise: AugmentationNoise, pad: int) -> Tensor:
     return shifted * noise.intensity.flatten()[:, None, None, None]
 
 
-def _latents(encoder: ConvEncoder, images: Tensor) -> Tensor:
+def _latents(encoder: Encoder, images: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, Z), channels first."""
     outputs = images
     for conv in encoder.convs:

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from agents import small_agent, synthetic_batch
+from agents import diagnostics, small_agent, synthetic_batch, updated
 from torch import nn
 
 from mlr_atari.batch import Batch
 from mlr_atari.errors import ConfigError
 from mlr_atari.momentum import MomentumTarget
-from mlr_atari.networks import ConvEncoder
+from mlr_atari.networks import Encoder
 from mlr_atari.objectives.mlr import MLR, MLRNoise
 from mlr_atari.objectives.pixels import PixelDecoder, pixel_errors
 from mlr_atari.official import export_official
@@ -46,19 +46,19 @@ OPTIONS: list[dict[str, Any]] = [
 def test_every_option_learns(changes: dict[str, Any]) -> None:
     agent, objective, batch, noise = parts(**changes)
     for seed in (1, 2):
-        metrics, _ = agent.update(batch, agent.draw_noise(Streams(seed)))
+        metrics, _ = updated(agent, batch, agent.draw_noise(Streams(seed)))
         assert set(metrics) == set(agent.metric_names)
         assert all(value.isfinite() for value in metrics.values())
         assert metrics["gradient_norm/decoder"] > 0
-    agent.optimizer.zero_grad()
+    for parameter in agent.optimizer.parameters:
+        parameter.grad = None
     loss, _ = objective.loss(agent.network.encoder, batch, noise)
     loss.backward()
     idle = [key for key, p in objective.named_parameters() if p.requires_grad and p.grad is None]
     assert not idle
     assert agent.network.encoder.convs[0].weight.grad is not None
-    assert set(agent.diagnostics(batch, agent.draw_noise(Streams(1)))) == set(
-        agent.diagnostic_names
-    )
+    found = diagnostics(agent, batch, agent.draw_noise(Streams(1)))
+    assert set(found) == set(objective.diagnostic_names)
     other = small_agent("mlr", decoder_width=16, seed=9, **changes)
     other.load_state_dict(agent.state_dict())
     assert other.objective is not None
@@ -97,7 +97,7 @@ def test_without_momentum_targets_are_the_online_network() -> None:
     agent, objective, batch, noise = parts(target_ema_tau=None)
     assert not [each for each in objective.modules() if isinstance(each, MomentumTarget)]
     target = objective.target_latents(batch, noise)
-    images = agent.augmentation(batch.obs, noise.target).flatten(0, 1)
+    images = agent.augmentation(batch.obs, noise.target)
     expected = agent.network.encoder(images).flatten(1).view_as(target)
     assert torch.equal(target, expected)
     assert not target.requires_grad
@@ -120,7 +120,7 @@ def test_without_heads_latents_are_compared() -> None:
 def test_pixel_decoder_gives_images_of_the_size(
     layout: str, channels: tuple[int, ...], size: int
 ) -> None:
-    encoder = ConvEncoder((4, size, size), layout, channels, renormalize=True)
+    encoder = Encoder((4, size, size), layout, channels, renormalize=True)
     decoder = PixelDecoder(encoder, size)
     assert decoder(torch.rand(2, encoder.latent_dim)).shape == (2, 4, size, size)
     convs = [each for each in decoder.modules() if isinstance(each, nn.ConvTranspose2d)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,7 +25,6 @@ def _obs(count: int = 5) -> Tensor:
 def test_acting_is_greedy_in_the_kept_noise() -> None:
     agent = small_agent("rainbow")
     agent.network.head.redraw(5 * torch.randn(agent.network.head.noise_size))
-    agent.epsilon = 0.0
     noise = agent.draw_action_noise(Streams(0), 5)
     with torch.no_grad():
         values = {
@@ -32,24 +32,25 @@ def test_acting_is_greedy_in_the_kept_noise() -> None:
             @ torch.linspace(-10, 10, 51)
             for noisy in (True, False)
         }
-    assert torch.equal(agent.act(_obs(), noise), values[True].argmax(-1))
+    assert torch.equal(agent.act(_obs(), noise, 0.0), values[True].argmax(-1))
     greedy = ActionNoise(torch.ones(5), noise.random_action, None)
-    assert torch.equal(agent.act(_obs(), greedy, evaluation=True), values[False].argmax(-1))
+    assert torch.equal(agent.act(_obs(), greedy, 0.001, noisy=False), values[False].argmax(-1))
     assert not torch.equal(values[True], values[False])
 
 
 def test_epsilon_decides_by_the_uniform_draw() -> None:
     agent = small_agent("rainbow")
-    agent.epsilon = 0.3
     random_action = torch.tensor([3, 3, 3, 3, 3])
     below = ActionNoise(torch.full((5,), 0.29), random_action, None)
     above = ActionNoise(torch.full((5,), 0.3), random_action, None)
-    assert torch.equal(agent.act(_obs(), below), random_action)
-    greedy = agent.act(_obs(), above)
-    agent.epsilon = 0.0
-    assert torch.equal(agent.act(_obs(), below), greedy)
-    evaluation = ActionNoise(torch.full((5,), 0.0005), random_action, None)
-    assert torch.equal(agent.act(_obs(), evaluation, evaluation=True), random_action)
+    assert torch.equal(agent.act(_obs(), below, 0.3), random_action)
+    greedy = agent.act(_obs(), above, 0.3)
+    assert torch.equal(agent.act(_obs(), below, 0.0), greedy)
+    uniform, others = (torch.full((5,), each).numpy() for each in (0.0005, 0.0015))
+    policy = partial(agent.evaluation_policy, _obs().numpy(), random_action=random_action.numpy())
+    assert (policy(uniform) == 3).all()
+    without_noise = agent.act(_obs(), above, 0.0, noisy=False)
+    assert torch.equal(torch.from_numpy(policy(others)), without_noise)
 
 
 def test_action_noise_is_uniform_and_redraws_the_head_if_asked() -> None:
@@ -63,9 +64,9 @@ def test_action_noise_is_uniform_and_redraws_the_head_if_asked() -> None:
     assert noise.head is not None
     before = agent.network.head.noise.clone()
     few = ActionNoise(noise.uniform[:5], noise.random_action[:5], noise.head)
-    agent.act(_obs(), few, evaluation=True)
+    agent.act(_obs(), few, 0.0, noisy=False)
     assert torch.equal(agent.network.head.noise, before)
-    agent.act(_obs(), few)
+    agent.act(_obs(), few, 0.0)
     assert torch.equal(agent.network.head.noise, noise.head.sign() * noise.head.abs().sqrt())
     assert small_agent("rainbow").draw_action_noise(Streams(0), 1).head is None
 
@@ -86,10 +87,3 @@ def test_epsilon_of_drq() -> None:
     settings = settings_from(RainbowSettings, agent_settings("rainbow", **changes))
     for step, value in {0: 1.0, 1600: 1.0, 4100: 0.55, 6600: 0.1, 9000: 0.1}.items():
         assert settings.epsilon(step) == pytest.approx(value)
-
-
-def test_set_schedules() -> None:
-    agent = small_agent("rainbow")
-    assert agent.epsilon == 1.0
-    agent.set_schedules(2001)
-    assert agent.epsilon == 0.0

@@ -24,6 +24,10 @@ def _stacks(size: int = 20) -> FrameStacks:
     return FrameStacks(frames, index)
 
 
+def _dense() -> Tensor:
+    return _stacks().dense().flatten(0, 1)
+
+
 def _build(*names: str, size: int = 20) -> Augmentation:
     return Augmentation(names, size, pad=4, intensity_scale=0.05)
 
@@ -36,7 +40,8 @@ def test_shift_and_intensity_by_hand() -> None:
     stacks, augmentation = _stacks(), _build("shift", "intensity")
     noise = augmentation.draw(_generator(), (2, 3))
     images = augmentation(stacks, noise)
-    assert images.shape == (2, 3, 4, 20, 20)
+    assert images.shape == (6, 4, 20, 20)
+    assert images.is_contiguous(memory_format=torch.channels_last)
     assert images.dtype == torch.float32
     assert noise.offsets is not None
     assert noise.intensity is not None
@@ -47,19 +52,19 @@ def test_shift_and_intensity_by_hand() -> None:
             row, column = noise.offsets[t, b].tolist()
             window = padded[:, row : row + 20, column : column + 20]
             expected = window / 255 * noise.intensity[t, b]
-            assert torch.allclose(images[t, b], expected, atol=1e-6)
+            assert torch.allclose(images[3 * t + b], expected, atol=1e-6)
 
 
 def test_hidden_pixels_are_black_before_the_shift() -> None:
     stacks, augmentation = _stacks(), _build("shift")
-    visible = torch.ones(2, 1, 20, 20, dtype=torch.uint8)
-    visible[1, 0, :, :10] = 0
-    masks = FrameStacks(visible, torch.tensor([[0, 1, 0], [1, 1, 0]])[..., None])
+    hidden = torch.zeros(2, 1, 20, 20, dtype=torch.uint8)
+    hidden[1, 0, :, :10] = 1
+    masks = FrameStacks(hidden, torch.tensor([[0, 1, 0], [1, 1, 0]])[..., None])
     noise = augmentation.draw(_generator(), (2, 3))
-    dense = stacks.dense() * masks.dense()
+    dense = stacks.dense() * (1 - masks.dense())
     expected = augmentation(FrameStacks.from_dense(dense, channels=1), noise)
-    assert torch.equal(augmentation(stacks, noise, visible=masks), expected)
-    scaled = augmentation(stacks, noise, visible=masks, scale=1.0)
+    assert torch.equal(augmentation(stacks, noise, masks), expected)
+    scaled = augmentation(stacks, noise, masks, scale=1.0)
     assert torch.allclose(scaled, expected * 255, atol=1e-3)
 
 
@@ -67,7 +72,7 @@ def test_nothing_is_just_the_scale() -> None:
     augmentation = _build()
     noise = augmentation.draw(_generator(), (2, 3))
     assert noise == AugmentationNoise()
-    assert torch.allclose(augmentation(_stacks(), noise), _stacks().dense() / 255)
+    assert torch.allclose(augmentation(_stacks(), noise), _dense() / 255)
 
 
 def test_draws_have_their_distributions() -> None:
@@ -88,7 +93,7 @@ def test_draws_have_their_distributions() -> None:
 def test_identity_warp_keeps_the_image() -> None:
     stacks, augmentation = _stacks(), _build("affine")
     identity = AugmentationNoise(warp=torch.eye(3).expand(2, 3, 3, 3))
-    assert torch.allclose(augmentation(stacks, identity), stacks.dense() / 255, atol=1e-5)
+    assert torch.allclose(augmentation(stacks, identity), _dense() / 255, atol=1e-5)
 
 
 def test_translation_moves_pixels_right_and_down() -> None:
@@ -96,8 +101,8 @@ def test_translation_moves_pixels_right_and_down() -> None:
     move[0, 2], move[1, 2] = 3, 1
     stacks = _stacks()
     images = _build("affine")(stacks, AugmentationNoise(warp=move.expand(2, 3, 3, 3)))
-    expected = torch.zeros(2, 3, 4, 20, 20)
-    expected[..., 1:, 3:] = stacks.dense()[..., :-1, :-3] / 255
+    expected = torch.zeros(6, 4, 20, 20)
+    expected[..., 1:, 3:] = _dense()[..., :-1, :-3] / 255
     assert torch.allclose(images, expected, atol=1e-4)
 
 
@@ -130,11 +135,11 @@ def test_affine_maps_stay_small() -> None:
 def test_whole_menu_runs_on_masked_images() -> None:
     augmentation, stacks = _build(*NAMES), _stacks()
     noise = augmentation.draw(_generator(), (2, 3))
-    visible = FrameStacks(
-        torch.zeros(1, 1, 20, 20, dtype=torch.uint8), torch.zeros(2, 3, 1, dtype=torch.int64)
+    hidden = FrameStacks(
+        torch.ones(1, 1, 20, 20, dtype=torch.uint8), torch.zeros(2, 3, 1, dtype=torch.int64)
     )
     assert augmentation(stacks, noise).std() > 0
-    assert augmentation(stacks, noise, visible=visible).abs().max() == 0
+    assert augmentation(stacks, noise, hidden).abs().max() == 0
 
 
 def test_blur_keeps_the_mean_and_lowers_the_contrast() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from agents import agent_settings, parts, small_agent, synthetic_batch
+from agents import agent_settings, parts, small_agent, synthetic_batch, updated
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -147,9 +147,11 @@ def test_published_weight_of_curl_depends_on_the_game() -> None:
 
 def test_curl_published_clips_everything_together() -> None:
     agent, _ = parts("curl_published", CURL)
-    assert set(agent.clip_groups) == {"network"}
-    assert len(agent.clip_groups["network"]) == len(agent.optimizer.param_groups[0]["params"])
-    assert set(parts("curl", CURL)[0].clip_groups) == {"network", "contrast"}
+    (group,) = agent.optimizer.clip
+    assert group.name == "network"
+    assert len(group.parameters) == len(agent.optimizer.parameters)
+    names = [group.name for group in parts("curl", CURL)[0].optimizer.clip]
+    assert names == ["network", "contrast"]
 
 
 # ---- exploration and schedules of the complete agents --------------------------------------
@@ -172,9 +174,9 @@ def test_der_acts_and_bootstraps_with_noise_of_its_own() -> None:
     streams = Streams(1)
     obs = synthetic_batch(0).obs.select(0).dense()
     before = agent.network.head.noise.clone()
-    agent.act(obs, agent.draw_action_noise(streams, len(obs)))
+    agent.act(obs, agent.draw_action_noise(streams, len(obs)), 0.0)
     assert not torch.equal(before, agent.network.head.noise)
-    agent.update(synthetic_batch(0), agent.draw_noise(streams))
+    updated(agent, synthetic_batch(0), agent.draw_noise(streams))
     assert not torch.equal(agent.target_network.head.noise, agent.network.head.noise)
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from agents import agent_settings
+from agents import updated as agent_updated
 from torch import Tensor
 
 from mlr_atari.build import build_agent, settings_from
 from mlr_atari.learner import Learner
-from mlr_atari.parts import Parts
 from mlr_atari.replay import ReplaySettings, SequenceReplay
-from mlr_atari.run.guard import NonFiniteGuard
-from mlr_atari.run.progress import LastMetrics
 from mlr_atari.run.seeding import Streams
 
 UPDATES, SIZE = 50, 48
@@ -40,21 +36,12 @@ def make_learner(
         frame = draws.integers(0, 256, (SIZE, SIZE), np.uint8)
         action, reward = int(draws.integers(4)), float(draws.integers(-1, 2))
         replay.add(frame, action, reward, terminated=step % 30 == 29, truncated=False)
-    parts: Any = Parts(None, None, None, agent, replay)  # type: ignore[arg-type]
-    metrics = LastMetrics(agent.metric_names, agent.device)
-    return Learner(
-        parts,
-        Streams(4),
-        metrics,
-        NonFiniteGuard(metrics.values),
-        compile_losses=compiled,
-        cuda_graph=graph,
-    )
+    return Learner(agent, replay, Streams(4), compile_losses=compiled, cuda_graph=graph)
 
 
 def updated(learner: Learner, step: int) -> dict[str, Tensor]:
     """The metrics after one more update."""
-    learner.update(2000 + step, step)
+    learner.update(2000 + step)
     return {name: value.clone() for name, value in learner.metrics.values.items()}
 
 
@@ -70,12 +57,11 @@ def test_a_learner_does_what_the_agent_does() -> None:
     agent, replay, streams = other.agent, other.replay, Streams(4)
     for step in range(4):
         metrics = updated(learner, step)
-        uniforms = torch.rand(3, generator=streams["replay"], dtype=torch.float64)
-        indices = replay.draw(uniforms)
+        slots = replay.find(replay.draw(streams["replay"], 3))
         exponent = torch.tensor(agent.settings.importance_exponent(2000 + step))
-        batch = replay.gather(indices, exponent)
-        expected, priorities = agent.update(batch, agent.draw_noise(streams))
-        replay.update_priorities(indices, priorities)
+        batch = replay.gather(slots, exponent)
+        expected, priorities = agent_updated(agent, batch, agent.draw_noise(streams))
+        replay.update_priorities(slots, priorities)
         assert agent.update_step == learner.agent.update_step == step + 1
         for name, value in expected.items():
             assert torch.equal(metrics[name], value), name
@@ -87,6 +73,15 @@ def test_metrics_stay_in_place() -> None:
     first, second = updated(learner, 0), updated(learner, 1)
     assert first["loss/rl"] != second["loss/rl"] != 0
     assert {name: each.data_ptr() for name, each in learner.metrics.values.items()} == places
+
+
+@pytest.mark.parametrize("name", ["mlr", "rainbow"])
+def test_what_the_last_batch_was_stays_inside(name: str) -> None:
+    learner = make_learner(name)
+    assert (learner.diagnostics(), learner.preview()) == ({}, None)
+    learner.update(2000)
+    assert set(learner.diagnostics()) == set(learner.diagnostic_names)
+    assert (learner.preview() is None) == (name == "rainbow")
 
 
 @pytest.mark.soak
@@ -110,7 +105,7 @@ def test_graphs_are_the_same_and_are_really_replayed() -> None:
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         for step in range(UPDATES + 1, UPDATES + 5):
-            graph.update(2000 + step, step)
+            graph.update(2000 + step)
         torch.cuda.synchronize()
     launches = [event for event in profile.events() if event.name == "cudaGraphLaunch"]
     assert len(launches) == 4
@@ -121,10 +116,10 @@ def test_graphs_are_the_same_and_are_really_replayed() -> None:
 def test_an_update_does_not_wait_for_the_gpu(graph: bool) -> None:
     learner = make_learner(device="cuda", graph=graph)
     for step in range(12):
-        learner.update(2000 + step, step)
+        learner.update(2000 + step)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for step in range(12, 16):
-            learner.update(2000 + step, step)
+            learner.update(2000 + step)
     finally:
         torch.cuda.set_sync_debug_mode("default")

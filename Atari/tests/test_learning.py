@@ -81,10 +81,10 @@ def test_without_target_updates_it_does_not(tmp_path: Path) -> None:
 def test_with_a_broken_batch_it_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: Break
 ) -> None:
-    whole = Rainbow.compute_update
+    whole = Rainbow.update
     monkeypatch.setattr(
         Rainbow,
-        "compute_update",
+        "update",
         lambda agent, batch, *rest, **due: whole(agent, broken(batch), *rest, **due),
     )
     assert final_score(tmp_path) < SOLVED / 2

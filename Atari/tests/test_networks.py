@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mlr_atari.errors import ConfigError
-from mlr_atari.networks import ConvEncoder, DuelingHead, NoisyLinear, Projection
+from mlr_atari.networks import DuelingHead, Encoder, NoisyLinear, Projection
 from mlr_atari.official import HEAD_LAYERS, head_normals
 
 _OURS = dict(
@@ -40,7 +40,7 @@ def _head(parameters: dict[str, Tensor], sigma: float | None) -> DuelingHead:
 
 def test_encoder_matches_published(golden: Callable[[str], Any]) -> None:
     file = golden("atari_h_conv_renorm")
-    encoder = ConvEncoder((4, 84, 84), "nature", (32, 64, 64), renormalize=True)
+    encoder = Encoder((4, 84, 84), "nature", (32, 64, 64), renormalize=True)
     parameters = file.tensors("param/")
     encoder.load_state_dict(
         {f"convs.{int(name[5]) // 2}.{name[7:]}": value for name, value in parameters.items()}
@@ -59,7 +59,7 @@ def test_encoder_matches_published(golden: Callable[[str], Any]) -> None:
 
 def test_constant_features_are_finite() -> None:
     """The published code divides 0 by 0 here."""
-    encoder = ConvEncoder((4, 84, 84), "nature", (4, 4, 2), renormalize=True)
+    encoder = Encoder((4, 84, 84), "nature", (4, 4, 2), renormalize=True)
     with torch.no_grad():
         for conv in encoder.convs:
             conv.weight.zero_()
@@ -73,15 +73,15 @@ def test_constant_features_are_finite() -> None:
 
 
 def test_encoder_layouts() -> None:
-    nature = ConvEncoder((4, 84, 84), "nature", (32, 64, 64), renormalize=True)
-    small = ConvEncoder((4, 84, 84), "data_efficient", (32, 64), renormalize=False)
+    nature = Encoder((4, 84, 84), "nature", (32, 64, 64), renormalize=True)
+    small = Encoder((4, 84, 84), "data_efficient", (32, 64), renormalize=False)
     assert (nature.feature_shape, nature.latent_dim) == ((64, 7, 7), 3136)
     assert (small.feature_shape, small.latent_dim) == ((64, 3, 3), 576)
     assert small(torch.rand(2, 4, 84, 84)).shape == (2, 64, 3, 3)
     with pytest.raises(ConfigError, match="num_filters=.*2 layers"):
-        ConvEncoder((4, 84, 84), "data_efficient", (32, 64, 64), renormalize=False)
+        Encoder((4, 84, 84), "data_efficient", (32, 64, 64), renormalize=False)
     with pytest.raises(ConfigError, match="image_size=24"):
-        ConvEncoder((4, 24, 24), "nature", (4, 4, 4), renormalize=False)
+        Encoder((4, 24, 24), "nature", (4, 4, 4), renormalize=False)
 
 
 def test_noisy_head_matches_published(golden: Callable[[str], Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from agents import small_agent, synthetic_batch
+from agents import small_agent, synthetic_batch, updated
 from plain_update import PlainRainbow
 
 from mlr_atari.run.seeding import Streams
@@ -24,7 +24,7 @@ def test_plain_updates_have_our_losses(name: str, changes: dict[str, object]) ->
     plain, streams = PlainRainbow(agent), Streams(4)
     for step in range(5):
         batch, noise = synthetic_batch(step), agent.draw_noise(streams)
-        mine, _ = agent.update(batch, noise)
+        mine, _ = updated(agent, batch, noise)
         theirs = plain.update(batch, noise)
         assert ("loss/mlr" in theirs) == (agent.objective is not None)
         for key, loss in theirs.items():

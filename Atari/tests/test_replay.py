@@ -11,7 +11,6 @@ import pytest
 import torch
 from small_replays import SETTINGS, STACK, Step, exponent, fill, frame_of, make_replay, random_steps
 
-from mlr_atari.batch import Batch
 from mlr_atari.replay import ReplaySettings, SequenceReplay
 
 # --- the published code's numbers -----------------------------------------------------------------
@@ -31,13 +30,13 @@ def _append(replay: SequenceReplay, golden: Any, start: int, stop: int) -> None:
         np.testing.assert_allclose(masses, history[step], rtol=1e-6, err_msg=f"step {step}")
 
 
-def _check_draw(replay: SequenceReplay, golden: Any, draw: str) -> Batch:
+def _check_draw(replay: SequenceReplay, golden: Any, draw: str) -> torch.Tensor:
     masses = replay._priorities.masses()
     assert masses.sum().item() == pytest.approx(golden[f"{draw}/tree_total"], rel=1e-8)
-    indices = replay.draw(torch.from_numpy(golden[f"{draw}/uniforms"]))
-    np.testing.assert_array_equal(indices.numpy(), golden[f"{draw}/T_idxs"])
-    np.testing.assert_allclose(masses[indices].numpy(), golden[f"{draw}/priorities"], rtol=1e-6)
-    batch = replay.gather(indices, exponent(float(golden[f"{draw}/beta"])))
+    slots = replay.find(torch.from_numpy(golden[f"{draw}/uniforms"]))
+    np.testing.assert_array_equal(slots.numpy(), golden[f"{draw}/T_idxs"])
+    np.testing.assert_allclose(masses[slots].numpy(), golden[f"{draw}/priorities"], rtol=1e-6)
+    batch = replay.gather(slots, exponent(float(golden[f"{draw}/beta"])))
     np.testing.assert_allclose(batch.importance_weights, golden[f"{draw}/is_weights"], rtol=1e-6)
 
     stored = f"{draw}/sanitized"
@@ -49,7 +48,7 @@ def _check_draw(replay: SequenceReplay, golden: Any, draw: str) -> Batch:
     np.testing.assert_allclose(batch.n_step_return, golden[f"{stored}/return_"][0], rtol=1e-6)
     discount = np.where(golden[f"{stored}/done_n"][0], 0.0, 0.99**3)
     np.testing.assert_allclose(batch.bootstrap_discount, discount, rtol=1e-6)
-    return batch
+    return slots
 
 
 @pytest.mark.parametrize("flag, commit", [("one_step", "b32d589"), ("n_step", "f04f23d")])
@@ -57,13 +56,13 @@ def test_published_replay(golden: Callable[[str], Any], flag: str, commit: str) 
     stored = golden(f"atari_l_replay_rlpyt_{commit}")
     replay = make_replay(60, replace(SETTINGS, n_step_end_flag=flag))
     _append(replay, stored, 0, 40)
-    batch = _check_draw(replay, stored, "draw1")
-    replay.update_priorities(batch.indices, torch.from_numpy(stored["draw1/new_priorities_given"]))
+    slots = _check_draw(replay, stored, "draw1")
+    replay.update_priorities(slots, torch.from_numpy(stored["draw1/new_priorities_given"]))
     np.testing.assert_allclose(
         replay._priorities.masses(), stored["draw1/leaf_priorities_after_update"], rtol=1e-6
     )
-    batch = _check_draw(replay, stored, "draw2")
-    replay.update_priorities(batch.indices, torch.from_numpy(np.linspace(0.2, 5, 16)))
+    slots = _check_draw(replay, stored, "draw2")
+    replay.update_priorities(slots, torch.from_numpy(np.linspace(0.2, 5, 16)))
     _append(replay, stored, 40, 85)
     _check_draw(replay, stored, "draw3")
 
@@ -164,7 +163,7 @@ def test_draws_only_complete_steps_at_any_time() -> None:
         assert replay.can_draw == (number >= 3 + 8)
         if replay.can_draw:
             uniforms = torch.rand(200, dtype=torch.float64, generator=generator)
-            ages = (number - replay.draw(uniforms)) % 50
+            ages = (number - replay.find(uniforms)) % 50
             assert ages.min() >= 8
             assert ages.max() < 50 - 3
 
@@ -173,9 +172,9 @@ def test_a_uniform_replay_ignores_priorities() -> None:
     replay = make_replay(200, replace(SETTINGS, replay="uniform"))
     fill(replay, [Step(1, 0, 0.0, False, False)] * 200)
     uniforms = torch.linspace(0, 0.999, 500, dtype=torch.float64)
-    before = replay.draw(uniforms)
+    before = replay.find(uniforms)
     replay.update_priorities(before, torch.rand(500, generator=torch.Generator()))
-    assert torch.equal(replay.draw(uniforms), before)
+    assert torch.equal(replay.find(uniforms), before)
     assert torch.equal(before.unique(), torch.arange(3, 192))
     assert torch.equal(replay.gather(before, exponent()).importance_weights, torch.ones(500))
 

@@ -47,18 +47,18 @@ def test_state_round_trip(written: int, new_priority: str) -> None:
 
     fill(replay, steps[:written])
     for _ in range(20):
-        replay.update_priorities(replay.draw(uniforms()), uniforms() * 9)
+        replay.update_priorities(replay.find(uniforms()), uniforms() * 9)
     restored = _copied(replay, make_replay(300, settings))
     for step in range(1000):
         drawn = uniforms()
-        indices = replay.draw(drawn)
-        assert torch.equal(indices, restored.draw(drawn))
+        slots = replay.find(drawn)
+        assert torch.equal(slots, restored.find(drawn))
         for each in (replay, restored):
-            each.update_priorities(indices, drawn * 9)
+            each.update_priorities(slots, drawn * 9)
             if step % 2:
                 fill(each, [steps[written + step]])
         if step % 50 == 0:
-            assert _equal(replay.gather(indices, exponent()), restored.gather(indices, exponent()))
+            assert _equal(replay.gather(slots, exponent()), restored.gather(slots, exponent()))
     everything = restored.read_frames(restored.first_live_frame, restored.frames_written)
     assert torch.equal(
         everything, replay.read_frames(replay.first_live_frame, replay.frames_written)
@@ -131,9 +131,10 @@ def test_the_gpu_gathers_the_same_without_a_synchronisation() -> None:
     on_gpu, beta = uniforms.cuda(), exponent().cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        batch = gpu.gather(gpu.draw(on_gpu), beta)
-        gpu.update_priorities(batch.indices, on_gpu)
+        slots = gpu.find(on_gpu)
+        batch = gpu.gather(slots, beta)
+        gpu.update_priorities(slots, on_gpu)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    wanted = cpu.gather(cpu.draw(uniforms), exponent())
+    wanted = cpu.gather(cpu.find(uniforms), exponent())
     assert _equal(to_device(batch, "cpu"), wanted)

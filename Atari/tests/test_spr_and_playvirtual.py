@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlr_atari.augmentation import AugmentationNoise
-from mlr_atari.networks import ConvEncoder, renormalize
+from mlr_atari.networks import Encoder, renormalize
 from mlr_atari.objectives.heads import distance, normalise
-from mlr_atari.objectives.playvirtual import PlayVirtual, ramp
-from mlr_atari.objectives.prediction import real_targets
-from mlr_atari.objectives.spr import SPR
+from mlr_atari.objectives.playvirtual import PlayVirtual, cycle_ramp
+from mlr_atari.objectives.spr import SPR, masked_losses, real_targets
 from mlr_atari.objectives.transition import TransitionModel, cycle, rollout
 from mlr_atari.run.seeding import Streams
 from mlr_atari.settings import load
@@ -35,7 +34,7 @@ def test_short_vectors_stay_short() -> None:
 
 @pytest.mark.parametrize(("actions", "total"), [(4, 76_288), (9, 79_168), (18, 84_352)])
 def test_weights_of_the_dynamics(actions: int, total: int) -> None:
-    encoder = ConvEncoder((4, 84, 84), "nature", (32, 64, 64), True)
+    encoder = Encoder((4, 84, 84), "nature", (32, 64, 64), True)
     model = TransitionModel(encoder, actions)
     assert sum(each.numel() for each in model.parameters()) == total
     assert not list(model.buffers())  # no running statistics
@@ -43,7 +42,7 @@ def test_weights_of_the_dynamics(actions: int, total: int) -> None:
 
 def test_dynamics_by_the_formula() -> None:
     torch.manual_seed(0)
-    model = TransitionModel(ConvEncoder((4, 84, 84), "nature", (4, 4, 3), True), 5).eval()
+    model = TransitionModel(Encoder((4, 84, 84), "nature", (4, 4, 3), True), 5).eval()
     latents, action = torch.rand(6, 3, 7, 7), torch.tensor([0, 4, 2, 2, 1, 3])
     planes = torch.zeros(6, 5, 7, 7)
     for sample, chosen in enumerate(action.tolist()):
@@ -88,14 +87,12 @@ def test_cycle_takes_actions_back_last_first() -> None:
 )
 def test_mask_and_mean_of_spr(ends: list[int], strict: bool, expected: float) -> None:
     """K = 2, distances 2 and 4; the second of two samples ends, importance weights 1 and 1/2."""
-    agent, objective = parts("spr", SPR, strict_end_mask=strict, sequence_length=3)
     prediction = torch.tensor([[1.0, 0.0]]).expand(2, 2, 2)
     target = torch.stack([torch.tensor([[0.0, 1.0]] * 2), torch.tensor([[-1.0, 0.0]] * 2)])
     ended = torch.zeros(3, 2, dtype=torch.bool)
     ended[ends, 1] = True
-    losses = objective.prediction.losses(prediction, target, ended)
+    losses = masked_losses(prediction, target, ended, strict)
     assert (losses * torch.tensor([1.0, 0.5])).mean().item() == pytest.approx(expected)
-    assert agent.objective_weight * expected == pytest.approx(5 * expected)
 
 
 def test_real_targets_by_hand() -> None:
@@ -126,7 +123,7 @@ def test_spr_step_by_step() -> None:
     batch.ends[3, 1] = True
     noise = agent.draw_noise(Streams(1))
     loss, metrics = objective.loss(agent.network.encoder, batch, noise.objective)
-    network, part = agent.network, objective.prediction
+    network = agent.network
 
     def project(latents: Tensor) -> Tensor:
         flat, head = latents.flatten(1), network.head
@@ -134,12 +131,12 @@ def test_spr_step_by_step() -> None:
         advantage = F.linear(flat, head.advantage_hidden.weight_mu, head.advantage_hidden.bias_mu)
         return torch.cat([value, advantage], 1)
 
-    latents = network.encoder(agent.augmentation(batch.obs.select(slice(0, 1)), noise.obs)[0])
+    latents = network.encoder(agent.augmentation(batch.obs.select(slice(0, 1)), noise.obs))
     later = noise.objective.target
     expected = torch.zeros(3)
     for k in range(1, 6):
-        latents = part.dynamics(latents, batch.action[k - 1])
-        predicted = part.predictor(project(latents))
+        latents = objective.dynamics(latents, batch.action[k - 1])
+        predicted = objective.predictor(project(latents))
         draw = AugmentationNoise(later.offsets[k - 1], later.intensity[k - 1])
         target = project(network.encoder(agent.augmentation(batch.obs.select(k), draw)))
         goes_on = torch.tensor([1.0, 1.0 if k < 3 else 0.0, 1.0])
@@ -168,14 +165,14 @@ class _Step(nn.Module):
 def test_cycle_of_the_identity_is_closed(virtual: int, steps: int) -> None:
     sizes = {"virtual_per_action": virtual, "cycle_steps": steps, "augmentation": []}
     agent, objective = parts("playvirtual", PlayVirtual, **sizes)
-    objective.prediction.predictor = nn.Identity()
+    objective.predictor = nn.Identity()
     batch, noise = synthetic_batch(0, 3, 10), agent.draw_noise(Streams(1)).objective
     assert noise.virtual_actions.shape == (steps, 4 * virtual, 3)
     losses = []
     for reach in (0.0, 0.1):
-        objective.prediction.dynamics = objective.reverse_dynamics = _Step(reach)
+        objective.dynamics = objective.reverse_dynamics = _Step(reach)
         encoder = agent.network.encoder
-        start = objective.prediction.encode(encoder, batch, noise.prediction)
+        start = objective.first_latent(encoder, batch, noise)
         losses.append(objective.cycle_losses(encoder, start, batch, noise))
     assert losses[0].abs().max() < 1e-10
     assert (losses[1] > 1e-3).all()
@@ -190,10 +187,10 @@ def test_renormalised_latents_are_a_fixed_point() -> None:
 
 def test_imagined_sequences_one_by_one() -> None:
     agent, objective = parts("playvirtual", PlayVirtual, cycle_steps=3)
-    objective.prediction.dynamics, objective.reverse_dynamics = _Step(0.1), _Step(-0.07)
+    objective.dynamics, objective.reverse_dynamics = _Step(0.1), _Step(-0.07)
     batch, noise = synthetic_batch(0, 3, 10), agent.draw_noise(Streams(1)).objective
-    encoder, part = agent.network.encoder, objective.prediction
-    start = part.encode(encoder, batch, noise.prediction)
+    encoder = agent.network.encoder
+    start = objective.first_latent(encoder, batch, noise)
     found = objective.cycle_losses(encoder, start, batch, noise)
     for sample in range(3):
         distances = []
@@ -201,16 +198,16 @@ def test_imagined_sequences_one_by_one() -> None:
             actions = noise.virtual_actions[:, index, sample]
             latents = start[sample : sample + 1]
             for action in actions:
-                latents = part.dynamics(latents, action[None])
+                latents = objective.dynamics(latents, action[None])
             for action in actions.flip(0):
                 latents = objective.reverse_dynamics(latents, action[None])
             offsets, intensity = noise.home.offsets, noise.home.intensity
             one = slice(sample, sample + 1)
             draw = AugmentationNoise(offsets[index, one], intensity[index, one])
             image = agent.augmentation(batch.obs.select((0, one)), draw)
-            target = part.target_encoder(image).flatten(1)
-            target = part.target_projection(target)
-            distances.append(2 - 2 * F.cosine_similarity(part.predict(latents), target))
+            target = objective.target_encoder(image).flatten(1)
+            target = objective.target_projection(target)
+            distances.append(2 - 2 * F.cosine_similarity(objective.projected(latents), target))
         assert found[sample].item() == pytest.approx(torch.cat(distances).mean().item(), rel=1e-4)
 
 
@@ -226,7 +223,7 @@ def test_ramp_of_the_cycle() -> None:
         90_000: 1.0,
     }
     for step, value in expected.items():
-        assert ramp(step, 50_000) == pytest.approx(value, abs=1e-6)
+        assert cycle_ramp(step, 50_000) == pytest.approx(value, abs=1e-6)
     agent, objective = parts("playvirtual", PlayVirtual)
     agent.set_schedules(25_000)
     assert objective.ramp.item() == pytest.approx(math.exp(-5 * (1 - 25_001 / 50_000) ** 2))

@@ -17,20 +17,17 @@ class SequenceBatch:
 
     Attributes:
         obs: lead (K, B'). action: float32 (K, B', A), in [-1, 1]; the step after `obs`.
-        reward: float32 (K, B'). indices: int64 (B',), the replay's slot of each first step.
+        reward: float32 (K, B').
     """
 
     obs: FrameStacks
     action: Tensor
     reward: Tensor
-    indices: Tensor
 
     def select(self, some: slice) -> SequenceBatch:
         """Some of the windows."""
         key = (slice(None), some)
-        return SequenceBatch(
-            self.obs.select(key), self.action[key], self.reward[key], self.indices[some]
-        )
+        return SequenceBatch(self.obs.select(key), self.action[key], self.reward[key])
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Batch:
     Attributes:
         obs, next_obs: lead (B,). action: float32 (B, A), in [-1, 1]. reward: float32 (B,).
         terminated: float32 (B,), 1 where the task ended; a time limit is 0 (bootstrapped through).
-        sequence: the objective's windows, or None. indices: int64 (B,), the replay's slots.
+        sequence: the objective's windows, or None.
     """
 
     obs: FrameStacks
@@ -49,7 +46,6 @@ class Batch:
     reward: Tensor
     terminated: Tensor
     sequence: SequenceBatch | None
-    indices: Tensor
 
 
 @dataclass(frozen=True)

@@ -118,8 +118,7 @@ def measure(trainer: Trainer, options: argparse.Namespace) -> Row:
     numbers = itertools.count(1)
 
     def update() -> None:
-        number = next(numbers)
-        trainer.learner.update(progress.agent_step + number, progress.update_step + number)
+        trainer.learner.update(progress.agent_step + next(numbers))
 
     for _ in range(_WARM_UP[device.type]):
         update()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .batch import Batch, SequenceBatch, UpdateNoise
+from .batch import Batch, SequenceBatch
 from .device import to_device
 from .environment import COLOURS
 from .frames import FrameStacks
@@ -25,14 +25,14 @@ def update_flops(agent: SAC) -> float:
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         batch = _batch(agent)
-        noise: UpdateNoise = to_device(agent.draw_noise(Streams(0)), agent.device)
+        noise = to_device(agent.draw_noise(Streams(0)), agent.device)
         with FlopCounterMode(display=False) as always:
             if agent.settings.rl:
                 loss, _ = agent.critic_terms(batch, noise)
                 _differentiate(loss, agent.critic_optimizer.parameters)
             if agent.objective is not None and agent.objective_optimizer is not None:
-                for _, part, own in agent.objective.parts(batch, noise.objective):
-                    loss, _ = agent.objective.loss(agent.networks.encoder, part, own)
+                for _, piece, own in agent.objective.pieces(batch, noise.objective):
+                    loss, _ = agent.objective.loss(agent.encoder, piece, own)
                     _differentiate(loss, agent.objective_optimizer.parameters)
         with FlopCounterMode(display=False) as sometimes:
             if agent.settings.rl:
@@ -60,10 +60,8 @@ def _batch(agent: SAC) -> Batch:
         return torch.zeros(shape, device=device)
 
     size, objective, sequence = agent.settings.batch_size, agent.objective, None
-    slots = torch.zeros(size, dtype=torch.int64, device=device)
     if objective is not None and objective.sequence_batch_size:
         lead = objective.sequence_length, objective.sequence_batch_size
-        first = torch.zeros(lead[1], dtype=torch.int64, device=device)
-        sequence = SequenceBatch(stacks(*lead), numbers(*lead, actions), numbers(*lead), first)
+        sequence = SequenceBatch(stacks(*lead), numbers(*lead, actions), numbers(*lead))
     values = numbers(size, actions), numbers(size), numbers(size)
-    return Batch(stacks(size), stacks(size), *values, sequence, slots)
+    return Batch(stacks(size), stacks(size), *values, sequence)

@@ -12,8 +12,8 @@ A whole update of the published code can be repeated on given data::
     load_official(agent, tensors)
     obs = FrameStacks.from_dense(obs_uint8, channels=3)          # (B, 9, 100, 100)
     windows = FrameStacks.from_dense(sequence_uint8, channels=3)  # (K, B', 9, 100, 100)
-    sequence = SequenceBatch(windows, action, reward, indices)
-    batch = Batch(obs, next_obs, action, reward, terminated, sequence, indices)
+    sequence = SequenceBatch(windows, action, reward)
+    batch = Batch(obs, next_obs, action, reward, terminated, sequence)
     noise = UpdateNoise(
         obs=AugmentationNoise(offsets=crop_offsets),        # (1, B, 2)
         next_obs=AugmentationNoise(offsets=next_offsets),   # (1, B, 2)
@@ -22,12 +22,13 @@ A whole update of the published code can be repeated on given data::
         objective=MLRNoise(grid, online, target),           # True = masked; lead (K, B')
     )
     agent.update_step = 3000                                # where the schedule stands
+    agent.set_schedules(agent_step)                         # the rates follow; 4000 in a run
     metrics = agent.update(batch, noise, actor_step=True, target_step=True)
     weights = export_official(agent)
 
 Images that are 84x84 already need offsets 0. `agent.update_critic`, `update_objective`,
 `update_actor` and `update_targets` are its four parts, in this order. Gradients: the loss without
-its step is `agent.objective.loss(agent.networks.encoder, batch, noise.objective)`; after
+its step is `agent.objective.loss(agent.encoder, batch, noise.objective)`; after
 `.backward()`, `export_official(agent, lambda parameter: parameter.grad)` gives the published
 names. Published encoders divide images of 0..255 themselves; here the augmentation does.
 """

@@ -37,6 +37,7 @@ class Optimizer:
         self,
         groups: Sequence[ParameterGroup],
         learning_rate: float,
+        *,
         betas: tuple[float, float] = (0.9, 0.999),
         clip: Sequence[ClipGroup] = (),
     ) -> None:
@@ -44,7 +45,7 @@ class Optimizer:
         self.learning_rate = learning_rate
         self.clip = clip
         self.scales = [group.scale for group in groups]
-        self.parameters = [p for group in groups for p in group.parameters]
+        self.parameters = [parameter for group in groups for parameter in group.parameters]
         device = self.parameters[0].device
         self._adam = torch.optim.Adam(
             [
@@ -70,13 +71,14 @@ class Optimizer:
         for group, scale in zip(self._adam.param_groups, self.scales, strict=True):
             group["lr"].fill_(self.learning_rate * scale * factor)
 
-    def accumulate(self, loss: Tensor, *others: Optimizer) -> None:
-        """Add the gradient of `loss` to that of the next step, for these parameters only.
+    def minimise(self, loss: Tensor) -> Tensor:
+        """One step down the gradient of `loss`; returns as `step`."""
+        self.accumulate(loss)
+        return self.step()
 
-        Args: `others`: for theirs too, where one pass backwards serves several optimisers.
-        """
-        theirs = (parameter for other in others for parameter in other.parameters)
-        loss.backward(inputs=[*self.parameters, *theirs])
+    def accumulate(self, loss: Tensor) -> None:
+        """Add the gradient of `loss` to that of the next step, for these parameters only."""
+        loss.backward(inputs=self.parameters)
 
     def step(self) -> Tensor:
         """One step; returns the joint gradient norm before clipping, 0-d."""
@@ -87,11 +89,6 @@ class Optimizer:
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
         return norm
-
-    @property
-    def learning_rates(self) -> list[Tensor]:
-        """The present rate of each group, 0-d."""
-        return [group["lr"] for group in self._adam.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
         """Step counts and moments, in the order of the parameters; rates follow from a schedule."""
@@ -108,15 +105,3 @@ class Optimizer:
                 if saved[name].shape != tensor.shape:
                     raise ValueError(f"{name} {tuple(saved[name].shape)} of another network")
                 tensor.copy_(saved[name])
-
-
-def warmup_inverse_sqrt(update_step: int, warmup: int, start: float) -> float:
-    """Factor on the learning rate: linear from `start` to 1, then falling as 1/√k.
-
-    Args: `update_step`: k, from 0. `warmup`: updates until 1 is reached; 0 keeps it at 1.
-    """
-    if warmup == 0:
-        return 1.0
-    if update_step < warmup:
-        return start + (1.0 - start) * update_step / warmup
-    return (warmup / update_step) ** 0.5

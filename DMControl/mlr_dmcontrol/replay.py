@@ -184,7 +184,6 @@ class UniformReplay:
             reward=self._arrays["reward"][transitions],
             terminated=self._arrays["terminated"][transitions],
             sequence=sequence,
-            indices=transitions,
         )
 
     def _gather_windows(self, windows: Tensor) -> SequenceBatch:
@@ -194,7 +193,6 @@ class UniformReplay:
             obs=self._stacks(self._arrays["frame"][slots], self._arrays["first_frame"][slots]),
             action=self._arrays["action"][slots],
             reward=self._arrays["reward"][slots],
-            indices=windows,
         )
 
     def _stacks(self, frame: Tensor, first_frame: Tensor) -> FrameStacks:

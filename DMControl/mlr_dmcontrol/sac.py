@@ -79,7 +79,7 @@ class SAC:
     """The agent: acts, and improves itself from a batch and given noise.
 
     Attributes:
-        networks: all trained and averaged networks, on `device`.
+        networks: all trained and averaged networks, on `device`. encoder: the one that is shared.
         objective: what else shapes the encoder, or None: then it is plain SAC.
         update_step: updates done.
     """
@@ -97,6 +97,7 @@ class SAC:
         self.settings = settings
         self.device = torch.device(device)
         self.networks = networks.to(self.device)
+        self.encoder = networks.encoder
         self.augmentation = augmentation
         self.objective = None if objective is None else objective.to(self.device)
         self.objective_weight = objective_weight
@@ -118,11 +119,6 @@ class SAC:
         own = () if self.objective is None else self.objective.metric_names
         norms = () if self.objective is None else ("gradient_norm/objective",)
         return (*(_METRICS if self.settings.rl else ()), *own, *norms)
-
-    @property
-    def diagnostic_names(self) -> tuple[str, ...]:
-        """Names of what `diagnostics` reports."""
-        return () if self.objective is None else self.objective.diagnostic_names
 
     def _make_optimizers(self) -> None:
         settings, networks = self.settings, self.networks
@@ -162,12 +158,16 @@ class SAC:
             return mean.tanh()
         return self._sample(mean, log_std, noise.to(self.device))[0]
 
-    def mean_policy(self, obs: np.ndarray) -> np.ndarray:
+    def evaluation_policy(self, obs: np.ndarray) -> np.ndarray:
         """`act` without exploration, between arrays: what an evaluation scores."""
         return self.act(torch.from_numpy(obs)).cpu().numpy()
 
     def draw_noise(self, streams: Streams) -> UpdateNoise:
-        """Everything random in one update, drawn on the CPU."""
+        """Everything random in one update, on the CPU.
+
+        Of stream `augmentation` obs and next_obs, of `noise` next_action and action, in this
+        order; then the objective's.
+        """
         settings, size = self.settings, self.settings.batch_size
         actions = (size, self.networks.action_dim)
         views, q_views = settings.num_target_augmentations, settings.num_q_augmentations
@@ -181,56 +181,49 @@ class SAC:
         )
 
     def due(self, agent_step: int) -> dict[str, bool]:
-        """Which parts an update at `agent_step` has, as keywords for `update`."""
+        """Which parts an update at `agent_step` has, as keywords of `update`."""
         return {
             "actor_step": agent_step % self.settings.actor_update_every == 0,
             "target_step": agent_step % self.settings.target_update_every == 0,
         }
 
+    def set_schedules(self, agent_step: int) -> None:
+        """Host side of an update: what changes over the run, written into device tensors."""
+        if self.objective is not None and self.objective_optimizer is not None:
+            factor = self.objective.learning_rate_factor(self.update_step)
+            self.objective_optimizer.set_schedule(factor)
+            self.objective.set_schedules(agent_step)
+
     def update(
         self, batch: Batch, noise: UpdateNoise, *, actor_step: bool, target_step: bool
     ) -> Metrics:
-        """One update: critic, objective, actor and temperature, momentum targets (D-3).
+        """Device side of an update: critic, objective, actor and temperature, momentum targets.
+
+        Tensors only, static shapes, no synchronisation, so it may become a CUDA graph; the host
+        calls `set_schedules` before it and counts `update_step` after it.
 
         Args: `batch`, `noise`: on the agent's device. `actor_step`, `target_step`: see `due`.
 
         Returns:
             Detached 0-d tensors on the device; fetching them waits for it.
         """
-        self.set_schedules()
-        metrics = self.compute_update(batch, noise, actor_step=actor_step, target_step=target_step)
-        self.update_step += 1
-        return metrics
-
-    def set_schedules(self) -> None:
-        """Host side of an update: what changes over the run, written into device tensors."""
-        if self.objective is not None and self.objective_optimizer is not None:
-            factor = self.objective.learning_rate_factor(self.update_step)
-            self.objective_optimizer.set_schedule(factor)
-            self.objective.set_schedules(self.update_step)
-
-    def compute_update(
-        self, batch: Batch, noise: UpdateNoise, *, actor_step: bool, target_step: bool
-    ) -> Metrics:
-        """Device side of an update: tensors only, static shapes, no synchronisation."""
-        last = self.objective is not None and self.objective.position == "last"
-        rl = self.settings.rl
+        rl, objective = self.settings.rl, self.objective
+        targets_first = objective is not None and objective.targets_move == "before_step"
         metrics = self.update_critic(batch, noise) if rl else {}
-        if not last:
+        if not targets_first:
             metrics |= self.update_objective(batch, noise)
         if actor_step and rl:
             metrics |= self.update_actor(batch, noise)
         if target_step:
             self.update_targets()
-        if last:
+        if targets_first:
             metrics |= self.update_objective(batch, noise)
         return metrics
 
     def update_critic(self, batch: Batch, noise: UpdateNoise) -> Metrics:
         """Step the critic and its encoder."""
         loss, metrics = self.critic_terms(batch, noise)
-        self.critic_optimizer.accumulate(loss)
-        return metrics | {"gradient_norm/critic": self.critic_optimizer.step()}
+        return metrics | {"gradient_norm/critic": self.critic_optimizer.minimise(loss)}
 
     def critic_terms(self, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, Metrics]:
         """Loss of the critic and its encoder."""
@@ -263,8 +256,8 @@ class SAC:
         if self.objective is None or self.objective_optimizer is None:
             return {}
         metrics: Metrics = {}
-        for share, part, part_noise in self.objective.parts(batch, noise.objective):
-            loss, values = self.objective.loss(self.networks.encoder, part, part_noise)
+        for share, piece, piece_noise in self.objective.pieces(batch, noise.objective):
+            loss, values = self.objective.loss(self.encoder, piece, piece_noise)
             self.objective_optimizer.accumulate(self.objective_weight * share * loss)
             for name, value in values.items():
                 metrics[name] = metrics.get(name, 0.0) + share * value
@@ -273,10 +266,8 @@ class SAC:
     def update_actor(self, batch: Batch, noise: UpdateNoise) -> Metrics:
         """Step the actor and the temperature."""
         loss, temperature_term, metrics = self.actor_terms(batch, noise)
-        # Each of the two losses reaches only the parameters of its own optimiser.
-        self.actor_optimizer.accumulate(loss + temperature_term, self.temperature_optimizer)
-        self.temperature_optimizer.step()
-        return metrics | {"gradient_norm/actor": self.actor_optimizer.step()}
+        self.temperature_optimizer.minimise(temperature_term)
+        return metrics | {"gradient_norm/actor": self.actor_optimizer.minimise(loss)}
 
     def actor_terms(self, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, Tensor, Metrics]:
         """Losses of actor and temperature, on the first view of the observations."""
@@ -305,20 +296,10 @@ class SAC:
         if self.objective is not None:
             self.objective.update_targets()
 
-    def diagnostics(self, batch: Batch, noise: UpdateNoise) -> dict[str, float]:
-        """The objective's signs of health on this batch; synchronises."""
-        if self.objective is None:
-            return {}
-        return self.objective.diagnostics(self.networks.encoder, batch, noise.objective)
-
-    def preview(self, batch: Batch, noise: UpdateNoise) -> Tensor | None:
-        """What the objective sees, uint8 RGB (3, H, W); None without one."""
-        return None if self.objective is None else self.objective.preview(batch, noise.objective)
-
     def state_dict(self) -> dict[str, Any]:
         """All weights, moments and counters; nothing else outlives an update."""
-        parts = {name: part.state_dict() for name, part in self._parts().items()}
-        return parts | {"update_step": self.update_step}
+        state = {name: stateful.state_dict() for name, stateful in self._stateful().items()}
+        return state | {"update_step": self.update_step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` was taken, writing into the existing tensors.
@@ -326,21 +307,21 @@ class SAC:
         Raises:
             RuntimeError, ValueError, KeyError: it belongs to another agent.
         """
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+        for name, stateful in self._stateful().items():
+            stateful.load_state_dict(state[name])
         self.update_step = state["update_step"]
 
-    def _parts(self) -> dict[str, Any]:
-        parts: dict[str, Any] = {
+    def _stateful(self) -> dict[str, Any]:
+        stateful: dict[str, Any] = {
             "networks": self.networks,
             "critic_optimizer": self.critic_optimizer,
             "actor_optimizer": self.actor_optimizer,
             "temperature_optimizer": self.temperature_optimizer,
         }
         if self.objective is not None:
-            parts["objective"] = self.objective
-            parts["objective_optimizer"] = self.objective_optimizer
-        return parts
+            stateful["objective"] = self.objective
+            stateful["objective_optimizer"] = self.objective_optimizer
+        return stateful
 
     def _sample(self, mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Actions and their log-probabilities."""

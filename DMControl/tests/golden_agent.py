@@ -35,7 +35,7 @@ def transitions(golden: Load) -> tuple[Batch, Any]:
     file = golden("dmc_e_inputs")
     obs, next_obs = (FrameStacks.from_dense(file.tensor(key), 3) for key in ("obs", "next_obs"))
     reward, not_done = file.tensor("reward").flatten(), file.tensor("not_done").flatten()
-    batch = Batch(obs, next_obs, file.tensor("action"), reward, 1 - not_done, None, torch.arange(5))
+    batch = Batch(obs, next_obs, file.tensor("action"), reward, 1 - not_done, None)
     return batch, file
 
 

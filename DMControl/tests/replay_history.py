@@ -112,7 +112,7 @@ def check(replay: UniformReplay, history: History) -> None:
     batch = replay.gather(all_slots(replay))
     obs, next_obs = batch.obs.dense(), batch.next_obs.dense()
     numbers = []
-    for i in range(len(batch.indices)):
+    for i in range(len(batch.reward)):
         number = history.identify(obs[i])
         record = history.records[number]
         np.testing.assert_array_equal(next_obs[i], record.next_obs)

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from mlr_dmcontrol.batch import Batch, SequenceBatch
+from mlr_dmcontrol.batch import Batch, SequenceBatch, UpdateNoise
 from mlr_dmcontrol.build import build_agent
 from mlr_dmcontrol.frames import FrameStacks
 from mlr_dmcontrol.objectives import Objective
+from mlr_dmcontrol.optimization import Optimizer
 from mlr_dmcontrol.run.seeding import Streams
 from mlr_dmcontrol.sac import SAC
 from mlr_dmcontrol.settings import compose
@@ -72,8 +73,8 @@ def make_batch(agent: SAC, seed: int = 0, size: int = 100) -> Batch:
     if agent.objective is not None and agent.objective.sequence_batch_size > 0:
         lead = (agent.objective.sequence_length, agent.objective.sequence_batch_size)
         windows = stacks(*lead)
-        sequence = SequenceBatch(windows, actions(*lead), torch.zeros(lead), torch.arange(lead[1]))
-    return Batch(obs, next_obs, action, reward, terminated, sequence, torch.arange(count))
+        sequence = SequenceBatch(windows, actions(*lead), torch.zeros(lead))
+    return Batch(obs, next_obs, action, reward, terminated, sequence)
 
 
 def tiny(name: str, **changes: Any) -> SAC:
@@ -90,9 +91,31 @@ def updates(agent: SAC, count: int, first: int = 0, seed: int = 5) -> list[dict[
     """Metrics of `count` updates on synthetic batches, the first one with all its parts."""
     streams, results = Streams(seed), []
     for step in range(first, first + count):
-        batch, noise = batch_for(agent, step), agent.draw_noise(streams)
-        results.append(agent.update(batch, noise, **agent.due(step)))
+        results.append(updated(agent, batch_for(agent, step), agent.draw_noise(streams), step))
     return results
+
+
+def updated(agent: SAC, batch: Batch, noise: UpdateNoise, step: int) -> dict[str, torch.Tensor]:
+    """One update at an agent step, as the learner does it with given batch and noise."""
+    agent.set_schedules(step)
+    metrics = agent.update(batch, noise, **agent.due(step))
+    agent.update_step += 1
+    return metrics
+
+
+def rates(optimizer: Optimizer) -> list[float]:
+    """The present learning rate of each group."""
+    return [group["lr"].item() for group in optimizer._adam.param_groups]
+
+
+def diagnostics(agent: SAC, batch: Batch, noise: UpdateNoise) -> dict[str, float]:
+    return objective_of(agent).diagnostics(agent.encoder, batch, noise.objective)
+
+
+def preview(agent: SAC, batch: Batch, noise: UpdateNoise) -> torch.Tensor:
+    picture = objective_of(agent).preview(batch, noise.objective)
+    assert picture is not None
+    return picture
 
 
 def objective_of(agent: SAC) -> Objective:

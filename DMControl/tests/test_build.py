@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_agents import agent_cfg, make_agent
+from small_agents import agent_cfg, make_agent, rates
 
 from mlr_dmcontrol.build import build_agent, objective_type
 from mlr_dmcontrol.errors import ConfigError
@@ -40,8 +40,7 @@ def test_defaults_are_the_published_network(name: str) -> None:
     assert objective.projection[0].weight.shape == objective.predictor[0].weight.shape == (100, 50)
     assert objective.masking.depth == 4  # cartpole_swingup, the default task
     assert objective.target_encoder.tau == objective.target_projection.tau == 0.05
-    (rate,) = agent.objective_optimizer.learning_rates
-    assert rate.item() == pytest.approx(5e-4)
+    assert rates(agent.objective_optimizer) == pytest.approx([5e-4])
 
 
 def test_the_seed_decides_all_weights_and_nothing_else_does() -> None:

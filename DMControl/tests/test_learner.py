@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from small_agents import TINY, make_agent
+from small_agents import updated as agent_updated
 from torch import Tensor
 
 from mlr_dmcontrol.learner import Learner
-from mlr_dmcontrol.parts import Parts
 from mlr_dmcontrol.replay import UniformReplay
-from mlr_dmcontrol.run.guard import NonFiniteGuard
-from mlr_dmcontrol.run.progress import LastMetrics
 from mlr_dmcontrol.run.seeding import Streams
 
 UPDATES = 50
@@ -41,21 +37,12 @@ def make_learner(
             replay.start_episode(frame[0])
         action = draws.uniform(-1, 1, 3).astype(np.float32)
         replay.add(action, float(draws.random()), frame[1], False, step % 30 == 29)
-    parts: Any = Parts(None, None, None, agent, replay)  # type: ignore[arg-type]
-    metrics = LastMetrics(agent.metric_names, agent.device)
-    return Learner(
-        parts,
-        Streams(4),
-        metrics,
-        NonFiniteGuard(metrics.values),
-        compile_losses=compiled,
-        cuda_graph=graph,
-    )
+    return Learner(agent, replay, Streams(4), compile_losses=compiled, cuda_graph=graph)
 
 
 def updated(learner: Learner, step: int) -> dict[str, Tensor]:
     """The metrics after one more update."""
-    learner.update(step, step)
+    learner.update(step)
     return {name: value.clone() for name, value in learner.metrics.values.items()}
 
 
@@ -73,7 +60,7 @@ def test_a_learner_does_what_the_agent_does() -> None:
         metrics = updated(learner, step)
         count = agent.settings.batch_size
         batch = other.replay.gather(*other.replay.draw(streams["replay"], count, 3))
-        expected = agent.update(batch, agent.draw_noise(streams), **agent.due(step))
+        expected = agent_updated(agent, batch, agent.draw_noise(streams), step)
         assert agent.update_step == learner.agent.update_step == step + 1
         for name, value in expected.items():
             assert torch.equal(metrics[name], value), name
@@ -86,6 +73,15 @@ def test_metrics_stay_in_place_and_keep_what_was_not_reported() -> None:
     assert without["loss/actor"] == with_actor["loss/actor"] != 0
     assert without["loss/critic"] != with_actor["loss/critic"]
     assert {name: each.data_ptr() for name, each in learner.metrics.values.items()} == places
+
+
+@pytest.mark.parametrize("name", ["mlr", "sac"])
+def test_what_the_last_batch_was_stays_inside(name: str) -> None:
+    learner = make_learner(name)
+    assert (learner.diagnostics(), learner.preview()) == ({}, None)
+    learner.update(0)
+    assert set(learner.diagnostics()) == set(learner.diagnostic_names)
+    assert (learner.preview() is None) == (name == "sac")
 
 
 @pytest.mark.soak
@@ -108,7 +104,7 @@ def test_graphs_are_the_same_and_are_really_replayed() -> None:
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         for step in range(UPDATES + 1, UPDATES + 5):
-            graph.update(step, step)
+            graph.update(step)
         torch.cuda.synchronize()
     launches = [event for event in profile.events() if event.name == "cudaGraphLaunch"]
     assert len(launches) == 4
@@ -119,10 +115,10 @@ def test_graphs_are_the_same_and_are_really_replayed() -> None:
 def test_an_update_does_not_wait_for_the_gpu(graph: bool) -> None:
     learner = make_learner(device="cuda", graph=graph)
     for step in range(12):
-        learner.update(step, step)
+        learner.update(step)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for step in range(12, 16):
-            learner.update(step, step)
+            learner.update(step)
     finally:
         torch.cuda.set_sync_debug_mode("default")

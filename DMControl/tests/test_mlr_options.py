@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_agents import make_batch, tiny, updates
+from small_agents import diagnostics, make_batch, tiny, updates
 from torch import Tensor
 
 from mlr_dmcontrol.batch import Batch
@@ -59,23 +59,12 @@ def test_each_option_trains_all_it_owns(changes: dict[str, Any]) -> None:
     agent = tiny("mlr", **changes)
     for values in updates(agent, 2):
         assert all(value.isfinite() for value in values.values())
-    found = agent.diagnostics(make_batch(agent, size=32), agent.draw_noise(Streams(0)))
-    assert set(found) == set(agent.diagnostic_names)
+    found = diagnostics(agent, make_batch(agent, size=32), agent.draw_noise(Streams(0)))
+    assert set(found) == set(mlr(agent).diagnostic_names)
     other = tiny("mlr", seed=7, **changes)
     other.load_state_dict(agent.state_dict())
     mine, theirs = updates(agent, 1, first=2)[0], updates(other, 1, first=2)[0]
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
-
-
-@pytest.mark.parametrize("changes", OPTIONS, ids=str)
-def test_parts_of_each_option_add_up(changes: dict[str, Any]) -> None:
-    agent = tiny("mlr", sequence_batch_size=5, sequences_at_once=2, **changes)
-    batch, noise = given(agent)
-    total = sum(
-        share * loss_of(agent, part, part_noise)
-        for share, part, part_noise in mlr(agent).parts(batch, noise)
-    )
-    torch.testing.assert_close(total, loss_of(agent, batch, noise))
 
 
 @pytest.mark.parametrize("per", ["batch", "sequence"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from plain_update import PlainReplay, PlainSAC
-from small_agents import make_agent
+from small_agents import make_agent, updated
 
 from mlr_dmcontrol.replay import UniformReplay
 from mlr_dmcontrol.run.seeding import Streams
@@ -46,7 +46,7 @@ def test_plain_updates_have_our_losses(name: str, changes: dict[str, object]) ->
     for step in range(5):
         slots = replay.draw(streams["replay"], agent.settings.batch_size, count)
         noise, due = agent.draw_noise(streams), agent.due(step)
-        mine = agent.update(replay.gather(*slots), noise, **due)
+        mine = updated(agent, replay.gather(*slots), noise, step)
         theirs = plain.update(stored, *slots, noise, **due)
         assert "loss/critic" in theirs
         assert ("loss/actor" in theirs) == due["actor_step"]

@@ -38,10 +38,10 @@ def assert_same_draws(one: UniformReplay, other: UniformReplay, count: int) -> N
             transitions, windows = replay.draw(generator, 8, 4 if replay.num_windows else 0)
             batch = replay.gather(transitions, windows)
             parts = [batch.obs.dense(), batch.next_obs.dense(), batch.action, batch.reward]
-            parts += [batch.terminated, batch.indices]
+            parts += [batch.terminated]
             if batch.sequence is not None:
                 sequence = batch.sequence
-                parts += [sequence.obs.dense(), sequence.action, sequence.reward, sequence.indices]
+                parts += [sequence.obs.dense(), sequence.action, sequence.reward]
             batches.append(parts)
         assert len(batches[0]) == len(batches[1])
         assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))

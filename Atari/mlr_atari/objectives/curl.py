@@ -1,4 +1,4 @@
-"""CURL (Srinivas et al. 2020): two views of one observation are each other's nearest."""
+"""CURL: two views of an observation are each other's nearest (Srinivas et al. 2020)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from ..augmentation import Augmentation, AugmentationNoise
 from ..batch import Batch
 from ..frames import FrameStacks
 from ..momentum import MomentumTarget
-from ..networks import ConvEncoder, QNetwork
+from ..networks import Encoder, QNetwork
+from ..optimization import ClipGroup
 from ..ranges import bounded, choice
 from .heads import health, health_names, picture
 from .interface import Metrics, Objective, Streams
@@ -89,13 +90,11 @@ class CURL(Objective):
     settings_type = Settings
     metric_names = ("loss/curl",)
     diagnostic_names = (*health_names("curl"), "curl/accuracy")
-    targets_move = "after_step"
 
     def __init__(
         self, settings: Settings, network: QNetwork, augmentation: Augmentation, batch_size: int
     ) -> None:
         super().__init__(settings, network, augmentation, batch_size)
-        self.settings, self.batch_size = settings, batch_size
         size = settings.contrast_dim
         self.head = ContrastHead(network.encoder.latent_dim, settings.contrast_hidden_dim, size)
         self.matrix = nn.Parameter(nn.init.uniform_(torch.empty(size, size)))
@@ -104,13 +103,13 @@ class CURL(Objective):
         # A tuple, because its weights belong to the agent and not to this module.
         self._network = (network,)
 
-    def draw_noise(self, streams: Streams, rl_view: AugmentationNoise) -> CURLNoise:
-        del rl_view  # both views are drawn anew
+    def draw_noise(self, streams: Streams, views: AugmentationNoise) -> CURLNoise:
+        """Of stream `objective` query and key, in this order."""
         shape, high = (self.batch_size, 2, 2), self.settings.crop_margin + 1
-        generator = streams["objective"]
-        return CURLNoise(*(torch.randint(high, shape, generator=generator) for _ in range(2)))
+        stream = streams["objective"]
+        return CURLNoise(*(torch.randint(high, shape, generator=stream) for _ in range(2)))
 
-    def loss(self, encoder: ConvEncoder, batch: Batch, noise: CURLNoise) -> tuple[Tensor, Metrics]:
+    def loss(self, encoder: Encoder, batch: Batch, noise: CURLNoise) -> tuple[Tensor, Metrics]:
         """Mean cross-entropy over the batch, times the mean importance weight (published)."""
         key = self.target_head(self.key_latents(batch, noise))
         query = self.head(encoder(self.view(batch, noise.query)).flatten(1))
@@ -129,20 +128,16 @@ class CURL(Objective):
         images = crop_pad_crop(batch.obs.select(0), offsets, self.settings.crop_margin)
         return images.float() * (1 / 255)
 
-    def update_targets(self) -> None:
-        self.target_encoder.update()
-        self.target_head.update()
-
-    def clip_groups(self) -> dict[str, Sequence[nn.Parameter]]:
+    def clip_groups(self) -> Sequence[ClipGroup]:
         """One group for the head and W, or as published one for them and the network."""
-        own: list[nn.Parameter] = [*self.head.parameters(), self.matrix]
+        own = [*self.head.parameters(), self.matrix]
         if self.settings.clip_with == "itself":
-            return {"contrast": own}
+            return [ClipGroup("contrast", own)]
         (network,) = self._network
-        return {"network": [*network.parameters(), *own]}
+        return [ClipGroup("network", [*network.parameters(), *own])]
 
     @torch.no_grad()
-    def diagnostics(self, encoder: ConvEncoder, batch: Batch, noise: CURLNoise) -> dict[str, float]:
+    def diagnostics(self, encoder: Encoder, batch: Batch, noise: CURLNoise) -> dict[str, float]:
         """Collapse watch of the views' projections; share of queries that find their key."""
         latents = self.key_latents(batch, noise)
         key = self.target_head(latents)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..augmentation import Augmentation, AugmentationNoise
 from ..batch import Batch
-from ..networks import ConvEncoder, QNetwork
+from ..momentum import MomentumTarget
+from ..networks import Encoder, QNetwork
+from ..optimization import ClipGroup
 
 Metrics = dict[str, Tensor]
 
@@ -23,62 +25,72 @@ class Streams(Protocol):
 
 
 class Objective(nn.Module, ABC):
-    """A loss on the encoder beside the RL loss.
+    """A loss on the encoder beside the RL loss; only `loss` is a must.
 
     An objective registers only what it owns: its trained parameters, which join the agent's Adam,
-    and its momentum targets. Everything that a resume needs must be in its `state_dict`.
+    and its momentum targets. The encoder is handed to it at each use. Everything that a resume
+    needs must be in `state_dict`.
 
     Attributes:
-        settings_type: dataclass of its settings, the keys of its YAML. The key
-            `<file name>_weight` is its weight beside the RL loss; 0 means that it is never built.
+        settings_type: dataclass of its settings, the keys of its YAML. Among them must be
+            `<file name>_weight`, its weight beside the RL loss (at 0 it is never built).
         metric_names, diagnostic_names: keys of what `loss` and `diagnostics` report; that of the
             loss itself is `loss/<file name>`.
-        targets_move: whether momentum targets follow before or after the optimiser's step.
+        batch_size: B, sequences of a batch; their length K is the agent's `sequence_length`.
+        targets_move: whether its momentum targets move after the optimiser's step or before it.
     """
 
     settings_type: ClassVar[type]
     metric_names: ClassVar[tuple[str, ...]]
-    diagnostic_names: ClassVar[tuple[str, ...]]
-    targets_move: ClassVar[Literal["before_step", "after_step"]] = "after_step"
+    diagnostic_names: ClassVar[tuple[str, ...]] = ()
+    targets_move: str = "after_step"
 
-    @abstractmethod
     def __init__(
         self, settings: Any, network: QNetwork, augmentation: Augmentation, batch_size: int
     ) -> None:
         """Args: `settings`: a `settings_type`. `network`: the online network, not registered."""
         super().__init__()
+        self.settings, self.augmentation, self.batch_size = settings, augmentation, batch_size
 
-    @abstractmethod
-    def draw_noise(self, streams: Streams, rl_view: AugmentationNoise) -> Any:
-        """All random numbers of one update: CPU tensors in a dataclass, or None.
+    def draw_noise(self, streams: Streams, views: AugmentationNoise) -> Any:
+        """All random numbers of one update: a dataclass of CPU tensors, or None.
 
-        Args: `rl_view`: leading shape (M, B), how the RL loss augments the first observations, for
-        objectives that look at the same images.
+        Args: `views`: how the RL loss augments the first observations, lead (M, B).
         """
+        return None
 
     @abstractmethod
-    def loss(self, encoder: ConvEncoder, batch: Batch, noise: Any) -> tuple[Tensor, Metrics]:
-        """The loss, a scalar with the batch's importance weights in it, and detached metrics.
+    def loss(self, encoder: Encoder, batch: Batch, noise: Any) -> tuple[Tensor, Metrics]:
+        """The loss, a scalar with the batch's importance weights in it, and detached 0-d metrics.
 
         A deterministic function of tensors, without host synchronisation.
         """
 
-    @abstractmethod
     def update_targets(self) -> None:
-        """Move the momentum targets once, in place."""
+        """Move the momentum targets once, in place; called in every update."""
+        for module in self.modules():
+            if isinstance(module, MomentumTarget):
+                module.update()
 
-    @abstractmethod
-    def clip_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
-        """Own parameters whose gradients are clipped together, by name; the rest is unclipped."""
+    def trained(self) -> list[nn.Parameter]:
+        """Its own parameters without the targets'."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def clip_groups(self) -> Sequence[ClipGroup]:
+        """Own parameters whose gradients are clipped together; the rest is unclipped.
+
+        A group called `network` takes the place of the agent's.
+        """
+        own = self.trained()
+        return [ClipGroup("objective", own)] if own else []
 
     def set_schedules(self, agent_step: int) -> None:
-        """Set whatever changes over a run, in place in device tensors. Most need nothing."""
-        del agent_step
+        """Write numbers that change over a run into device tensors; on the host."""
 
-    @abstractmethod
-    def diagnostics(self, encoder: ConvEncoder, batch: Batch, noise: Any) -> dict[str, float]:
+    def diagnostics(self, encoder: Encoder, batch: Batch, noise: Any) -> dict[str, float]:
         """Signs of health, such as a collapse; without gradient, may synchronise."""
+        return {}
 
-    @abstractmethod
-    def preview(self, batch: Batch, noise: Any) -> Tensor:
+    def preview(self, batch: Batch, noise: Any) -> Tensor | None:
         """What the objective sees of one sequence, as a picture: uint8 RGB (3, H, W)."""
+        return None

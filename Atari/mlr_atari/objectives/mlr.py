@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,8 @@ from ..batch import Batch
 from ..frames import FrameStacks
 from ..losses import one_hot
 from ..momentum import make_target
-from ..networks import ConvEncoder, Projection, QNetwork
+from ..networks import Encoder, Projection, QNetwork
+from ..optimization import ClipGroup
 from ..ranges import bounded, choice
 from .decoder import LatentDecoder
 from .heads import distance, health, health_names, picture
@@ -59,6 +61,12 @@ class MLRNoise:
     online: AugmentationNoise
     target: AugmentationNoise
 
+    def select(self, some: slice) -> MLRNoise:
+        """The numbers of some of the sequences."""
+        key = (slice(None), some)
+        grid = self.grid if self.grid.ndim == 3 else self.grid[some]
+        return MLRNoise(grid, self.online.select(key), self.target.select(key))
+
 
 class MLR(Objective):
     """Reconstruct, from masked observations and actions, the latents of the unmasked ones.
@@ -77,7 +85,6 @@ class MLR(Objective):
     ) -> None:
         """Raises: ConfigError: patches do not tile the image, or heads do not divide the width."""
         super().__init__(settings, network, augmentation, batch_size)
-        self.settings, self.augmentation, self.batch_size = settings, augmentation, batch_size
         self.num_actions = network.head.num_actions
         self.masking = CubeMasking(
             augmentation.image_size,
@@ -114,8 +121,8 @@ class MLR(Objective):
         # A tuple, because the projection's layers belong to the head and not to this module.
         self._projection = (projection,)
 
-    def draw_noise(self, streams: Streams, rl_view: AugmentationNoise) -> MLRNoise:
-        del rl_view  # masked images are augmented by themselves
+    def draw_noise(self, streams: Streams, views: AugmentationNoise) -> MLRNoise:
+        """Of stream `masking` the grid, of `objective` online and target, in this order."""
         lead = (self.settings.sequence_length, self.batch_size)
         return MLRNoise(
             self.masking.draw(streams["masking"], self.batch_size),
@@ -123,7 +130,7 @@ class MLR(Objective):
             self.augmentation.draw(streams["objective"], lead),
         )
 
-    def loss(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> tuple[Tensor, Metrics]:
+    def loss(self, encoder: Encoder, batch: Batch, noise: MLRNoise) -> tuple[Tensor, Metrics]:
         """Mean over all K positions, masked or not, and over the batch by importance weight."""
         errors = self.errors(encoder, batch, noise)  # (K, B)
         if self.settings.loss_positions == "all":
@@ -133,7 +140,7 @@ class MLR(Objective):
             losses = (errors * counts).sum(dim=0) / counts.sum(dim=0).clamp_min(1)
         return (losses * batch.importance_weights).mean(), {"loss/mlr": losses.detach().mean()}
 
-    def errors(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> Tensor:
+    def errors(self, encoder: Encoder, batch: Batch, noise: MLRNoise) -> Tensor:
         """Of each position, (K, B)."""
         if self.pixel_decoder is None:
             # First, so that its images are gone before the gradient branch needs the memory.
@@ -141,58 +148,51 @@ class MLR(Objective):
             return distance(self.predictions(encoder, batch, noise), target)
         with encoder.autocast():
             images = self.pixel_decoder(self.decoded(encoder, batch, noise).flatten(0, 1)).float()
-        target, hidden = self.augmentation(batch.obs, noise.online).flatten(0, 1), None
+        target, hidden = self.augmentation(batch.obs, noise.online), None
         if self.settings.loss_positions == "masked":
             frames = mask_frames(self.hidden_pixels(noise.grid), batch.batch_size)
-            hidden = self.augmentation(frames, noise.online).flatten(0, 1) > 0
+            hidden = self.augmentation(frames, noise.online) > 0
         return pixel_errors(images, target, hidden).view(batch.obs.lead)
 
-    def predictions(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> Tensor:
+    def predictions(self, encoder: Encoder, batch: Batch, noise: MLRNoise) -> Tensor:
         """y: predicted projections of the decoded latents, (K, B, P)."""
         (projection,) = self._projection
         return self.predictor(projection(self.decoded(encoder, batch, noise)))
 
-    def decoded(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> Tensor:
+    def decoded(self, encoder: Encoder, batch: Batch, noise: MLRNoise) -> Tensor:
         """ŝ: latents decoded from the masked images, (K, B, Z)."""
         if self.token is None:
             images = self.masked_images(batch.obs, noise)
         else:
             images = self.augmentation(batch.obs, noise.online)
-        latents = encoder(images.flatten(0, 1)).flatten(1).unflatten(0, batch.obs.lead)
+        latents = encoder(images).flatten(1).unflatten(0, batch.obs.lead)
         if self.token is not None:
             latents = torch.where(self.hidden_steps(noise.grid)[..., None], self.token, latents)
         action = one_hot(batch.action, self.num_actions)
         with encoder.autocast():
-            return (
-                self.decoder(latents.transpose(0, 1), action.transpose(0, 1))
-                .transpose(0, 1)
-                .float()
-            )
+            states, actions = latents.transpose(0, 1), action.transpose(0, 1)
+            return self.decoder(states, actions).transpose(0, 1).float()
 
     @torch.no_grad()
     def target_latents(self, batch: Batch, noise: MLRNoise) -> Tensor:
         """s̄: momentum latents of the whole images, (K, B, Z)."""
         images = self.augmentation(batch.obs, noise.target)
-        return self.target_encoder(images.flatten(0, 1)).flatten(1).unflatten(0, batch.obs.lead)
+        return self.target_encoder(images).flatten(1).unflatten(0, batch.obs.lead)
 
     def masked_images(self, obs: FrameStacks, noise: MLRNoise) -> Tensor:
-        """Masked, then augmented: float32 (K, B, S*C, H, W)."""
-        shown = mask_frames(~self.hidden_pixels(noise.grid), obs.lead[1])
+        """Masked, then augmented: float32 (K * B, S*C, H, W)."""
+        hidden = mask_frames(self.hidden_pixels(noise.grid), obs.lead[1])
         scale = self.settings.masked_input_scale / 255
-        return self.augmentation(obs, noise.online, visible=shown, scale=scale)
+        return self.augmentation(obs, noise.online, hidden, scale)
 
-    def update_targets(self) -> None:
-        self.target_encoder.update()
-        self.target_projection.update()
-
-    def clip_groups(self) -> dict[str, list[nn.Parameter]]:
+    def clip_groups(self) -> Sequence[ClipGroup]:
         """The decoder; its action embedding and the predictor stay unclipped (published code)."""
         embedding = self.decoder.action_embedding
         unclipped = set() if embedding is None else set(embedding.parameters())
         own = [each for each in self.decoder.parameters() if each not in unclipped]
         if self.pixel_decoder is not None:
             own += self.pixel_decoder.parameters()
-        return {"decoder": own if self.token is None else [*own, self.token]}
+        return [ClipGroup("decoder", own if self.token is None else [*own, self.token])]
 
     def hidden_steps(self, grid: Tensor) -> Tensor:
         """Steps of which anything is hidden, bool (K, 1), or (K, B) for a mask per sequence."""
@@ -204,7 +204,7 @@ class MLR(Objective):
         return pixels if self.settings.mask_polarity == "masked" else ~pixels
 
     @torch.no_grad()
-    def diagnostics(self, encoder: ConvEncoder, batch: Batch, noise: MLRNoise) -> dict[str, float]:
+    def diagnostics(self, encoder: Encoder, batch: Batch, noise: MLRNoise) -> dict[str, float]:
         """Similarity to the targets, and the collapse watch of `health`."""
         latents = self.target_latents(batch, noise)
         target = self.target_projection(latents)
@@ -215,11 +215,11 @@ class MLR(Objective):
     @torch.no_grad()
     def preview(self, batch: Batch, noise: MLRNoise) -> Tensor:
         """Newest frames of the first sequence: originals, masked inputs and targets, in rows."""
-        scale = 255 / self.settings.masked_input_scale
-        return picture(
-            [
-                batch.obs.dense()[:, 0],
-                self.masked_images(batch.obs, noise)[:, 0] * scale,
-                self.augmentation(batch.obs, noise.target, scale=1.0)[:, 0],
-            ]
-        )
+        some = slice(1)
+        obs, noise = batch.obs.select((slice(None), some)), noise.select(some)
+        rows = [
+            obs.dense()[:, 0],
+            self.masked_images(obs, noise) * (255 / self.settings.masked_input_scale),
+            self.augmentation(obs, noise.target, scale=1.0),
+        ]
+        return picture(rows)

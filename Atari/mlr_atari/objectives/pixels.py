@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..networks import ConvEncoder
+from ..networks import Encoder
 
 
 class PixelDecoder(nn.Module):
     """The encoder's convolutions backwards: transposed, of the same kernels and strides."""
 
-    def __init__(self, encoder: ConvEncoder, image_size: int) -> None:
+    def __init__(self, encoder: Encoder, image_size: int) -> None:
         super().__init__()
         self.feature_shape = encoder.feature_shape
         side, layers = image_size, list[nn.Module]()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..losses import one_hot
-from ..networks import ConvEncoder, renormalize
+from ..networks import Encoder, renormalize
 
 
 class TransitionModel(nn.Module):
@@ -19,7 +19,7 @@ class TransitionModel(nn.Module):
     has one. No residual. Batch normalisation always uses the statistics of the batch.
     """
 
-    def __init__(self, encoder: ConvEncoder, num_actions: int) -> None:
+    def __init__(self, encoder: Encoder, num_actions: int) -> None:
         super().__init__()
         channels = encoder.feature_shape[0]
         self.num_actions, self.renormalize = num_actions, encoder.renormalize

@@ -33,8 +33,8 @@ def train_alone(cfg: DictConfig, parts: Parts, updates: int, frames: int, every:
     Raises:
         ConfigError: the agent has no objective.
     """
-    name = cfg.agent.objective
-    if parts.agent.objective is None:
+    name, objective = cfg.agent.objective, parts.agent.objective
+    if objective is None:
         raise ConfigError(f"agent={cfg.agent.name}: has no objective that could be trained alone")
     streams, rows = Streams(cfg.seed), []
     world.fill(parts, streams, frames)
@@ -42,7 +42,7 @@ def train_alone(cfg: DictConfig, parts: Parts, updates: int, frames: int, every:
         metrics, batch, noise = world.objective_step(parts, streams, update)
         if update == 1 or update % every == 0 or update == updates:
             loss = {f"loss/{name}": float(metrics[f"loss/{name}"])}
-            seen = parts.agent.diagnostics(batch, noise)
+            seen = objective.diagnostics(parts.agent.encoder, batch, noise.objective)
             rows.append({"update": update} | _signs(name, loss | seen))
     return rows
 

@@ -15,7 +15,7 @@ from ..batch import Batch, UpdateNoise
 from ..build import build_agent, set_up_process, settings_from
 from ..device import to_device
 from ..environment import AtariEnv, EnvironmentSettings
-from ..networks import ConvEncoder
+from ..networks import Encoder
 from ..objectives.interface import Metrics
 from ..parts import Parts
 from ..rainbow import Rainbow
@@ -54,7 +54,7 @@ def agent_of(cfg: DictConfig, env: AtariEnv) -> Rainbow:
     )
 
 
-def encoder_of(agent: Rainbow) -> ConvEncoder:
+def encoder_of(agent: Rainbow) -> Encoder:
     """What is probed."""
     return agent.network.encoder
 
@@ -91,11 +91,13 @@ def fill(parts: Parts, streams: Streams, count: int) -> int:
     """Store decisions of a uniformly random policy without their rewards; how many there are."""
     env, replay, count = parts.env, parts.replay, min(count, parts.plan.capacity)
     for _ in range(count):
-        obs = env.reset()[0] if env.episode_over else env.observation
+        if env.episode_over:
+            env.reset()
         drawn = torch.randint(env.num_actions, (1,), generator=streams["exploration"])
         action = int(drawn)
+        frame = env.frame
         _, _, terminated, truncated, _ = env.step(action)
-        replay.add(obs[-1], action, 0.0, terminated=terminated, truncated=truncated)
+        replay.add(frame, action, 0.0, terminated=terminated, truncated=truncated)
     return count
 
 
@@ -110,19 +112,15 @@ def objective_step(parts: Parts, streams: Streams, step: int) -> tuple[Metrics, 
     agent, replay = parts.agent, parts.replay
     objective, settings = agent.objective, agent.settings
     assert objective is not None  # `train_alone` has looked
-    size = (settings.batch_size,)
-    uniforms = torch.rand(size, generator=streams["replay"], dtype=torch.float64)
+    uniforms = replay.draw(streams["replay"], settings.batch_size).to(agent.device)
     exponent = torch.tensor(settings.importance_exponent(0)).to(agent.device)
-    batch = replay.gather(replay.draw(uniforms.to(agent.device)), exponent)
+    batch = replay.gather(replay.find(uniforms), exponent)
     noise = to_device(agent.draw_noise(streams), agent.device)
     objective.set_schedules(step)
-    agent.optimizer.zero_grad(set_to_none=True)
     loss, metrics = objective.loss(agent.network.encoder, batch, noise.objective)
     if objective.targets_move == "before_step":
         objective.update_targets()
-    (agent.objective_weight * loss).backward()
-    agent.clip_gradients()
-    agent.optimizer.step()
+    agent.optimizer.minimise(agent.objective_weight * loss)
     if objective.targets_move == "after_step":
         objective.update_targets()
     return metrics, batch, noise

@@ -15,7 +15,7 @@ from ..networks import Encoder, Networks
 from ..optimization import ParameterGroup
 from ..ranges import bounded, choice
 from .heads import health, health_names, picture
-from .interface import POSITIONS, Metrics, Objective, Streams
+from .interface import TARGETS_MOVE, Metrics, Objective, Streams
 
 _SHOWN = 6
 
@@ -26,7 +26,7 @@ class Settings:
 
     curl_weight: float = bounded(0)
     batch_size: int = bounded(1)
-    objective_position: str = choice(*POSITIONS)
+    targets_move: str = choice(*TARGETS_MOVE)
     objective_encoder_learning_rate_scale: float = bounded(above=0)
     objective_learning_rate_scale: float = bounded(above=0)
 
@@ -60,17 +60,16 @@ class CURL(Objective):
     settings_type = Settings
     metric_names = ("loss/curl",)
     diagnostic_names = health_names("curl")
-    sequence_length, sequence_batch_size = 1, 0
 
     def __init__(self, settings: Settings, networks: Networks, augmentation: Augmentation) -> None:
         super().__init__(settings, networks, augmentation)
-        self.settings, self.augmentation = settings, augmentation
-        self.position = settings.objective_position
+        self.targets_move = settings.targets_move
         latent_dim = networks.encoder.latent_dim
         self.bilinear = nn.Parameter(nn.init.uniform_(torch.empty(latent_dim, latent_dim)))
         self._key_encoder = (networks.encoder_target,)  # a tuple keeps it from being registered
 
     def draw_noise(self, streams: Streams, views: AugmentationNoise) -> CURLNoise:
+        """Of stream `objective` the key; the anchor is the critic's first view."""
         key = self.augmentation.draw(streams["objective"], (self.settings.batch_size,))
         return CURLNoise(views.select(0), key)
 
@@ -83,9 +82,6 @@ class CURL(Objective):
     def key_latents(self, batch: Batch, noise: CURLNoise) -> Tensor:
         """z̄ of the second view, (B, Z); no gradient."""
         return self._key_encoder[0](self.augmentation(batch.obs, noise.key))
-
-    def update_targets(self) -> None:
-        """Nothing: the key's encoder is the agent's own target."""
 
     def parameter_groups(self, encoder: Encoder) -> Sequence[ParameterGroup]:
         settings = self.settings
@@ -101,7 +97,7 @@ class CURL(Objective):
         """Similarity of the views' latents, and collapse watch."""
         anchor = encoder(self.augmentation(batch.obs, noise.anchor))
         key = self.key_latents(batch, noise)
-        return {name: value.item() for name, value in health("curl", anchor, key, key).items()}
+        return health("curl", anchor, key, key)
 
     @torch.no_grad()
     def preview(self, batch: Batch, noise: CURLNoise) -> Tensor:

@@ -46,8 +46,9 @@ def health_names(name: str) -> tuple[str, ...]:
     return tuple(f"{name}/{value}" for value in values)
 
 
-def health(name: str, prediction: Tensor, target: Tensor, latents: Tensor) -> dict[str, Tensor]:
-    """Similarity and collapse watch, 0-d tensors.
+@torch.no_grad()
+def health(name: str, prediction: Tensor, target: Tensor, latents: Tensor) -> dict[str, float]:
+    """Similarity and collapse watch; synchronises.
 
     `projection_std` is 1 for targets spread evenly on the sphere, and `effective_rank` counts the
     directions that latents use; in a collapse they fall to 0 and 1.
@@ -62,7 +63,7 @@ def health(name: str, prediction: Tensor, target: Tensor, latents: Tensor) -> di
         unit.std(dim=0).square().sum().sqrt(),
         effective_rank(latents.flatten(0, -2)),
     )
-    return dict(zip(health_names(name), values, strict=True))
+    return {key: each.item() for key, each in zip(health_names(name), values, strict=True)}
 
 
 def effective_rank(vectors: Tensor) -> Tensor:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from ..augmentation import Augmentation, AugmentationNoise
 from ..batch import Batch
+from ..momentum import MomentumTarget
 from ..networks import Encoder, Networks
 from ..optimization import ClipGroup, ParameterGroup
 
 Metrics = dict[str, Tensor]
-POSITIONS = ("after_critic", "last")
+TARGETS_MOVE = ("after_step", "before_step")
 
 
 class Streams(Protocol):
@@ -25,7 +26,7 @@ class Streams(Protocol):
 
 
 class Objective(nn.Module, ABC):
-    """A loss on the critic's encoder, stepped by an optimiser of its own after the critic's.
+    """A loss on the critic's encoder, stepped by an optimiser of its own; only `loss` is a must.
 
     An objective registers only what it owns: its trained parameters and its momentum targets. The
     encoder is handed to it at each use. Everything that a resume needs must be in `state_dict`.
@@ -36,29 +37,29 @@ class Objective(nn.Module, ABC):
             `objective_augmentation`, a menu, it has an augmentation of its own, else the agent's.
         metric_names, diagnostic_names: keys of what `loss` and `diagnostics` report; that of the
             loss itself is `loss/<file name>`.
-        sequence_length, sequence_batch_size: windows that it wants of the replay, K and B';
-            B' = 0 if it does without.
-        position: whether it is stepped right after the critic, or after all momentum targets.
+        sequence_length, sequence_batch_size: windows that it wants of the replay, K and B', from
+            the settings' keys of these names; without them it gets none.
+        targets_move: whether all momentum targets move after its optimiser's step or before it.
     """
 
     settings_type: ClassVar[type]
     metric_names: ClassVar[tuple[str, ...]]
-    diagnostic_names: ClassVar[tuple[str, ...]]
-    sequence_length: int
-    sequence_batch_size: int
-    position: str = POSITIONS[0]
+    diagnostic_names: ClassVar[tuple[str, ...]] = ()
+    targets_move: str = "after_step"
 
-    @abstractmethod
     def __init__(self, settings: Any, networks: Networks, augmentation: Augmentation) -> None:
         """Args: `settings`: a `settings_type`. `networks`: the agent's, not registered."""
         super().__init__()
+        self.settings, self.augmentation = settings, augmentation
+        self.sequence_length: int = getattr(settings, "sequence_length", 1)
+        self.sequence_batch_size: int = getattr(settings, "sequence_batch_size", 0)
 
-    @abstractmethod
     def draw_noise(self, streams: Streams, views: AugmentationNoise) -> Any:
-        """All random numbers of one update: CPU tensors in a dataclass, or None.
+        """All random numbers of one update: a dataclass of CPU tensors, or None.
 
         Args: `views`: what the critic's views of `batch.obs` are cut out with, lead (M, B).
         """
+        return None
 
     @abstractmethod
     def loss(self, encoder: Encoder, batch: Batch, noise: Any) -> tuple[Tensor, Metrics]:
@@ -67,21 +68,26 @@ class Objective(nn.Module, ABC):
         A deterministic function of tensors, without host synchronisation.
         """
 
-    def parts(self, batch: Batch, noise: Any) -> Iterable[tuple[float, Batch, Any]]:
+    def pieces(self, batch: Batch, noise: Any) -> Iterable[tuple[float, Batch, Any]]:
         """Pieces (share, batch, noise) whose losses, times their shares, add up to the loss.
 
         Their gradients are computed one after the other, which takes the memory of one.
         """
         return [(1.0, batch, noise)]
 
-    @abstractmethod
     def update_targets(self) -> None:
         """Move the momentum targets once, in place; called as often as the critic's targets."""
+        for module in self.modules():
+            if isinstance(module, MomentumTarget):
+                module.update()
+
+    def trained(self) -> list[nn.Parameter]:
+        """Its own parameters without the targets'."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def parameter_groups(self, encoder: Encoder) -> Sequence[ParameterGroup]:
         """What its optimiser steps, with rates relative to the critic's learning rate."""
-        own = [each for each in self.parameters() if each.requires_grad]
-        return [ParameterGroup([*encoder.parameters(), *own])]
+        return [ParameterGroup([*encoder.parameters(), *self.trained()])]
 
     def clip_groups(self, encoder: Encoder) -> Sequence[ClipGroup]:
         """Joint gradient norms that are cut before each step, in this order."""
@@ -91,14 +97,13 @@ class Objective(nn.Module, ABC):
         """Schedule of the learning rate; `update_step` counts from 0."""
         return 1.0
 
-    def set_schedules(self, update_step: int) -> None:
+    def set_schedules(self, agent_step: int) -> None:
         """Write other numbers that change over a run into device tensors; on the host."""
-        del update_step
 
-    @abstractmethod
     def diagnostics(self, encoder: Encoder, batch: Batch, noise: Any) -> dict[str, float]:
         """Signs of health, such as a collapse; without gradient, may synchronise."""
+        return {}
 
-    @abstractmethod
-    def preview(self, batch: Batch, noise: Any) -> Tensor:
+    def preview(self, batch: Batch, noise: Any) -> Tensor | None:
         """What the objective sees of one sequence, as a picture: uint8 RGB (3, H, W)."""
+        return None

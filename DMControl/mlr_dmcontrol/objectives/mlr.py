@@ -14,7 +14,7 @@ from ..batch import Batch, SequenceBatch
 from ..frames import FrameStacks
 from ..momentum import make_target
 from ..networks import Encoder, Networks, initialise_truncated
-from ..optimization import ClipGroup, ParameterGroup, warmup_inverse_sqrt
+from ..optimization import ClipGroup, ParameterGroup
 from ..ranges import bounded, choice
 from .decoder import LatentDecoder
 from .heads import distance, health, health_names, picture, projection_head, windows_of
@@ -76,6 +76,18 @@ class MLRNoise:
         return MLRNoise(grid, self.online.select(key), self.target.select(key))
 
 
+def warmup_inverse_sqrt(update_step: int, warmup: int, start: float) -> float:
+    """Factor on the learning rate: linear from `start` to 1, then falling as 1/√k.
+
+    Args: `update_step`: k, from 0. `warmup`: updates until 1 is reached; 0 keeps it at 1.
+    """
+    if warmup == 0:
+        return 1.0
+    if update_step < warmup:
+        return start + (1.0 - start) * update_step / warmup
+    return (warmup / update_step) ** 0.5
+
+
 class MLR(Objective):
     """Predict the momentum latents of whole images from masked ones and the actions."""
 
@@ -90,11 +102,7 @@ class MLR(Objective):
         the online and momentum encoder independently and after the critic's target was copied.
         """
         super().__init__(settings, networks, augmentation)
-        encoder = networks.encoder
-        self.settings = settings
-        self.sequence_length = settings.sequence_length
-        self.sequence_batch_size = settings.sequence_batch_size
-        self.augmentation = augmentation
+        encoder, latent_dim = networks.encoder, networks.encoder.latent_dim
         self.masking = CubeMasking(
             augmentation.image_size,
             settings.patch_size,
@@ -105,7 +113,6 @@ class MLR(Objective):
             settings.mask_mode if settings.mask_level == "pixel" else "temporal",
             settings.mask_per,
         )
-        latent_dim = encoder.latent_dim
         self.decoder = LatentDecoder(
             latent_dim,
             networks.action_dim,
@@ -135,6 +142,7 @@ class MLR(Objective):
             initialise_truncated(self.target_projection)
 
     def draw_noise(self, streams: Streams, views: AugmentationNoise) -> MLRNoise:
+        """Of stream `masking` the grid, of `objective` online and target, in this order."""
         lead = (self.sequence_length, self.sequence_batch_size)
         return MLRNoise(
             self.masking.draw(streams["masking"], self.sequence_batch_size),
@@ -160,15 +168,13 @@ class MLR(Objective):
             loss = (errors * counts).sum() / counts.sum().clamp_min(1)
         return loss, {"loss/mlr": loss.detach()}
 
-    def parts(self, batch: Batch, noise: MLRNoise) -> Iterator[tuple[float, Batch, MLRNoise]]:
+    def pieces(self, batch: Batch, noise: MLRNoise) -> Iterator[tuple[float, Batch, MLRNoise]]:
         """A few sequences at a time; the loss is a mean over them, so nothing else changes."""
-        sequence = windows_of(batch)
-        total, size = len(sequence.indices), self.settings.sequences_at_once
+        total, size = self.sequence_batch_size, self.settings.sequences_at_once
         for start in range(0, total, size):
-            some = slice(start, start + size)
-            part = sequence.select(some)
-            share = len(part.indices) / total
-            yield share, dataclasses.replace(batch, sequence=part), noise.select(some)
+            some = slice(start, min(start + size, total))
+            piece = dataclasses.replace(batch, sequence=windows_of(batch).select(some))
+            yield (some.stop - start) / total, piece, noise.select(some)
 
     def decoded(self, encoder: Encoder, sequence: SequenceBatch, noise: MLRNoise) -> Tensor:
         """ŝ: latents decoded from the masked images, (K, B', Z)."""
@@ -208,10 +214,6 @@ class MLR(Objective):
             hidden = self.augmentation(self.hidden_pixels(obs, noise), noise.online) > 0
         return pixel_errors(images, target, hidden).view(obs.lead)
 
-    def update_targets(self) -> None:
-        self.target_encoder.update()
-        self.target_projection.update()
-
     def parameter_groups(self, encoder: Encoder) -> Sequence[ParameterGroup]:
         (group,) = super().parameter_groups(encoder)
         return [ParameterGroup(group.parameters, self.settings.objective_learning_rate_scale)]
@@ -233,9 +235,8 @@ class MLR(Objective):
         latents = self.target_latents(sequence, noise)
         target = self.target_projection(latents)
         prediction = self.predictor(self.projection(self.decoded(encoder, sequence, noise)))
-        values = health("mlr", prediction, target, latents)
-        values["mlr/masked_fraction"] = self.masking.expand(noise.grid).float().mean()
-        return {name: value.item() for name, value in values.items()}
+        masked = self.masking.expand(noise.grid).float().mean().item()
+        return health("mlr", prediction, target, latents) | {"mlr/masked_fraction": masked}
 
     @torch.no_grad()
     def preview(self, batch: Batch, noise: MLRNoise) -> Tensor:

@@ -35,7 +35,6 @@ class Settings(PredictionSettings):
     cycle_steps: int = bounded(1)
     cycle_ramp_env_steps: int = bounded(0)
     cycle_ramp_action_repeat: int = bounded(1)
-    cycle_ramp_learning_starts: int = bounded(0)
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,13 @@ class PlayVirtual(SPR):
     def __init__(self, settings: Settings, networks: Networks, augmentation: Augmentation) -> None:
         super().__init__(settings, networks, augmentation)
         self.action_dim = networks.action_dim
-        self.reverse_transition = TransitionModel(
+        self.reverse_dynamics = TransitionModel(
             networks.encoder.latent_dim, networks.action_dim, settings.transition_hidden_dim
         )
         self.register_buffer("ramp", torch.ones(()), persistent=False)
 
     def draw_noise(self, streams: Streams, views: AugmentationNoise) -> PlayVirtualNoise:
+        """Of stream `objective` first, target, virtual_actions, home and real, in this order."""
         settings, stream, size = self.settings, streams["objective"], self.sequence_batch_size
         known = super().draw_noise(streams, views)
         shape = (settings.cycle_steps, settings.num_cycles, size, self.action_dim)
@@ -88,12 +88,10 @@ class PlayVirtual(SPR):
         real = self.augmentation.draw(stream, (2, size))
         return PlayVirtualNoise(known.first, known.target, actions, home, real)
 
-    def set_schedules(self, update_step: int) -> None:
-        """ω of the env step at which this update happens; one update an agent step."""
-        settings = self.settings
-        agent_step = settings.cycle_ramp_learning_starts + update_step
-        env_step = agent_step * settings.cycle_ramp_action_repeat
-        self.ramp.fill_(cycle_ramp(env_step, settings.cycle_ramp_env_steps))
+    def set_schedules(self, agent_step: int) -> None:
+        """ω of the env step at which this update happens."""
+        env_step = agent_step * self.settings.cycle_ramp_action_repeat
+        self.ramp.fill_(cycle_ramp(env_step, self.settings.cycle_ramp_env_steps))
 
     def loss(self, encoder: Encoder, batch: Batch, noise: Any) -> tuple[Tensor, Metrics]:
         """Weighted sum of the prediction's and the ramped cycles' mean distances."""
@@ -117,7 +115,7 @@ class PlayVirtual(SPR):
         """M virtual cycles from ẑ_0 = `latent` (B', Z); only where they end is compared."""
         count = self.settings.num_cycles
         start = latent.expand(count, *latent.shape)
-        end = cycle(self.transition, self.reverse_transition, start, noise.virtual_actions)
+        end = cycle(self.dynamics, self.reverse_dynamics, start, noise.virtual_actions)
         obs = sequence.obs
         first = FrameStacks(obs.frames, obs.index[0].expand(count, *obs.index.shape[1:]))
         return self._distance(end, self._targets(first, noise.home).view_as(end))
@@ -126,7 +124,7 @@ class PlayVirtual(SPR):
         self, latent: Tensor, sequence: SequenceBatch, noise: PlayVirtualNoise
     ) -> Tensor:
         """One cycle through the actions that were taken."""
-        end = cycle(self.transition, self.reverse_transition, latent, sequence.action[:-1])
+        end = cycle(self.dynamics, self.reverse_dynamics, latent, sequence.action[:-1])
         obs = sequence.obs.select(0)
         return self._distance(end, self._targets(obs, noise.real.select(0)))
 
@@ -137,7 +135,7 @@ class PlayVirtual(SPR):
         first = self._targets(sequence.obs.select(0), noise.real.select(0))
         targets = self.target_projection(self.target_latents(sequence, noise)[:-1])
         last = encoder(self.augmentation(sequence.obs.select(-1), noise.real.select(1)))
-        latents = rollout(self.reverse_transition, last, sequence.action[:-1].flip(0))
+        latents = rollout(self.reverse_dynamics, last, sequence.action[:-1].flip(0))
         return self._distance(latents.flip(0), torch.cat([first[None], targets]))
 
     def clip_groups(self, encoder: Encoder) -> Sequence[ClipGroup]:

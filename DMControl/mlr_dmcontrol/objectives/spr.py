@@ -66,11 +66,8 @@ class SPR(Objective):
         self, settings: PredictionSettings, networks: Networks, augmentation: Augmentation
     ) -> None:
         super().__init__(settings, networks, augmentation)
-        self.settings, self.augmentation = settings, augmentation
-        self.sequence_length = settings.sequence_length
-        self.sequence_batch_size = settings.sequence_batch_size
         latent_dim, hidden = networks.encoder.latent_dim, settings.projection_dim
-        self.transition = TransitionModel(
+        self.dynamics = TransitionModel(
             latent_dim, networks.action_dim, settings.transition_hidden_dim
         )
         self.projection = projection_head(latent_dim, hidden)
@@ -83,6 +80,7 @@ class SPR(Objective):
             self.target_projection.target.load_state_dict(other.state_dict())
 
     def draw_noise(self, streams: Streams, views: AugmentationNoise) -> PredictionNoise:
+        """Of stream `objective` first and target, in this order."""
         stream, size = streams["objective"], self.sequence_batch_size
         return PredictionNoise(
             self.augmentation.draw(stream, (size,)),
@@ -111,7 +109,7 @@ class SPR(Objective):
 
     def predicted(self, latent: Tensor, sequence: SequenceBatch) -> Tensor:
         """y_1 ... y_K from ẑ_0 = `latent`, (K, B', Z)."""
-        latents = rollout(self.transition, latent, sequence.action[:-1])
+        latents = rollout(self.dynamics, latent, sequence.action[:-1])
         return self.predictor(self.projection(latents))
 
     def target_latents(self, sequence: SequenceBatch, noise: PredictionNoise) -> Tensor:
@@ -119,18 +117,13 @@ class SPR(Objective):
         obs = sequence.obs.select(slice(1, None))
         return self.target_encoder(self.augmentation(obs, noise.target)).unflatten(0, obs.lead)
 
-    def update_targets(self) -> None:
-        self.target_encoder.update()
-        self.target_projection.update()
-
     def parameter_groups(self, encoder: Encoder) -> Sequence[ParameterGroup]:
         settings = self.settings
-        own = [each for each in self.parameters() if each.requires_grad]
         return [
             ParameterGroup(
                 list(encoder.parameters()), settings.objective_encoder_learning_rate_scale
             ),
-            ParameterGroup(own, settings.objective_learning_rate_scale),
+            ParameterGroup(self.trained(), settings.objective_learning_rate_scale),
         ]
 
     def clip_groups(self, encoder: Encoder) -> Sequence[ClipGroup]:
@@ -145,8 +138,7 @@ class SPR(Objective):
         sequence = windows_of(batch)
         latents = self.target_latents(sequence, noise)
         prediction = self.predicted(self.first_latent(encoder, sequence, noise), sequence)
-        values = health(self.name, prediction, self.target_projection(latents), latents)
-        return {name: value.item() for name, value in values.items()}
+        return health(self.name, prediction, self.target_projection(latents), latents)
 
     @torch.no_grad()
     def preview(self, batch: Batch, noise: Any) -> Tensor:

@@ -15,7 +15,7 @@ from ..augmentation import center_crop, to_float
 from ..batch import Batch, UpdateNoise
 from ..build import build_agent, set_up_process, settings_from
 from ..device import to_device
-from ..environment import COLOURS, EnvironmentSettings, PixelControlEnv
+from ..environment import EnvironmentSettings, PixelControlEnv
 from ..networks import Encoder
 from ..objectives.interface import Metrics
 from ..parts import Parts
@@ -85,10 +85,11 @@ def fill(parts: Parts, streams: Streams, count: int) -> int:
     env, replay, count = parts.env, parts.replay, min(count, parts.plan.capacity)
     for _ in range(count):
         if env.episode_over:
-            replay.start_episode(env.reset()[0][-COLOURS:])
+            env.reset()
+            replay.start_episode(env.frame)
         action = torch.rand(env.action_dim, generator=streams["exploration"]) * 2 - 1
-        obs, _, terminated, truncated, _ = env.step(action.numpy())
-        replay.add(action.numpy(), 0.0, obs[-COLOURS:], terminated, truncated)
+        _, _, terminated, truncated, _ = env.step(action.numpy())
+        replay.add(action.numpy(), 0.0, env.frame, terminated, truncated)
     return count
 
 
@@ -97,7 +98,7 @@ def objective_step(parts: Parts, streams: Streams, step: int) -> tuple[Metrics, 
     agent, replay = parts.agent, parts.replay
     drawn = replay.draw(streams["replay"], agent.settings.batch_size, parts.num_windows)
     batch, noise = replay.gather(*drawn), to_device(agent.draw_noise(streams), agent.device)
-    agent.set_schedules()
+    agent.set_schedules(step)
     metrics = agent.update_objective(batch, noise)
     if agent.due(step)["target_step"]:
         agent.update_targets()
