@@ -10,8 +10,8 @@ TREES := DMControl Atari
 PYTHON_VENV := ../.venv/bin/python
 READY := .venv/.ready
 # The demo's runs: their task or game, and what is smaller than in preset laptop.
-DEMO_TASK := cartpole_swingup
-DEMO_TASK_SETTINGS :=
+DEMO_TASK := walker_stand
+DEMO_TASK_SETTINGS := budget=20000 scale.warmup_updates=1200 evaluation.every=4000
 DEMO_GAME := amidar
 DEMO_GAME_SETTINGS :=
 DEMO := preset=laptop seed=1 runs_dir=runs/demo

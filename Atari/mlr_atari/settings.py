@@ -61,6 +61,7 @@ class ScaleSettings:
     image_size: int = bounded(16)
     patch_size: int = bounded(1)
     sequence_length: int = bounded(1)
+    cube_depth: int = bounded(1)
     batch_size: int = bounded(1)
     num_filters: tuple[int, ...] = bounded(1)
     hidden_dim: int = bounded(1)
