@@ -22,6 +22,7 @@ SMALL = {
     "image_size": 84,
     "patch_size": 12,
     "sequence_length": 4,
+    "cube_depth": 8,
     "batch_size": 3,
     "num_filters": [4, 4, 2],
     "hidden_dim": 16,
