@@ -38,7 +38,6 @@ SINGLES = (
     "tests/stopped_run.py",
     "tests/test_config.py",
     "tests/test_interruptions.py",
-    "tests/test_probe_command.py",
     "tests/test_readme.py",
     "tests/test_resources.py",
     "tests/test_resume.py",
@@ -60,8 +59,6 @@ SINGLES = (
 )
 # In the folders above, but each benchmark's own.
 OWN = (
-    "{package}/probe/ram.py",
-    "{package}/probe/state.py",
     "{package}/probe/world.py",
     "{package}/run/evaluation.py",
     "{package}/run/workers.py",

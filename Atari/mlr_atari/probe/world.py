@@ -1,31 +1,59 @@
-"""What the probe needs of this benchmark: games with their objects, encoders, an objective."""
+"""What the probe needs of Atari: the console and its objects, agents, their encoders.
+
+Addresses in the console's memory of 128 bytes are those of the Atari Annotated RAM Interface (Anand
+et al. 2019, "Unsupervised State Representation Learning in Atari", arXiv:1906.08226), for amidar of
+OCAtari (Delfosse et al. 2023, "OCAtari: Object-Centric Atari 2600 Reinforcement Learning
+Environments", arXiv:2306.08649). Positions only: bytes that count points or lives are no objects,
+and many of those are never seen to change.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
-
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import Tensor
 
-from ..batch import Batch, UpdateNoise
 from ..build import build_agent, set_up_process, settings_from
-from ..device import to_device
 from ..environment import AtariEnv, EnvironmentSettings
-from ..networks import Encoder
-from ..objectives.interface import Metrics
-from ..parts import Parts
+from ..errors import ConfigError
 from ..rainbow import Rainbow
-from ..run.seeding import Streams, episode_seed
-from .ram import object_names, positions
-from .recording import HeldActions, Recording, Sample, recorded
 
 BASELINE = "rainbow"
-_PICTURE = ("image_size", "frame_stack")  # settings that do not change what happens
-_EVERY = 2  # decisions between samples, which are alike otherwise
+PICTURE = ("image_size", "frame_stack")  # settings that do not change what happens
+EVERY = 2  # decisions between samples, which are alike otherwise
+
+OBJECTS: dict[str, dict[str, int]] = {
+    "boxing": {"player x": 32, "player y": 34, "enemy x": 33, "enemy y": 35},
+    "breakout": {"player x": 72, "ball x": 99, "ball y": 101},
+    "demon_attack": {
+        "player x": 22,
+        **{f"enemy {i + 1} x": 17 + i for i in range(3)},
+        **{f"enemy {i + 1} y": 69 + i for i in range(3)},
+        "missile y": 21,
+    },
+    "freeway": {"player y": 14, **{f"car {i + 1} x": 108 + i for i in range(10)}},
+    "frostbite": {
+        "player x": 102,
+        "player y": 100,
+        **{f"row {i + 1} x": 34 - i for i in range(4)},
+    },
+    "ms_pacman": {
+        "player x": 10,
+        "player y": 16,
+        **{f"{ghost} x": 6 + i for i, ghost in enumerate(("sue", "inky", "pinky", "blinky"))},
+        **{f"{ghost} y": 12 + i for i, ghost in enumerate(("sue", "inky", "pinky", "blinky"))},
+    },
+    "pong": {"player y": 51, "enemy y": 50, "ball x": 49, "ball y": 54},
+    "seaquest": {"player x": 70, "player y": 97, "missile x": 103},
+}
+
+# Amidar keeps seven figures in an order that changes; a bit of its kind tells who is an enemy.
+_FIGURES_Y, _FIGURES_X, _KINDS = slice(59, 66), slice(66, 73), slice(73, 80)
+_ENEMY = 32
+
+GAMES = ("amidar", *OBJECTS)
 
 Agent = Rainbow
 Environment = AtariEnv
@@ -37,7 +65,11 @@ def environment_of(cfg: DictConfig) -> AtariEnv:
     Raises:
         ConfigError: where the game keeps its objects is not known.
     """
-    object_names(cfg.game.name)
+    if cfg.game.name not in GAMES:
+        raise ConfigError(
+            f"game={cfg.game.name}: where it keeps its objects is not known; "
+            f"one of {', '.join(GAMES)}"
+        )
     settings = settings_from(EnvironmentSettings, cfg.environment)
     return AtariEnv(cfg.game.name, settings, training=False, seed=0)
 
@@ -54,11 +86,6 @@ def agent_of(cfg: DictConfig, env: AtariEnv) -> Rainbow:
     )
 
 
-def encoder_of(agent: Rainbow) -> Encoder:
-    """What is probed."""
-    return agent.network.encoder
-
-
 def seen(agent: Rainbow, obs: Tensor) -> Tensor:
     """What an evaluation shows the encoder of uint8 observations (N, S, H, W): all of it."""
     del agent
@@ -68,76 +95,23 @@ def seen(agent: Rainbow, obs: Tensor) -> Tensor:
 @torch.no_grad()
 def latents(agent: Rainbow, images: Tensor) -> Tensor:
     """uint8 images (N, S, H, W) -> latents float32 (N, Z), on the CPU."""
-    return agent.network.encoder(images.to(agent.device) * (1 / 255)).flatten(1).cpu()
+    return agent.encoder(images.to(agent.device) * (1 / 255)).flatten(1).cpu()
 
 
-def record(
-    cfg: DictConfig, env: AtariEnv, episodes: int, steps: int, seed: int, folder: Path
-) -> Recording:
-    """`steps` samples of `episodes` games, or as many as there are, with their objects."""
-    settings = {str(name): value for name, value in cfg.environment.items()}
-    facts = {name: value for name, value in settings.items() if name not in _PICTURE}
-    facts |= {"game": cfg.game.name, "episodes": episodes, "steps": steps, "seed": seed}
-    return recorded(
-        facts,
-        {name: settings[name] for name in _PICTURE},
-        lambda: object_names(cfg.game.name),
-        lambda: _play(env, episodes, steps, seed),
-        folder,
-    )
+def random_action(env: AtariEnv, draws: np.random.Generator) -> int:
+    """Uniform."""
+    return int(draws.integers(env.num_actions))
 
 
-def fill(parts: Parts, streams: Streams, count: int) -> int:
-    """Store decisions of a uniformly random policy without their rewards; how many there are."""
-    env, replay, count = parts.env, parts.replay, min(count, parts.plan.capacity)
-    for _ in range(count):
-        if env.episode_over:
-            env.reset()
-        drawn = torch.randint(env.num_actions, (1,), generator=streams["exploration"])
-        action = int(drawn)
-        frame = env.frame
-        _, _, terminated, truncated, _ = env.step(action)
-        replay.add(frame, action, 0.0, terminated=terminated, truncated=truncated)
-    return count
+def labels(env: AtariEnv) -> dict[str, float]:
+    """Where the objects of the newest picture are, by name."""
+    return positions(env.game, env.memory)
 
 
-def objective_step(parts: Parts, streams: Streams, step: int) -> tuple[Metrics, Batch, UpdateNoise]:
-    """An update of the encoder, the objective and its targets; RL learns nothing.
-
-    All steps of the replay are equally likely, because priorities come from the RL loss.
-
-    Raises:
-        ConfigError: the replay is too small for the sequences.
-    """
-    agent, replay = parts.agent, parts.replay
-    objective, settings = agent.objective, agent.settings
-    assert objective is not None  # `train_alone` has looked
-    uniforms = replay.draw(streams["replay"], settings.batch_size).to(agent.device)
-    exponent = torch.tensor(settings.importance_exponent(0)).to(agent.device)
-    batch = replay.gather(replay.find(uniforms), exponent)
-    noise = to_device(agent.draw_noise(streams), agent.device)
-    objective.set_schedules(step)
-    loss, metrics = objective.loss(agent.network.encoder, batch, noise.objective)
-    if objective.targets_move == "before_step":
-        objective.update_targets()
-    agent.optimizer.minimise(agent.objective_weight * loss)
-    if objective.targets_move == "after_step":
-        objective.update_targets()
-    return metrics, batch, noise
-
-
-def _play(env: AtariEnv, episodes: int, steps: int, seed: int) -> Iterator[Sample]:
-    draw = partial(_random_action, env.num_actions)
-    for episode in range(episodes):
-        env.reset(seed=episode_seed(seed, "probe", episode))
-        act = HeldActions(seed, episode, draw)
-        for decision in range(_EVERY * steps):
-            env.step(act())
-            if decision % _EVERY == 0:
-                yield Sample(episode, env.observation, positions(env.game, env.memory))
-            if env.episode_over:
-                break
-
-
-def _random_action(count: int, random: np.random.Generator) -> int:
-    return int(random.integers(count))
+def positions(game: str, memory: NDArray[np.uint8]) -> dict[str, float]:
+    """The objects of one of `GAMES` by name, in the console's memory (128,)."""
+    if game != "amidar":
+        return {name: float(memory[address]) for name, address in OBJECTS[game].items()}
+    x, y, enemy = memory[_FIGURES_X], memory[_FIGURES_Y], (memory[_KINDS] & _ENEMY) > 0
+    figures = {"player x": x[~enemy], "player y": y[~enemy], "enemies x, mean": x[enemy]}
+    return {name: float(axis.mean()) if len(axis) else 0.0 for name, axis in figures.items()}

@@ -5,7 +5,7 @@ N rows, D features, V variables.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,7 @@ MIN_EPISODES = 5  # one to validate on, one to test on
 _CONSTANT = 1e-6  # deviation, relative to the size of the values, that is rounding only
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """Which rows are trained on, choose the penalty, and are scored; whole episodes, bool (N,)."""
 
     train: Rows
@@ -52,17 +51,17 @@ def readout(features: NDArray[np.floating], labels: Floats, split: Split) -> Flo
 
     Args: `features`: (N, D). `labels`: (N, V).
     """
-    inputs = _standardised(features.astype(np.float64), split.train)
+    mean, deviation = _scale(features[split.train].astype(np.float64))
+    inputs = (features - mean) / deviation
     mean, deviation = _scale(labels[split.train])
     targets = (labels - mean) / deviation
     weights = ridge(inputs[split.train], targets[split.train])
-    scores = np.stack(
-        [r_squared(inputs[split.validation] @ each, targets[split.validation]) for each in weights]
-    )
+    validation = inputs[split.validation], targets[split.validation]
+    scores = np.stack([r_squared(validation[0] @ each, validation[1]) for each in weights])
     best = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=0)  # (V,)
     chosen = weights[best, :, np.arange(labels.shape[1])].T
-    found = r_squared(inputs[split.test] @ chosen, targets[split.test])
-    return np.where(constant(labels[split.train]), np.nan, found)
+    tested = r_squared(inputs[split.test] @ chosen, targets[split.test])
+    return np.where(constant(labels[split.train]), np.nan, tested)
 
 
 def ridge(inputs: Floats, targets: Floats) -> Floats:
@@ -92,39 +91,27 @@ def r_squared(predicted: Floats, targets: Floats) -> Floats:
     return np.where(still, np.nan, 1.0 - error / np.where(still, 1.0, spread))
 
 
-@dataclass(frozen=True)
-class PrincipalComponents:
-    """Mean (P,) and the directions of largest variance (P, C) of pictures of P numbers."""
+def principal_components(
+    pictures: NDArray[np.float32], count: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean (P,) and directions of largest variance (P, C) of pictures (M, P).
 
-    mean: NDArray[np.float32]
-    directions: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, pictures: NDArray[np.float32], count: int) -> PrincipalComponents:
-        """Of the rows of (M, P); C is `count`, or M - 1 if that is less."""
-        mean = pictures.mean(axis=0)
-        centred = pictures - mean
-        values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
-        count = min(count, len(pictures) - 1)
-        top = slice(len(values) - count, len(values))
-        scale = np.sqrt(np.maximum(values[top], np.finfo(np.float32).tiny))
-        return cls(mean, centred.T @ (vectors[:, top] / scale).astype(np.float32))
-
-    def __call__(self, pictures: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Coordinates (N, C) of pictures (N, P)."""
-        return np.asarray((pictures - self.mean) @ self.directions, np.float32)
+    C is `count`, or M - 1 if that is less.
+    """
+    mean = pictures.mean(axis=0)
+    centred = pictures - mean
+    # By way of the pictures, of which there are far fewer than pixels.
+    values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
+    top = slice(len(values) - min(count, len(pictures) - 1), len(values))
+    scale = np.sqrt(np.maximum(values[top], np.finfo(np.float32).tiny))
+    return mean, centred.T @ (vectors[:, top] / scale).astype(np.float32)
 
 
-def _standardised(features: Floats, train: Rows) -> Floats:
-    mean, deviation = _scale(features[train])
-    return (features - mean) / deviation
+def constant(values: Floats) -> Rows:
+    """Which columns of (N, V) do not change, (V,)."""
+    return np.asarray(values.std(axis=0) <= _CONSTANT * (1e-3 + np.abs(values).max(axis=0)))
 
 
 def _scale(values: Floats) -> tuple[Floats, Floats]:
     """Mean and standard deviation of each column; 1 for a constant one."""
-    deviation = values.std(axis=0)
-    return values.mean(axis=0), np.where(constant(values), 1.0, deviation)
-
-
-def constant(values: Floats) -> Rows:
-    return np.asarray(values.std(axis=0) <= _CONSTANT * (1e-3 + np.abs(values).max(axis=0)))
+    return values.mean(axis=0), np.where(constant(values), 1.0, values.std(axis=0))

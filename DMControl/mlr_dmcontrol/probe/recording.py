@@ -7,14 +7,20 @@ random action for a while, which moves things further. So no method is favoured.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from ..protocol import TASK_KEY
+from ..run.seeding import episode_seed
+from . import world
 
 _LONGEST = (1, 8)  # decisions that an action is held for at most, of episodes in turn
 _FORMAT = 1  # of the files; another number makes them all anew
@@ -22,12 +28,13 @@ _FORMAT = 1  # of the files; another number makes them all anew
 Action = TypeVar("Action")
 
 
-class Sample(NamedTuple):
-    """One observation, uint8 (S*C, H, W), of an episode, and the state that it shows, (V,)."""
+@dataclass(frozen=True)
+class Episodes:
+    """What is played: `count` episodes of `steps` samples or as many as there are."""
 
-    episode: int
-    observation: np.ndarray
-    labels: np.ndarray
+    count: int
+    steps: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -47,62 +54,56 @@ class Recording:
     key: str
 
 
-class HeldActions(Generic[Action]):
-    """Random actions, each held for 1 to `longest` decisions; `longest` depends on the episode."""
-
-    def __init__(
-        self, seed: int, episode: int, draw: Callable[[np.random.Generator], Action]
-    ) -> None:
-        """Args: `draw`: one random action."""
-        self._random = np.random.default_rng([seed, episode])
-        self._longest = _LONGEST[episode % len(_LONGEST)]
-        self._draw, self._left = draw, 0
-
-    def __call__(self) -> Action:
-        """The next decision's action."""
-        if self._left == 0:
-            self._left = int(self._random.integers(1, self._longest, endpoint=True))
-            self._action = self._draw(self._random)
-        self._left -= 1
-        return self._action
-
-
-def recorded(
-    facts: dict[str, Any],
-    pictures: dict[str, Any],
-    names: Callable[[], tuple[str, ...]],
-    play: Callable[[], Iterable[Sample]],
-    folder: Path,
-) -> Recording:
-    """The recording of these facts, from `folder` if it was made before.
-
-    Args:
-        facts: everything that decides what happens. pictures: how large it is drawn.
-        play: plays it.
-    """
-    key = _digest(facts | {"format": _FORMAT})
+def record(cfg: DictConfig, env: world.Environment, episodes: Episodes, folder: Path) -> Recording:
+    """These episodes of a run's environment, from `folder` if they were played before."""
+    settings = {str(name): value for name, value in cfg.environment.items()}
+    pictures = {name: settings.pop(name) for name in world.PICTURE}
+    played = {"episodes": episodes.count, "steps": episodes.steps, "seed": episodes.seed}
+    key = _digest(settings | played | {TASK_KEY: cfg[TASK_KEY].name, "format": _FORMAT})
     path = folder / f"{key}-{_digest(pictures)}.npz"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        samples = list(play())
+        numbers, observations, labels = zip(*play(env, episodes), strict=True)
         unfinished = path.with_suffix(".part")
         with unfinished.open("wb") as file:
             np.savez(
                 file,
-                observations=np.stack([each.observation for each in samples]),
-                labels=np.stack([each.labels for each in samples]).astype(np.float64),
-                episodes=np.array([each.episode for each in samples], np.int64),
-                names=np.array(names()),
+                observations=np.stack(observations),
+                labels=np.array([[*values.values()] for values in labels], np.float64),
+                episodes=np.array(numbers, np.int64),
+                names=np.array([*labels[0]]),
             )
         unfinished.replace(path)
     with np.load(path) as file:
-        return Recording(
-            file["observations"],
-            file["labels"],
-            file["episodes"],
-            tuple(str(name) for name in file["names"]),
-            key,
+        names = tuple(str(name) for name in file["names"])
+        return Recording(file["observations"], file["labels"], file["episodes"], names, key)
+
+
+def play(
+    env: world.Environment, episodes: Episodes
+) -> Iterator[tuple[int, np.ndarray, dict[str, float]]]:
+    """Number of the episode, observation and labels, every `world.EVERY` decisions."""
+    for episode in range(episodes.count):
+        env.reset(seed=episode_seed(episodes.seed, "probe", episode))
+        actions = held_actions(
+            episodes.seed, episode, lambda draws: world.random_action(env, draws)
         )
+        for decision, action in zip(range(world.EVERY * episodes.steps), actions, strict=False):
+            env.step(action)
+            if decision % world.EVERY == 0:
+                yield episode, env.observation, world.labels(env)
+            if env.episode_over:
+                break
+
+
+def held_actions(
+    seed: int, episode: int, draw: Callable[[np.random.Generator], Action]
+) -> Iterator[Action]:
+    """Random actions without end, each held for 1 to 8 decisions, or in even episodes for 1."""
+    random, longest = np.random.default_rng([seed, episode]), _LONGEST[episode % len(_LONGEST)]
+    while True:
+        times = int(random.integers(1, longest, endpoint=True))
+        yield from itertools.repeat(draw(random), times)
 
 
 def _digest(facts: dict[str, Any]) -> str:

@@ -1,31 +1,32 @@
-"""What the probe needs of this benchmark: episodes with their state, encoders, an objective."""
+"""What the probe needs of DMControl: the simulator and its state, agents, their encoders."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
+import os
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import Tensor
 
 from ..augmentation import center_crop, to_float
-from ..batch import Batch, UpdateNoise
 from ..build import build_agent, set_up_process, settings_from
-from ..device import to_device
 from ..environment import EnvironmentSettings, PixelControlEnv
-from ..networks import Encoder
-from ..objectives.interface import Metrics
-from ..parts import Parts
-from ..run.seeding import Streams, episode_seed
+from ..renderer import choose_renderer
 from ..sac import SAC
-from .recording import HeldActions, Recording, Sample, recorded
-from .state import state, state_names
 
 BASELINE = "sac"
-_PICTURE = ("image_size", "frame_stack", "fast_render")  # settings that change no state
+PICTURE = ("image_size", "frame_stack", "fast_render")  # settings that change no state
+EVERY = 1  # decisions between samples
+
+_FREE, _BALL, _SLIDE, _HINGE = range(4)  # MuJoCo's joint types
+_TRACKING = (1, 2)  # camera modes that follow a body: track, trackcom
+_QUATERNION = ("w", "i", "j", "k")
+_TURNS = ("turn x", "turn y", "turn z")
+_PLACES = {_FREE: ("x", "y", "z", *_QUATERNION), _BALL: _QUATERNION}
+_SPEEDS = {_FREE: ("x", "y", "z", *_TURNS), _BALL: _TURNS, _SLIDE: ("",), _HINGE: ("",)}
 
 Agent = SAC
 Environment = PixelControlEnv
@@ -33,6 +34,8 @@ Environment = PixelControlEnv
 
 def environment_of(cfg: DictConfig) -> PixelControlEnv:
     """The run's simulator."""
+    if "MUJOCO_GL" not in os.environ:
+        choose_renderer(0 if torch.cuda.is_available() else None)
     return PixelControlEnv(cfg.task.name, settings_from(EnvironmentSettings, cfg.environment))
 
 
@@ -48,11 +51,6 @@ def agent_of(cfg: DictConfig, env: PixelControlEnv) -> SAC:
     )
 
 
-def encoder_of(agent: SAC) -> Encoder:
-    """What is probed."""
-    return agent.networks.encoder
-
-
 def seen(agent: SAC, obs: Tensor) -> Tensor:
     """What an evaluation shows the encoder of uint8 observations (N, S*C, H, W); still uint8."""
     return center_crop(obs, agent.settings.crop_size)
@@ -61,63 +59,47 @@ def seen(agent: SAC, obs: Tensor) -> Tensor:
 @torch.no_grad()
 def latents(agent: SAC, images: Tensor) -> Tensor:
     """uint8 images as `seen` gives them -> latents float32 (N, Z), on the CPU."""
-    return agent.networks.encoder(to_float(images.to(agent.device))).cpu()
+    return agent.encoder(to_float(images.to(agent.device))).cpu()
 
 
-def record(
-    cfg: DictConfig, env: PixelControlEnv, episodes: int, steps: int, seed: int, folder: Path
-) -> Recording:
-    """`steps` decisions of `episodes` episodes with positions and velocities."""
-    settings = {str(name): value for name, value in cfg.environment.items()}
-    facts = {name: value for name, value in settings.items() if name not in _PICTURE}
-    facts |= {"task": cfg.task.name, "episodes": episodes, "steps": steps, "seed": seed}
-    return recorded(
-        facts,
-        {name: settings[name] for name in _PICTURE},
-        lambda: state_names(env.physics, env.settings.camera_id),
-        lambda: _play(env, episodes, steps, seed),
-        folder,
-    )
+def random_action(env: PixelControlEnv, draws: np.random.Generator) -> NDArray[np.float32]:
+    """Uniform."""
+    return draws.uniform(-1.0, 1.0, env.action_dim).astype(np.float32)
 
 
-def fill(parts: Parts, streams: Streams, count: int) -> int:
-    """Store decisions of a uniformly random policy without their rewards; how many there are."""
-    env, replay, count = parts.env, parts.replay, min(count, parts.plan.capacity)
-    for _ in range(count):
-        if env.episode_over:
-            env.reset()
-            replay.start_episode(env.frame)
-        action = torch.rand(env.action_dim, generator=streams["exploration"]) * 2 - 1
-        _, _, terminated, truncated, _ = env.step(action.numpy())
-        replay.add(action.numpy(), 0.0, env.frame, terminated, truncated)
-    return count
+def labels(env: PixelControlEnv) -> dict[str, float]:
+    """What the newest picture shows, by name."""
+    return state(env.physics, env.settings.camera_id)
 
 
-def objective_step(parts: Parts, streams: Streams, step: int) -> tuple[Metrics, Batch, UpdateNoise]:
-    """An update of the objective and of all momentum targets; RL learns nothing."""
-    agent, replay = parts.agent, parts.replay
-    drawn = replay.draw(streams["replay"], agent.settings.batch_size, parts.num_windows)
-    batch, noise = replay.gather(*drawn), to_device(agent.draw_noise(streams), agent.device)
-    agent.set_schedules(step)
-    metrics = agent.update_objective(batch, noise)
-    if agent.due(step)["target_step"]:
-        agent.update_targets()
-    agent.update_step += 1
-    return metrics, batch, noise
+def state(physics: Any, camera_id: int) -> dict[str, float]:
+    """Positions by name, hinges as sine and cosine, then velocities.
 
+    Where a body is along the floor is left out if the camera follows it: no picture shows that.
 
-def _play(env: PixelControlEnv, episodes: int, steps: int, seed: int) -> Iterator[Sample]:
-    draw = partial(_random_action, env.action_dim)
-    for episode in range(episodes):
-        env.reset(seed=episode_seed(seed, "probe", episode))
-        act = HeldActions(seed, episode, draw)
-        for _ in range(steps):
-            env.step(act())
-            labels = state(env.physics, env.settings.camera_id)
-            yield Sample(episode, env.observation, labels)
-            if env.episode_over:
-                break
-
-
-def _random_action(size: int, random: np.random.Generator) -> np.ndarray:
-    return random.uniform(-1.0, 1.0, size).astype(np.float32)
+    Args: `physics`: dm_control's. `camera_id`: what the pictures are taken with.
+    """
+    model, data = physics.model, physics.data
+    values: dict[str, float] = {}
+    follows = camera_id >= 0 and int(model.cam_mode[camera_id]) in _TRACKING
+    followed = model.cam_bodyid[camera_id] if follows else None
+    joints = [
+        (joint, int(kind), model.id2name(joint, "joint") or f"joint {joint}")
+        for joint, kind in enumerate(model.jnt_type)
+    ]
+    for joint, kind, name in joints:
+        place, unseen = data.qpos[model.jnt_qposadr[joint] :], model.jnt_bodyid[joint] == followed
+        if kind == _HINGE:
+            values |= {f"{name} sine": np.sin(place[0]), f"{name} cosine": np.cos(place[0])}
+        elif kind == _SLIDE:
+            if not (unseen and abs(model.jnt_axis[joint][2]) < 0.5):
+                values[name] = place[0]
+        else:
+            for i, part in enumerate(_PLACES[kind]):
+                if not (unseen and part in ("x", "y")):
+                    values[f"{name} {part}"] = place[i]
+    for joint, kind, name in joints:
+        speed = data.qvel[model.jnt_dofadr[joint] :]
+        for i, part in enumerate(_SPEEDS[kind]):
+            values[f"{name} {part}".strip() + " velocity"] = speed[i]
+    return values

@@ -8,7 +8,8 @@ import pytest
 from mlr_atari.environment import AtariEnv, EnvironmentSettings
 from mlr_atari.errors import ConfigError
 from mlr_atari.games import canonical
-from mlr_atari.probe.ram import OBJECTS, object_names, positions
+from mlr_atari.probe.world import OBJECTS, environment_of, positions
+from mlr_atari.settings import load
 
 SETTINGS = EnvironmentSettings(
     protocol="atari100k", emulator="ale_py", image_size=84, frame_stack=1, frame_skip=4
@@ -34,7 +35,6 @@ def test_a_byte_follows_what_is_drawn(
     env, random = AtariEnv(game, SETTINGS, training=False, seed=0), np.random.default_rng(0)
     env.reset(seed=1)
     seen, stored, action = [], [], 0
-    at = object_names(game).index(name)
     for step in range(400):
         if step % 6 == 0:
             action = int(random.integers(env.num_actions))
@@ -44,7 +44,7 @@ def test_a_byte_follows_what_is_drawn(
         places = np.argwhere((env.render()[rows, columns] == colour).all(-1))
         if len(places):
             seen.append(places[:, axis].mean())
-            stored.append(positions(game, env.memory)[at])
+            stored.append(positions(game, env.memory)[name])
     assert len(seen) > 200
     assert abs(np.corrcoef(seen, stored)[0, 1]) > 0.9
 
@@ -54,9 +54,9 @@ def test_addresses_of_a_game(game: str) -> None:
     assert canonical(game) == game
     assert len(set(OBJECTS[game].values())) == len(OBJECTS[game])
     memory = np.arange(128, dtype=np.uint8)
-    assert positions(game, memory).tolist() == list(OBJECTS[game].values())
+    assert positions(game, memory) == OBJECTS[game]
 
 
 def test_other_games_are_refused() -> None:
     with pytest.raises(ConfigError, match="game=krull: where it keeps its objects is not known"):
-        object_names("krull")
+        environment_of(load(["game=krull"]))
