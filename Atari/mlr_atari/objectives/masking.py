@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..frames import FrameStacks
+
+log = logging.getLogger(__name__)
 
 MODES = ("cube", "spatial", "temporal")
 PER = ("batch", "sequence")
@@ -21,7 +24,8 @@ class CubeMasking:
     sequence, `temporal` hides whole steps (the paper's two ablations). Exactly
     floor(mask_ratio * n * n) of the n x n patches are hidden in each block (`temporal`:
     floor(mask_ratio * K) of the K steps), drawn uniformly without replacement. True = hidden.
-    If K is no multiple of `cube_depth`, the last block is shorter.
+    If K is no multiple of `cube_depth`, the last block is shorter. Cubes of one block are `spatial`
+    masks by another name, of which the log warns.
 
     Attributes:
         patches: n, patches along a side. blocks: how many blocks are drawn.
@@ -64,6 +68,12 @@ class CubeMasking:
         self.patches = image_size // patch_size
         self.depth = {"cube": cube_depth, "spatial": sequence_length, "temporal": 1}[mode]
         self.blocks = math.ceil(sequence_length / self.depth)
+        if mode == "cube" and self.blocks == 1 < sequence_length:
+            log.warning(
+                "agent.cube_depth=%d: one block for all %d observations, which is "
+                "agent.mask_mode=spatial; cubes need at most %d",
+                *(cube_depth, sequence_length, sequence_length // 2),
+            )
 
     def draw(self, generator: torch.Generator, batch_size: int) -> Tensor:
         """One grid, bool (blocks, n, n), or one for each sequence, bool (B, blocks, n, n)."""

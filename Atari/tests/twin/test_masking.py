@@ -70,6 +70,18 @@ def test_last_block_is_shorter() -> None:
     assert CubeMasking(20, 5, 3, 8, 0.5).blocks == 1
 
 
+@pytest.mark.parametrize(
+    ("depth", "mode", "warned"),
+    [(4, "cube", False), (8, "cube", True), (9, "cube", True), (8, "spatial", False)],
+)
+def test_cubes_of_one_block_are_warned_of(
+    caplog: pytest.LogCaptureFixture, depth: int, mode: str, warned: bool
+) -> None:
+    CubeMasking(20, 5, 8, depth, 0.5, mode)
+    messages = [record.getMessage() for record in caplog.records]
+    assert [f"agent.cube_depth={depth}:" in message for message in messages] == [True] * warned
+
+
 def test_pixels_enlarge_each_patch() -> None:
     masking = CubeMasking(6, 3, 2, 1, 0.5)
     grid = torch.tensor([[[1, 0], [0, 1]], [[0, 0], [1, 1]]]).bool()
