@@ -60,7 +60,7 @@ class Trainer:
             task=cfg.game.name,
             budget=cfg.budget,
         )
-        self.checkpointer = Checkpointer(folder.path, cfg.checkpoint.keep)
+        self.checkpointer = Checkpointer(folder.path, cfg.checkpoint.keep, folder.identity)
         self.schedule = SaveSchedule(cfg.checkpoint.every_minutes, cfg.checkpoint.every_steps)
         self.state: dict[str, Stateful] = {
             "agent": self.agent,

@@ -48,8 +48,6 @@ class SequenceReplay:
     step t+m and bootstraps from o_{t+m} with gamma^m; the capped step itself is never drawn.
     """
 
-    frame_chunk_size = 1024  # frames a checkpoint stores together
-
     def __init__(
         self,
         capacity: int,

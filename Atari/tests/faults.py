@@ -1,42 +1,157 @@
-"""What can be done to a run from outside: failing writes, numbers that are none.
+"""`train.py` in a process of its own, with what a test does to it from outside.
 
-The same file in both trees; `driver.py` does it.
+A fault is called with the trainer once that is ready; it puts itself around the loop's own methods,
+so production code knows nothing of it. It is pickled on its way into the process.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import signal
+import sys
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+import torch
+
+import train
 
 NAN = float("nan")
 
-
-class SlowWrites:
-    """Every write to a file of a checkpoint takes `seconds`, and is done in halves."""
-
-    def __init__(self, seconds: float) -> None:
-        self.real, self.seconds = os.write, seconds
-
-    def __call__(self, descriptor: int, data: Any) -> int:
-        time.sleep(self.seconds)
-        return self.real(descriptor, data[: max(1, len(data) // 2)])
+Fault = Callable[[train.Trainer], None]
 
 
-class FailingWrites:
-    """Writes number `numbers` (from 1; None: all) raise the error named `code`, half done."""
+def run(words: Sequence[str], output: str, faults: Sequence[Fault]) -> None:
+    """Be `python train.py <words>`, printing to the file `output`; ends the process."""
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for standard in (1, 2):
+        os.dup2(descriptor, standard)
+    sys.argv = ["train.py", *words]
+    torch.set_num_threads(1)
 
-    def __init__(self, code: str, numbers: set[int] | None) -> None:
-        self.real, self.code, self.numbers = os.write, getattr(errno, code), numbers
-        self.count = 0
+    def work(trainer: train.Trainer) -> None:
+        for fault in faults:
+            fault(trainer)
+        trainer.train()
 
-    def __call__(self, descriptor: int, data: Any) -> int:
-        self.count += 1
-        if self.numbers is None or self.count in self.numbers:
-            self.real(descriptor, data[: len(data) // 2])
-            raise OSError(self.code, os.strerror(self.code))
-        return self.real(descriptor, data)
+    with patch.object(train, "train", partial(train.train, work=work)):
+        sys.exit(train.main(words))
+
+
+def before(owner: Any, name: str, action: Callable[[], object]) -> None:
+    """Do something before each call of a method."""
+    method = getattr(owner, name)
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        action()
+        return method(*arguments, **options)
+
+    setattr(owner, name, wrapped)
+
+
+def send(name: str) -> None:
+    os.kill(os.getpid(), getattr(signal, name))
+
+
+@dataclass(frozen=True)
+class Signal:
+    """The run gets a signal right before step `at_step`, or before it does anything."""
+
+    name: str
+    at_step: int = -1
+
+    def __call__(self, trainer: train.Trainer) -> None:
+        if self.at_step < 0:
+            send(self.name)
+
+        def step() -> None:
+            if trainer.progress.agent_step == self.at_step:
+                send(self.name)
+
+        before(trainer, "step", step)
+
+
+@dataclass(frozen=True)
+class SignalInEvaluation:
+    """The run gets a signal when the policy is asked for its third action of an evaluation."""
+
+    name: str
+    at_step: int
+
+    def __call__(self, trainer: train.Trainer) -> None:
+        evaluate, asked = train.evaluate, itertools.count(1)
+
+        def interrupted(act: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+            def policy(*observed: Any) -> Any:
+                if trainer.progress.agent_step == self.at_step and next(asked) == 3:
+                    send(self.name)
+                return act(*observed)
+
+            return evaluate(policy, *arguments, **options)
+
+        train.evaluate = interrupted  # type: ignore[assignment]
+
+
+class KillAtTheEnd:
+    """The run is killed after its last checkpoint, before it says that it is finished."""
+
+    def __call__(self, trainer: train.Trainer) -> None:
+        before(trainer.records, "finish", lambda: send("SIGKILL"))
+
+
+class Report:
+    """The run prints which step it begins, its memory in pages and how many files are open."""
+
+    def __call__(self, trainer: train.Trainer) -> None:
+        def step() -> None:
+            pages = Path("/proc/self/statm").read_text().split()[1]
+            print(
+                "at",
+                trainer.progress.agent_step,
+                pages,
+                len(os.listdir("/proc/self/fd")),
+                flush=True,
+            )
+
+        before(trainer, "step", step)
+
+
+@dataclass(frozen=True)
+class SlowDisk:
+    """Each wait for the disk takes this many seconds longer."""
+
+    seconds: float
+
+    def __call__(self, trainer: train.Trainer) -> None:
+        before(os, "fsync", partial(time.sleep, self.seconds))
+
+
+@dataclass(frozen=True)
+class FullDisk:
+    """Saves number `first` to `last` find the disk full."""
+
+    first: int
+    last: int
+
+    def __call__(self, trainer: train.Trainer) -> None:
+        save, numbers = trainer.save, itertools.count(1)
+
+        def save_in_vain(**options: Any) -> None:
+            full = OSError(errno.ENOSPC, "No space left on device")
+            if self.first <= next(numbers) <= self.last:
+                with patch.object(os, "fsync", side_effect=full):
+                    save(**options)
+            else:
+                save(**options)
+
+        trainer.save = save_in_vain  # type: ignore[method-assign]
 
 
 class SpoiltAugmentation:
@@ -52,32 +167,44 @@ class SpoiltAugmentation:
         return getattr(self.real, name)
 
 
-def spoil(trainer: Any, where: str) -> None:
-    """Put a NaN into the computation, from now on."""
-    agent = trainer.agent
-    if where == "scale":
-        agent.augmentation = SpoiltAugmentation(agent.augmentation)
-    elif where == "loss":
-        loss = agent.objective.loss
+@dataclass(frozen=True)
+class NotANumber:
+    """From a step on there are NaNs in the computation."""
 
-        def bad_loss(*arguments: Any) -> Any:
-            value, metrics = loss(*arguments)
-            return value * NAN, {name: metric * NAN for name, metric in metrics.items()}
+    where: str
+    at_step: int
 
-        agent.objective.loss = bad_loss
-    elif where == "gradient":
-        next(agent.objective.parameters()).register_hook(lambda gradient: gradient * NAN)
-    elif where == "parameter":
-        next(agent.objective.parameters()).data.view(-1)[0] = NAN
-    elif where == "reward":
-        step = trainer.env.step
+    def __call__(self, trainer: train.Trainer) -> None:
+        def step() -> None:
+            if trainer.progress.agent_step == self.at_step:
+                self.spoil(trainer)
 
-        def bad_step(action: Any) -> Any:
-            obs, _, *rest = step(action)
-            if "raw_reward" in rest[-1]:
-                rest[-1]["raw_reward"] = NAN
-            return obs, NAN, *rest
+        before(trainer, "step", step)
 
-        trainer.env.step = bad_step
-    else:
-        raise ValueError(where)
+    def spoil(self, trainer: Any) -> None:
+        agent = trainer.agent
+        parameter = next(agent.objective.parameters())
+        if self.where == "scale":
+            agent.augmentation = SpoiltAugmentation(agent.augmentation)
+        elif self.where == "gradient":
+            parameter.register_hook(lambda gradient: gradient * NAN)
+        elif self.where == "parameter":
+            parameter.data.view(-1)[0] = NAN
+        elif self.where == "loss":
+            loss = agent.objective.loss
+
+            def bad_loss(*arguments: Any) -> Any:
+                value, metrics = loss(*arguments)
+                return value * NAN, {name: metric * NAN for name, metric in metrics.items()}
+
+            agent.objective.loss = bad_loss
+        else:
+            env_step = trainer.env.step
+
+            def bad_step(action: Any) -> Any:
+                obs, _, *rest = env_step(action)
+                if "raw_reward" in rest[-1]:
+                    rest[-1]["raw_reward"] = NAN
+                return obs, NAN, *rest
+
+            trainer.env.step = bad_step

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +14,9 @@ AGENT_STEPS = 100
 LEARNING_STARTS = 25
 LOG_EVERY = 20
 EVALUATION_AT = 50
-BEFORE_A_ROW = 79  # a game has ended since the last row
 BUDGET = AGENT_STEPS
+
+IMPORTS = ("ale_py", "cv2")  # what a run imports late
 
 # The same with half the budget, such that twice of it leaves no trace of the stop in between.
 HALF = (f"budget={BUDGET // 2}", "evaluation.final_episodes=1")
@@ -37,9 +37,3 @@ def other_pixel(environment: dict[str, Any]) -> None:
     seen = bytearray(environment["reached"]["stack"])
     seen[-len(seen) // 8] ^= 1
     environment["reached"]["stack"] = bytes(seen)
-
-
-def warm_up() -> None:
-    """Before many runs in one process: import the emulator."""
-    importlib.import_module("ale_py")
-    importlib.import_module("cv2")

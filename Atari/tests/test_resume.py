@@ -1,4 +1,4 @@
-"""Whole runs: stopped and resumed they end as if nothing had been (R1-R4, R9, R19; both trees).
+"""Whole runs: stopped and resumed they end as if nothing had been.
 
 "The same" is: every tensor and number of the final checkpoint, the replay's frames, the bytes of
 every table and of final.json, and TensorBoard's curves.
@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 import small_run
 import torch
+from faults import KillAtTheEnd, Signal, SignalInEvaluation
 from small_run import AGENT_STEPS, EVALUATION_AT, LEARNING_STARTS, LOG_EVERY
 from whole_runs import (
     Ended,
     assert_same,
+    change,
     differences,
+    finish,
     folder,
-    forge,
     frames,
     left,
     newest,
@@ -52,81 +54,69 @@ def moment(name: str) -> int:
     }[name]
 
 
-def stop(runs: Path, name: str, signal: str = "SIGTERM") -> Ended:
-    """Run until the signal at that moment, which must end it as it should."""
-    step = moment(name)
-    ended = train(runs, signal=signal, at_step=step - 1, generators=True)
+def stop(runs: Path, step: int, *words: str, signal: str = "SIGTERM") -> Ended:
+    """Run until the signal after that step, which must end it as it should."""
+    ended = train(runs, *words, what=(Signal(signal, step - 1),))
     assert ended.code == 75, ended.output
-    assert f"error: {signal} at agent step {step}; the same command goes on" in ended.output
-    assert steps(runs)[-1] == step
+    assert ended.last_line.startswith(f"error: {signal} at agent step {step};")
+    assert steps(folder(runs))[-1] == step
     return ended
-
-
-def finish(runs: Path) -> Ended:
-    ended = train(runs, generators=True)
-    assert ended.code == 0, ended.output
-    assert_same(runs, uninterrupted())
-    return ended
-
-
-def generators(ended: Ended, when: str) -> dict[str, str]:
-    """Digests of all random generators that the run had when it was last saved, or restored."""
-    lines = [each for each in ended.output.splitlines() if each.startswith(f"generators {when} ")]
-    found = json.loads(lines[-1].removeprefix(f"generators {when} "))
-    # Evaluation seeds its own at the beginning of every episode.
-    return {name: value for name, value in found.items() if "evaluation_envs" not in name}
 
 
 def test_a_run_stopped_at_every_kind_of_moment_ends_the_same(tmp_path: Path) -> None:
-    """All in one run; also no generator is missing from what is saved."""
-    before: Ended | None = None
-    for name in sorted(MOMENTS, key=moment):
-        ended = stop(tmp_path, name)
-        if before is not None:
-            assert generators(ended, "restored") == generators(before, "saved")
-            assert len(generators(ended, "restored")) >= 6
-        before = ended
-    ended = train(tmp_path, signal="SIGTERM", in_evaluation=AGENT_STEPS)
+    for step in sorted(map(moment, MOMENTS)):
+        stop(tmp_path, step)
+    ended = train(tmp_path, what=(SignalInEvaluation("SIGTERM", AGENT_STEPS),))
     assert ended.code == 75, ended.output
     assert len((folder(tmp_path) / "eval.csv").read_text().splitlines()) == 2  # header, the first
     finish(tmp_path)
     ended = train(tmp_path)  # and once more
     assert ended.code == 0
-    assert f"{folder(tmp_path)} is finished: see final.json; nothing to do" in ended.output
+    assert f"{folder(tmp_path)} is finished: see final.json" in ended.output
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(
-    ("name", "signal"),
-    [*((each, "SIGTERM") for each in MOMENTS), (MIDDLE, "SIGINT"), (MIDDLE, "SIGUSR1")],
-)
-def test_stopped_once_by_any_signal(tmp_path: Path, name: str, signal: str) -> None:
-    ended = stop(tmp_path, name, signal)
-    assert generators(finish(tmp_path), "restored") == generators(ended, "saved")
+@pytest.mark.parametrize("name", MOMENTS)
+def test_stopped_once_at_any_moment(tmp_path: Path, name: str) -> None:
+    signals = dict(zip(MOMENTS, ("SIGTERM", "SIGINT", "SIGUSR1") * 2, strict=False))
+    stop(tmp_path, moment(name), signal=signals[name])
+    finish(tmp_path)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("step", [EVALUATION_AT, AGENT_STEPS])
 def test_an_interrupted_evaluation_is_repeated(tmp_path: Path, step: int) -> None:
-    ended = train(tmp_path, signal="SIGTERM", in_evaluation=step)
+    ended = train(tmp_path, what=(SignalInEvaluation("SIGTERM", step),))
     assert ended.code == 75, ended.output
-    assert steps(tmp_path) == [step]
-    tables = [folder(tmp_path) / f"{name}.csv" for name in ("eval", "eval_episodes")]
-    assert all(f"\n{step}," not in each.read_text() for each in tables)
+    assert steps(folder(tmp_path)) == [step]
+    for name in ("eval.csv", "eval_episodes.csv"):
+        assert f"\n{step}," not in (folder(tmp_path) / name).read_text()
     finish(tmp_path)
 
 
 @pytest.mark.soak
 def test_stopped_while_it_starts(tmp_path: Path) -> None:
-    """The signal comes before the first step."""
     for _ in range(2):
-        ended = train(tmp_path, signal="SIGTERM")
+        ended = train(tmp_path, what=(Signal("SIGTERM"),))
         assert ended.code == 75, ended.output
-        assert set(steps(tmp_path)) == {0}
+        assert steps(folder(tmp_path)) == [0]
     finish(tmp_path)
 
 
-# --- a longer budget ------------------------------------------------------------------------------
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("fault", "saved"),
+    [(Signal("SIGKILL", LEARNING_STARTS + 3), []), (KillAtTheEnd(), [AGENT_STEPS])],
+)
+def test_killed_before_the_first_or_after_the_last_checkpoint(
+    tmp_path: Path, fault: Signal, saved: list[int]
+) -> None:
+    ended = train(tmp_path, what=(fault,))
+    assert ended.code == -9
+    assert steps(folder(tmp_path)) == saved
+    assert not (folder(tmp_path) / "final.json").exists()
+    finish(tmp_path)
+    assert steps(folder(tmp_path)) == [AGENT_STEPS]
 
 
 def test_a_longer_budget_continues_as_if_it_had_been_so_from_the_start(tmp_path: Path) -> None:
@@ -141,20 +131,19 @@ def test_a_longer_budget_continues_as_if_it_had_been_so_from_the_start(tmp_path:
     assert f"{small_run.HALF[0]} (was " in ended.output
 
 
-# --- an environment that cannot be rebuilt --------------------------------------------------------
-
-
-def test_a_run_whose_environment_differs_goes_on_with_a_new_episode(tmp_path: Path) -> None:
-    stop(tmp_path, MIDDLE)
-    before, step = newest(tmp_path).items, moment(MIDDLE)
-    forge(newest(tmp_path).folder, "environment", small_run.other_pixel)
+def test_a_run_whose_environment_cannot_be_rebuilt_goes_on_with_a_new_episode(
+    tmp_path: Path,
+) -> None:
+    step = moment(MIDDLE)
+    stop(tmp_path, step)
+    assert step not in small_run.episode_ends(newest(tmp_path).items["replay"])
+    change(tmp_path, "environment", small_run.other_pixel)
     ended = train(tmp_path)
     assert ended.code == 0, ended.output
     for text in (ended.output, (folder(tmp_path) / "log.txt").read_text()):
         assert "cannot be restored as it was saved; a new" in text
-    after = newest(tmp_path).items
-    assert step not in small_run.episode_ends(before["replay"])
-    assert step in small_run.episode_ends(after["replay"])  # no sequence goes over the break
+    # No sequence goes over the break.
+    assert step in small_run.episode_ends(newest(tmp_path).items["replay"])
     assert left(tmp_path)["train.csv"].count(b"\n") == AGENT_STEPS // LOG_EVERY + 1
 
 
@@ -168,24 +157,15 @@ def test_neither_saving_nor_evaluating_has_an_effect(tmp_path: Path) -> None:
     ended = train(tmp_path, "checkpoint.every_steps=7", never)
     assert ended.code == 0, ended.output
     assert ended.output.count("evaluation at") == 1
-    assert steps(tmp_path) == [AGENT_STEPS - AGENT_STEPS % 7, AGENT_STEPS]
+    assert steps(folder(tmp_path)) == [AGENT_STEPS - AGENT_STEPS % 7, AGENT_STEPS]
     one, other = left(tmp_path), left(uninterrupted())
     assert one["train.csv"] == other["train.csv"]
-    assert not [found for part in TRAINING for found in differences(one[part], other[part], part)]
-
-
-@pytest.mark.soak
-def test_saving_has_no_effect_at_all(tmp_path: Path) -> None:
-    ended = train(tmp_path, "checkpoint.every_steps=7")
-    assert ended.code == 0, ended.output
-    assert_same(tmp_path, uninterrupted())
+    assert not [name for part in TRAINING for name in differences(one[part], other[part], part)]
 
 
 @pytest.mark.soak
 def test_evaluation_in_other_processes_finds_the_same(tmp_path: Path) -> None:
-    ended = train(tmp_path, "evaluation.processes=2")
-    assert ended.code == 0, ended.output
-    assert_same(tmp_path, uninterrupted())
+    finish(tmp_path, "evaluation.processes=2")
 
 
 # --- determinism ----------------------------------------------------------------------------------
@@ -200,11 +180,9 @@ def test_a_seed_fixes_every_number_in_every_process(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_another_seed_gives_other_numbers(tmp_path: Path) -> None:
-    ended = train(tmp_path, "seed=2", "tag=same")
+    ended = train(tmp_path, "seed=2")
     assert ended.code == 0, ended.output
-    (path,) = tmp_path.glob("*/*/seed_2")
-    (tmp_path / small_run.FOLDER).parent.mkdir(parents=True, exist_ok=True)
-    path.rename(folder(tmp_path))
+    folder(tmp_path).with_name("seed_2").rename(folder(tmp_path))
     one, other = left(tmp_path), left(uninterrupted())
     for part in ("agent", "replay", "streams", "frames", "train.csv", "eval.csv"):
         assert list(differences(one[part], other[part])), part
@@ -213,8 +191,7 @@ def test_another_seed_gives_other_numbers(tmp_path: Path) -> None:
 @pytest.mark.cuda
 def test_a_gpu_asked_to_be_deterministic_resumes_exactly(tmp_path: Path) -> None:
     words = ("device=cuda", "deterministic=true")
-    ended = train(tmp_path, *words, signal="SIGTERM", at_step=moment(MIDDLE) - 1)
-    assert ended.code == 75, ended.output
+    stop(tmp_path, moment(MIDDLE), *words)
     ended = train(tmp_path, *words)
     assert ended.code == 0, ended.output
     assert_same(tmp_path, uninterrupted(*words))
@@ -224,13 +201,10 @@ def test_a_gpu_asked_to_be_deterministic_resumes_exactly(tmp_path: Path) -> None
 @pytest.mark.parametrize(("first", "then"), [("cpu", "cuda"), ("cuda", "cpu")])
 def test_a_run_moves_between_devices(tmp_path: Path, first: str, then: str) -> None:
     """Up to where it moved the replay is the same; then the numbers are those of the device."""
-    step = moment(MIDDLE)
-    ended = train(tmp_path, f"device={first}", signal="SIGTERM", at_step=step - 1)
-    assert ended.code == 75, ended.output
-    before = newest(tmp_path)
+    stop(tmp_path, moment(MIDDLE), f"device={first}")
+    before = frames(tmp_path)
     ended = train(tmp_path, f"device={then}")
     assert ended.code == 0, ended.output
     assert "cannot be restored" not in ended.output
-    after = newest(tmp_path)
-    assert after.step == AGENT_STEPS
-    assert torch.equal(frames(after)[: len(frames(before))], frames(before))
+    assert newest(tmp_path).step == AGENT_STEPS
+    assert torch.equal(frames(tmp_path)[: len(before)], before)

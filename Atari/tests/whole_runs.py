@@ -1,12 +1,13 @@
 """Whole runs of `train.py` in processes of their own, and what they leave behind.
 
-A run here is the small one of `small_run.py`; `driver.py` puts in the faults.
+A run here is the small one of `small_run.py`; `faults.py` says what is done to it.
 """
 
 from __future__ import annotations
 
 import atexit
-import json
+import io
+import multiprocessing
 import os
 import shutil
 import signal
@@ -14,24 +15,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import chdir
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import faults
 import small_run
 import torch
+from small_checkpoints import files, forge_part, steps
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mlr_atari.run.checkpoint import Checkpoint, Checkpointer
 
 TREE = Path(__file__).resolve().parents[1]
-PACKAGE = next(TREE.glob("mlr_*/__init__.py")).parent.name
-checkpoints = import_module(f"{PACKAGE}.run.checkpoint")
-storage = import_module(f"{PACKAGE}.run.storage")
-
 TABLES = ("train.csv", "eval.csv", "eval_episodes.csv")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+# Each run is forked from a process that has imported everything, which takes longer than a run.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["train", "pytest", "torch._inductor", *small_run.IMPORTS])
+os.environ |= ONE_THREAD
 
 
 def new_folder() -> Path:
@@ -48,47 +54,22 @@ class Ended:
     code: int
     output: str
 
-
-class Server:
-    """Starts runs by forking a process that has imported everything; see `driver.py`."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "tests/driver.py", "--serve"],
-            cwd=TREE,
-            env=ENVIRONMENT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self._outputs = new_folder()
-        self.under_way: Started | None = None
-
-    def start(self, words: Sequence[str], **faults: Any) -> Started:
-        """Begin a run; one at a time."""
-        if self.under_way is not None:  # left behind by a test that failed
-            self.under_way.kill()
-            self.under_way.end()
-        output = self._outputs / str(len(list(self._outputs.iterdir())))
-        request = {"words": list(words), "faults": faults, "output": str(output)}
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        self.under_way = Started(self, self.answer(), output)
-        return self.under_way
-
-    def answer(self) -> int:
-        """What the forking process says next."""
-        assert self._process.stdout is not None
-        return int(json.loads(self._process.stdout.readline()))
+    @property
+    def last_line(self) -> str:
+        """What it said last, such as an error."""
+        return self.output.splitlines()[-1]
 
 
 class Started:
     """A run under way."""
 
-    def __init__(self, server: Server, pid: int, output: Path) -> None:
-        self.pid, self._server, self._output = pid, server, output
+    def __init__(self, words: list[str], *what: faults.Fault) -> None:
+        self._output = new_folder() / "output"
+        arguments = (words, str(self._output), what)
+        self._process = processes.Process(target=faults.run, args=arguments, daemon=True)
+        with chdir(TREE):  # where the process that is forked finds `train`
+            self._process.start()
+        self.pid = self._process.pid or 0
 
     @property
     def output(self) -> str:
@@ -97,11 +78,7 @@ class Started:
 
     @property
     def alive(self) -> bool:
-        try:
-            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return False
-        return state != "Z"
+        return self._process.is_alive()
 
     def wait_for(self, text: str, count: int = 1) -> None:
         """Until it has printed `text` `count` times, or has ended."""
@@ -114,27 +91,25 @@ class Started:
 
     def end(self) -> Ended:
         """Wait for its end."""
-        code = self._server.answer()
-        self._server.under_way = None
-        return Ended(code, self.output)
-
-
-@cache
-def server() -> Server:
-    """One a test process."""
-    return Server()
+        self._process.join()
+        return Ended(self._process.exitcode or 0, self.output)
 
 
 def words(runs: Path, *more: str) -> list[str]:
     """The command line, without `train.py`; `more` takes precedence."""
-    keys = {each.partition("=")[0] for each in more}
-    usual = [each for each in small_run.TRAIN if each.partition("=")[0] not in keys]
+    keys = {word.partition("=")[0] for word in more}
+    usual = [word for word in small_run.TRAIN if word.partition("=")[0] not in keys]
     return [*usual, f"runs_dir={runs}", *more]
 
 
-def train(runs: Path, *more: str, **faults: Any) -> Ended:
+def start(runs: Path, *more: str, what: tuple[faults.Fault, ...] = ()) -> Started:
+    """Begin a run in `runs`."""
+    return Started(words(runs, *more), *what)
+
+
+def train(runs: Path, *more: str, what: tuple[faults.Fault, ...] = ()) -> Ended:
     """Run `train.py` to its end, in `runs`."""
-    return server().start(words(runs, *more), **faults).end()
+    return start(runs, *more, what=what).end()
 
 
 def train_alone(runs: Path, *more: str, **environment: str) -> Ended:
@@ -142,7 +117,7 @@ def train_alone(runs: Path, *more: str, **environment: str) -> Ended:
     result = subprocess.run(
         [sys.executable, "train.py", *words(runs, *more)],
         cwd=TREE,
-        env=ENVIRONMENT | environment,
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -164,75 +139,88 @@ def uninterrupted(*more: str) -> Path:
     return runs
 
 
+# --- a run that was stopped -----------------------------------------------------------------------
+
+EVERY = 5  # agent steps between its checkpoints
+SAVING = f"checkpoint.every_steps={EVERY}"
+STOPPED = small_run.LEARNING_STARTS + 18  # where it is
+
+
+@cache
+def stopped_once() -> Path:
+    """`runs` of a run that was stopped between two checkpoints."""
+    runs = new_folder()
+    ended = train(runs, SAVING, what=(faults.Signal("SIGTERM", STOPPED - 1),))
+    assert ended.code == 75, ended.output
+    assert steps(folder(runs)) == [STOPPED - STOPPED % EVERY, STOPPED]
+    return runs
+
+
+def finish(runs: Path, *more: str) -> Ended:
+    """Go on to the end, which is that of a run that nothing disturbed."""
+    ended = train(runs, *more)
+    assert ended.code == 0, ended.output
+    assert_same(runs, uninterrupted())
+    return ended
+
+
 # --- what is left behind --------------------------------------------------------------------------
 
 
-def newest(runs: Path) -> Any:
+def newest(runs: Path) -> Checkpoint:
     """The newest valid checkpoint."""
-    found = checkpoints.Checkpointer(folder(runs)).newest()
-    assert found is not None
-    return found
+    checkpoint = Checkpointer(folder(runs)).newest()
+    assert checkpoint is not None
+    return checkpoint
 
 
-def steps(runs: Path) -> list[int]:
-    """Agent steps of the checkpoints that are there."""
-    names = (each.name for each in (folder(runs) / "checkpoints").glob("step_*"))
-    return sorted(int(name[5:14]) for name in names)
+def frames(runs: Path) -> torch.Tensor:
+    """All frames of the replay in the newest checkpoint, oldest first."""
+    checkpoint = newest(runs)
+    paths = files(folder(runs), checkpoint.step)
+    blocks = [torch.load(paths[f"frames {block.start}"]) for block in checkpoint.frames]
+    return torch.cat(blocks)
 
 
-def frames(checkpoint: Any) -> torch.Tensor:
-    """All frames of the replay that are of use, oldest first."""
-    section = checkpoint.manifest["frames"]
-    shared = checkpoint.folder.parent / "frames"
-    parts = []
-    for piece in section["pieces"]:
-        path = (checkpoint.folder if piece["chunk"] is None else shared) / piece["file"]
-        parts.append(np.load(path)[max(0, section["first_live"] - piece["start"]) :])
-    return torch.from_numpy(np.concatenate(parts))
+def change(runs: Path, part: str, edit: Callable[[Any], None]) -> None:
+    """Change a part of the newest checkpoint so that nothing shows: its checksums are right."""
+    checkpoint, content = newest(runs), io.BytesIO()
+    edit(checkpoint.items[part])
+    torch.save(checkpoint.items[part], content)
+    forge_part(files(folder(runs), checkpoint.step)["json"], part, content.getvalue())
 
 
 def left(runs: Path) -> dict[str, Any]:
     """All that must not depend on interruptions: the state, every table's bytes, the scores."""
     checkpoint, path = newest(runs), folder(runs)
-    files = {name: (path / name).read_bytes() for name in TABLES}
-    if (path / "final.json").exists():
-        files["final.json"] = (path / "final.json").read_bytes()
+    names = (*TABLES, *(["final.json"] if (path / "final.json").exists() else []))
     return {
         "step": checkpoint.step,
         **checkpoint.items,
-        "frames": frames(checkpoint),
-        **files,
+        "frames": frames(runs),
+        **{name: (path / name).read_bytes() for name in names},
         "tb": curves(path / "tb"),
+    }
+
+
+def contents(runs: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file of the run's folder, but for the log and the lock, and when it was changed."""
+    return {
+        str(path): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder(runs).rglob("*")
+        if path.is_file() and path.name not in ("log.txt", "run.lock")
     }
 
 
 def curves(path: Path) -> dict[str, list[tuple[int, float]]]:
     """TensorBoard's scalars as it shows them, without times."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     shown = EventAccumulator(str(path), size_guidance={"scalars": 0})
     shown.Reload()
     return {
-        tag: [(each.step, each.value) for each in shown.Scalars(tag)]
+        tag: [(point.step, point.value) for point in shown.Scalars(tag)]
         for tag in sorted(shown.Tags()["scalars"])
         if not tag.startswith("time/")
     }
-
-
-def forge(checkpoint: Path, name: str, change: Callable[[Any], None]) -> None:
-    """Change a part of a checkpoint so that nothing shows: its checksums are right."""
-    tree = storage.read_tree(checkpoint / f"{name}.pt")
-    change(tree)
-    (checkpoint / f"{name}.pt").unlink()
-    register(checkpoint, name, storage.write_tree(checkpoint / f"{name}.pt", tree))
-
-
-def register(checkpoint: Path, name: str, entry: Any) -> None:
-    """Put a file's entry into the manifest."""
-    manifest = storage.read_manifest(checkpoint)
-    manifest["items"][name] = entry
-    (checkpoint / "manifest.json").unlink()
-    storage.write_manifest(checkpoint, {k: v for k, v in manifest.items() if k != "sha256"})
 
 
 def differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
@@ -258,5 +246,4 @@ def differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
 
 def assert_same(runs: Path, other: Path) -> None:
     """Two runs left the same behind, bit for bit."""
-    found = list(differences(left(runs), left(other)))
-    assert not found, "\n".join(found)
+    assert not list(differences(left(runs), left(other)))

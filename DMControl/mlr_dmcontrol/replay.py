@@ -34,12 +34,7 @@ class UniformReplay:
 
     A window never contains an episode's last transition nor the newest one, as in the published
     code; unlike there, it never spans the ring's write position either.
-
-    Attributes:
-        frame_chunk_size: frames are saved in blocks of this many, which never change again.
     """
-
-    frame_chunk_size = 1024
 
     def __init__(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +12,9 @@ AGENT_STEPS = 100
 LEARNING_STARTS = 25
 LOG_EVERY = 20
 EVALUATION_AT = 50
-BEFORE_A_ROW = 79  # an episode has ended since the last row, the actor is not due before the next
 BUDGET = ACTION_REPEAT * AGENT_STEPS
+
+IMPORTS = ("scipy.ndimage",)  # what a run imports late
 
 # The same with half the budget, such that twice of it leaves no trace of the stop in between.
 HALF = (f"budget={BUDGET // 2}", "evaluation.final_episodes=1")
@@ -36,12 +36,3 @@ def other_pixel(environment: dict[str, Any]) -> None:
     seen = bytearray(environment["observation"])
     seen[len(seen) // 2] ^= 1
     environment["observation"] = bytes(seen)
-
-
-def warm_up() -> None:
-    """Before many runs in one process: import for the simulator, find the renderer."""
-    from mlr_dmcontrol import build
-
-    importlib.import_module("scipy.ndimage")
-    renderer = build.choose_renderer()
-    build.choose_renderer = lambda gpu=None: renderer

@@ -1,129 +1,93 @@
-"""Whole runs that are damaged, out of disk, misused or wrong (R6, R7, R14, R16-R18).
+"""Whole runs that are killed, damaged, out of disk, misused or wrong: one test an exit code.
 
-The same file in both trees; real processes throughout, on real run folders.
+Real processes throughout, on real run folders; tables of cases are in the tests of the parts.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import os
+import random
+import shutil
 import signal
+import sys
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
+import small_run
+from faults import FullDisk, NotANumber, Report, Signal, SlowDisk
+from small_checkpoints import files, leftovers
 from small_run import AGENT_STEPS, LEARNING_STARTS, LOG_EVERY
-from stopped_run import EVERY, SAVING, STOPPED, finish, stopped_copy
 from whole_runs import (
-    PACKAGE,
+    EVERY,
+    SAVING,
+    STOPPED,
     TABLES,
+    Started,
     assert_same,
-    checkpoints,
+    contents,
+    finish,
     folder,
     newest,
-    register,
-    server,
+    start,
     steps,
-    storage,
+    stopped_once,
     train,
     train_alone,
     uninterrupted,
-    words,
 )
 
-guard = importlib.import_module(f"{PACKAGE}.run.guard")
+from mlr_dmcontrol.run.guard import first_non_finite
+
+AGAIN = STOPPED - STOPPED % EVERY  # the checkpoint before the newest
 
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> Path:
-    return stopped_copy(tmp_path)
+    """A copy of a run that was stopped between two checkpoints."""
+    shutil.copytree(stopped_once(), tmp_path, dirs_exist_ok=True)
+    return tmp_path
 
 
-def contents(runs: Path) -> dict[str, tuple[bytes, int]]:
-    """Every file of the run's folder, but for the log and the lock, and when it was changed."""
-    files = (each for each in folder(runs).rglob("*") if each.is_file())
-    return {
-        str(each): (each.read_bytes(), each.stat().st_mtime_ns)
-        for each in files
-        if each.name not in ("log.txt", "run.lock")
-    }
-
-
-# --- damaged --------------------------------------------------------------------------------------
-
-
-def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def flipped(path: Path) -> None:
+def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
 
 
-DAMAGES = (truncated, flipped, Path.unlink)
-
-
-def test_every_damaged_file_of_a_checkpoint_is_noticed(stopped: Path) -> None:
-    good = newest(stopped)
-    files = sorted(good.folder.iterdir())
-    assert {each.stem for each in files} >= {*good.items, "manifest", "frames_head"}
-    for path in files:
-        content = path.read_bytes()
-        for damage in DAMAGES:
-            damage(path)
-            assert newest(stopped).step == STOPPED - STOPPED % EVERY, (path, damage)
-            path.write_bytes(content)
-    assert newest(stopped).step == STOPPED
+# --- 0: in spite of it ----------------------------------------------------------------------------
 
 
 def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(stopped: Path) -> None:
-    flipped(newest(stopped).folder / "agent.pt")
-    ended = train(stopped, SAVING)
+    path = files(folder(stopped), STOPPED)["agent"]
+    flip(path)
+    ended = finish(stopped, SAVING)
+    for text in (ended.output, (folder(stopped) / "log.txt").read_text()):
+        assert (
+            f"checkpoint cannot be used: step_{STOPPED:09d}.json: agent, files/{path.name}" in text
+        )
+
+
+def test_a_save_that_fails_costs_nothing_else(tmp_path: Path) -> None:
+    words = f"checkpoint.every_steps={AGENT_STEPS // 4}"
+    ended = train(tmp_path, words, what=(FullDisk(2, 3),))
     assert ended.code == 0, ended.output
-    reason = f"checkpoint cannot be used: step_{STOPPED:09d}: agent.pt has another checksum"
-    assert f"warning: {reason}" in ended.output
-    assert reason in (folder(stopped) / "log.txt").read_text()
-    assert_same(stopped, uninterrupted())
+    assert ended.output.count("No space left on device); training goes on") == 2
+    assert_same(tmp_path, uninterrupted())
+
+
+# --- 2: wrong input -------------------------------------------------------------------------------
 
 
 def test_a_run_with_only_damaged_checkpoints_is_left_alone(stopped: Path) -> None:
-    for path in (folder(stopped) / "checkpoints").glob("step_*"):
-        truncated(path / "replay.pt")
+    for step in steps(folder(stopped)):
+        flip(files(folder(stopped), step)["replay"])
     before = contents(stopped)
     ended = train(stopped, SAVING)
     assert ended.code == 2, ended.output
-    assert "none of the 2 checkpoints can be used" in ended.output.splitlines()[-1]
+    assert "none of the 2 checkpoints can be used" in ended.last_line
     assert contents(stopped) == before
-
-
-class Payload:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.marker),)
-
-
-def test_a_malicious_checkpoint_is_refused_and_does_not_run(stopped: Path) -> None:
-    checkpoint, marker = newest(stopped).folder, stopped / "marker"
-    path = checkpoint / "agent.pt"
-    torch.save({"networks": Payload(marker)}, path)
-    torch.load(path, weights_only=False)
-    marker.rmdir()  # it would have run
-    with storage.HashedFile(checkpoint / "copy.pt") as file:
-        file.write(path.read_bytes())
-    (checkpoint / "copy.pt").unlink()
-    register(checkpoint, "agent", {**file.entry(), "file": "agent.pt"})
-    ended = train(stopped, SAVING)
-    assert ended.code == 0, ended.output
-    assert "agent.pt is no file of tensors and plain values" in ended.output
-    assert not marker.exists()
-    assert_same(stopped, uninterrupted())
 
 
 def test_a_lost_row_is_refused_and_nothing_is_changed(stopped: Path) -> None:
@@ -132,127 +96,174 @@ def test_a_lost_row_is_refused_and_nothing_is_changed(stopped: Path) -> None:
     before = contents(stopped)
     ended = train(stopped, SAVING)
     assert ended.code == 2, ended.output
-    assert "when the checkpoint was saved" in ended.output.splitlines()[-1]
+    assert f"{table}" in ended.last_line
     changed = {name for name, content in contents(stopped).items() if content != before.get(name)}
     assert {Path(name).name for name in changed} <= {"run.json", "config.yaml"}
 
 
-# --- the disk -------------------------------------------------------------------------------------
-
-
-def test_a_save_that_fails_costs_nothing_else(tmp_path: Path) -> None:
-    faults = {"failing_saves": (2, 3), "fail": "middle", "error": "ENOSPC"}
-    ended = train(tmp_path, f"checkpoint.every_steps={AGENT_STEPS // 4}", **faults)
-    assert ended.code == 0, ended.output
-    warning = "could not be saved ([Errno 28] No space left on device); training goes on"
-    assert ended.output.count(warning) == 2
-    assert "(2 of 3)" in ended.output
-    assert_same(tmp_path, uninterrupted())
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
-@pytest.mark.parametrize("fail", ["first", "middle", "last"])
-def test_a_fault_at_any_write_costs_one_checkpoint(tmp_path: Path, fail: str, error: str) -> None:
-    faults = {"failing_saves": (3, 3), "fail": fail, "error": error}
-    ended = train(tmp_path, SAVING, signal="SIGKILL", at_step=3 * EVERY + 1, **faults)
-    assert ended.code == -signal.SIGKILL
-    assert "training goes on, last good step: 10 (1 of 3)" in ended.output
-    assert steps(tmp_path) == [EVERY, 2 * EVERY]
-    assert not [*(folder(tmp_path) / "checkpoints").glob(".*")]
-    finish(tmp_path)
-
-
-def test_a_disk_that_stays_full_ends_the_run_which_goes_on_later(tmp_path: Path) -> None:
-    faults = {"failing_saves": (3, 5), "fail": "all", "error": "ENOSPC"}
-    ended = train(tmp_path, SAVING, **faults)
-    assert ended.code == 3, ended.output
-    last = ended.output.splitlines()[-1]
-    assert last.startswith("error: ")
-    assert f"step {5 * EVERY} could not be saved" in last
-    assert f"last good step: {2 * EVERY}; make room, then run the same command again" in last
-    assert steps(tmp_path) == [EVERY, 2 * EVERY]
-    finish(tmp_path, SAVING)
-
-
-# --- numbers that are none ------------------------------------------------------------------------
-
-
-def spoil_and_check(runs: Path, where: str) -> None:
-    """A NaN from some step on ends the run soon, and is in no checkpoint."""
-    step = LEARNING_STARTS + 7
-    ended = train(runs, f"checkpoint.every_steps={3 * EVERY}", spoil=where, at_step=step)
-    assert ended.code == 4, ended.output
-    assert ended.output.splitlines()[-1].startswith("error: ")
-    report = json.loads((folder(runs) / "nonfinite.json").read_text(), parse_constant=pytest.fail)
-    assert step <= report["agent_step"] <= step + LOG_EVERY
-    if where == "reward":
-        assert report["episode_returns"] == "nan"
-    else:
-        assert report["update_step"] == step - LEARNING_STARTS  # the very first one
-        assert any(not math.isfinite(float(each)) for each in report["metrics"].values())
-    saved = newest(runs)
-    assert saved.step <= step
-    assert guard.first_non_finite(saved.items) is None
-    assert json.loads((folder(runs) / "run.json").read_text())["status"] == "failed"
-
-
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
-    spoil_and_check(tmp_path, "loss")
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("where", ["reward", "scale", "gradient", "parameter"])
-def test_a_nan_anywhere_ends_the_run(tmp_path: Path, where: str) -> None:
-    spoil_and_check(tmp_path, where)
-
-
-# --- who may do what in a folder ------------------------------------------------------------------
+def test_what_does_not_fit_is_refused(stopped: Path, tmp_path: Path) -> None:
+    before = contents(stopped)
+    wrong = {
+        "agent.mask_ratio=0.3": "agent.mask_ratio=0.3 (was ",
+        "resume=never": "resume=never",
+        "budget=-1": "budget=-1",
+        "agent.mask_ratoi=0.3": "mask_ratio",
+    }
+    for word, what in wrong.items():
+        ended = train(stopped, SAVING, word)
+        assert ended.code == 2, ended.output
+        assert ended.output.startswith("error: ")
+        assert ended.output == ended.last_line + "\n"
+        assert what in ended.output
+        assert contents(stopped) == before
+    ended = train(tmp_path / "new", "resume=must")
+    assert ended.code == 2, ended.output
+    ended = train(stopped, SAVING, "resume=must", what=(Signal("SIGTERM", STOPPED),))
+    assert ended.code == 75, ended.output
 
 
 def test_a_second_process_is_told_who_is_there(stopped: Path) -> None:
-    first = server().start(words(stopped, SAVING), report=True)
+    first = start(stopped, SAVING, what=(Report(),))
     first.wait_for("\nat ")
     first.kill(signal.SIGSTOP)  # so that it is still there when the other one looks
     second = train_alone(stopped, SAVING)
     first.kill(signal.SIGCONT)
     assert second.code == 2, second.output
-    who = f"error: runs_dir: {folder(stopped)} is in use by process {first.pid} on "
-    assert second.output.startswith(who)
+    assert f" is in use by process {first.pid} on " in second.last_line
     assert first.end().code == 0
     assert_same(stopped, uninterrupted())
 
 
+# --- 3: the disk ----------------------------------------------------------------------------------
+
+
+def test_a_disk_that_stays_full_ends_the_run_which_goes_on_later(tmp_path: Path) -> None:
+    ended = train(tmp_path, SAVING, what=(FullDisk(3, 5),))
+    assert ended.code == 3, ended.output
+    assert f"step {5 * EVERY} could not be saved" in ended.last_line
+    assert f"last good step: {2 * EVERY};" in ended.last_line
+    assert steps(folder(tmp_path)) == [EVERY, 2 * EVERY]
+    assert not leftovers(folder(tmp_path))
+    finish(tmp_path, SAVING)
+
+
+# --- 4: numbers that are none ---------------------------------------------------------------------
+
+SELDOM = [pytest.param(where, marks=pytest.mark.soak) for where in ("scale", "gradient", "reward")]
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (["agent.mask_ratio=0.3"], "agent.mask_ratio=0.3 (was 0.5): not what the run in"),
-        (["resume=never"], "already holds a run"),
-        (["budget=-1"], "budget=-1"),
-        (["agent.mask_ratoi=0.3"], "mask_ratio"),
-    ],
+    "where", ["loss", *SELDOM, pytest.param("parameter", marks=pytest.mark.soak)]
 )
-def test_what_does_not_fit_is_refused(stopped: Path, changes: list[str], message: str) -> None:
-    before = contents(stopped)
-    ended = train(stopped, SAVING, *changes)
-    assert ended.code == 2, ended.output
-    (line,) = ended.output.splitlines()
-    assert line.startswith("error: ")
-    assert message in line
-    assert contents(stopped) == before
+def test_a_nan_ends_the_run_soon_and_is_in_no_checkpoint(tmp_path: Path, where: str) -> None:
+    step = LEARNING_STARTS + 7
+    words = f"checkpoint.every_steps={3 * EVERY}"
+    ended = train(tmp_path, words, what=(NotANumber(where, step),))
+    assert ended.code == 4, ended.output
+    assert ended.last_line.startswith("error: ")
+    text = (folder(tmp_path) / "nonfinite.json").read_text()
+    report = json.loads(text, parse_constant=pytest.fail)
+    assert step <= report["agent_step"] <= step + LOG_EVERY
+    if where == "reward":
+        assert report["episode_returns"] == "nan"
+    else:
+        assert report["update_step"] == step - LEARNING_STARTS  # the very first one
+        assert any(not math.isfinite(float(value)) for value in report["metrics"].values())
+    saved = newest(tmp_path)
+    assert saved.step <= step
+    assert first_non_finite(saved.items) is None
+    assert json.loads((folder(tmp_path) / "run.json").read_text())["status"] == "failed"
 
 
-def test_resume_must_wants_a_checkpoint(tmp_path: Path, stopped: Path) -> None:
-    ended = train(tmp_path / "new", "resume=must")
-    assert ended.code == 2
-    assert "holds no checkpoint" in ended.output
-    ended = train(stopped, "resume=must", signal="SIGTERM", at_step=STOPPED)
-    assert ended.code == 75, ended.output
-    assert steps(stopped)[-1] == STOPPED + 1
+# --- 75 and none: asked to stop, killed -----------------------------------------------------------
+
+
+def reached(output: str) -> int:
+    """The last step that is known to have begun."""
+    begun = [line.split() for line in output.splitlines() if line.startswith("at ")]
+    return max((int(line[1]) for line in begun if len(line) == 4), default=0)
+
+
+def wait_for_a_save(run: Started, runs: Path) -> None:
+    """Until a file of a checkpoint is being written."""
+    while run.alive and not (folder(runs) / "checkpoints" / "files" / ".new").exists():
+        time.sleep(0.005)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.soak)])
+def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, kills: int) -> None:
+    """Every other time while the disk is slow, and so within a save."""
+    chance, torn, known = random.Random(kills), 0, 0
+    for number in range(kills):
+        run = start(tmp_path, SAVING, what=(Report(), SlowDisk(0.1 * (number % 2))))
+        run.wait_for("\nat ", 1 + chance.randrange(2 * EVERY))
+        if number % 2:
+            wait_for_a_save(run, tmp_path)
+        time.sleep(chance.uniform(0, 0.2))
+        run.kill()
+        ended = run.end()
+        assert ended.code in (-signal.SIGKILL, 0), ended.output
+        torn += bool(leftovers(folder(tmp_path)))
+        known = max(known, reached(ended.output))
+        if known >= EVERY:
+            assert newest(tmp_path).step >= known // EVERY * EVERY  # at most one interval is lost
+        if ended.code == 0:
+            assert_same(tmp_path, uninterrupted())
+            shutil.rmtree(folder(tmp_path))
+            known = 0
+    assert torn, f"none of {kills} kills hit a save"
+    finish(tmp_path, SAVING)
 
 
 @pytest.mark.soak
-def test_all_checkpoints_load_as_tensors_and_plain_values() -> None:
-    for path in (folder(uninterrupted()) / "checkpoints").rglob("*.pt"):
-        torch.load(path, weights_only=True)
-    assert checkpoints.Checkpointer(folder(uninterrupted())).newest(["agent"]) is not None
+def test_asked_at_random_moments_it_stops_within_ten_seconds(tmp_path: Path) -> None:
+    chance, codes = random.Random(5), []
+    while codes.count(75) < 5:
+        run = start(tmp_path, what=(Report(),))
+        run.wait_for("\nat ", 1 + chance.randrange(EVERY))
+        time.sleep(chance.uniform(0, 0.2))
+        begin = time.monotonic()
+        run.kill(signal.SIGTERM)
+        ended = run.end()
+        assert time.monotonic() - begin < 10
+        codes.append(ended.code)
+        assert ended.code in (75, 0), ended.output
+        if ended.code == 75:  # the step under way was its last
+            last = reached(ended.output)
+            assert newest(tmp_path).step == steps(folder(tmp_path))[-1]
+            assert last <= newest(tmp_path).step <= last + 1
+        else:
+            assert_same(tmp_path, uninterrupted())
+            shutil.rmtree(folder(tmp_path))
+    finish(tmp_path)
+
+
+def test_a_second_interrupt_ends_at_once_and_loses_only_that_save(stopped: Path) -> None:
+    run = start(stopped, SAVING, what=(Report(), SlowDisk(0.2)))
+    run.wait_for("\nat ")
+    run.kill(signal.SIGINT)
+    wait_for_a_save(run, stopped)
+    run.kill(signal.SIGINT)
+    ended = run.end()
+    assert ended.code == -signal.SIGINT, ended.output
+    assert steps(folder(stopped))[-1] == STOPPED
+    finish(stopped)
+
+
+# --- long runs ------------------------------------------------------------------------------------
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_long_run_needs_no_more_memory_and_files_than_a_short_one(tmp_path: Path) -> None:
+    words = (*small_run.LONG, "checkpoint.every_steps=50", "logging.every=50")
+    ended = train(tmp_path, *words, what=(Report(),))
+    assert ended.code == 0, ended.output
+    lines = [line.split() for line in ended.output.splitlines() if line.startswith("at ")]
+    pages, opened = ([int(line[column]) for line in lines] for column in (2, 3))
+    settled = 400  # steps
+    assert len(lines) == 1000
+    assert pages[-1] < 1.02 * pages[settled]
+    assert opened[-1] == opened[settled]
+    assert "Warning" not in ended.output  # Python's, PyTorch's

@@ -1,43 +1,47 @@
 """Checkpoints that survive crashes, full disks and damaged files.
 
     checkpoints/
-      step_000123456/        one folder a save, published by renaming it into place
-        agent.pt ...         one file for each part of the state, tensors and plain values only
-        frames_head.npy      replay frames that do not fill a chunk yet
-        manifest.json        written last: size and SHA-256 of every file, and of itself
-      frames/                chunks of replay frames, written once, shared by the checkpoints
+      step_000123456.json    what belongs to that step: parts of the state and replay frames
+      files/3fa9c1...        one of these, tensors and plain values; named by its content's SHA-256
 
-A folder that does not agree with its manifest is never used, a valid one is never removed before
-a newer one is in place, and a save changes nothing but the disk.
+A save adds files, publishes them by renaming one JSON into place, and then removes what no JSON
+names. A file never changes, so what a valid checkpoint needs is never at risk, and what two of
+them share, such as frames, is written once. Nothing is believed that was not checked.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import errno
+import hashlib
+import json
 import logging
 import os
 import re
 import shutil
 import time
-from collections.abc import Collection, Mapping
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
 
 from ..errors import CheckpointError, NonFiniteError, StorageError
-from . import storage
-from .chunks import ChunkedFrames, FrameFiles
-from .folder import sync_folder
+from .folder import sync_folder, write_atomically
 from .guard import first_non_finite, write_report
-from .storage import Damaged
-
-__all__ = ["Checkpoint", "Checkpointer", "ChunkedFrames", "Stateful"]
 
 log = logging.getLogger(__name__)
 
-_ATTEMPTS = 3
+SCHEMA = 2
+_ATTEMPTS = 3  # failed saves in a row that end a run
 _FREE_SPACE = 1.5  # times what will be written
-_NAME = re.compile(r"step_(\d{9,})(?:-(\d+))?")
+_LARGEST_JSON = 2**24  # bytes; one of the benchmark's 100k steps takes some kilobytes
+_JSON = re.compile(r"step_(\d{9,})\.json")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_TEMPORARY = re.compile(r"\.new|\.step_\d+\.json\.tmp")  # what is being written
+_PLAIN = (int, float, bool, str, bytes, type(None))
 
 
 class Stateful(Protocol):
@@ -50,18 +54,56 @@ class Stateful(Protocol):
         """Continue where `state_dict()` was called."""
 
 
-@dataclasses.dataclass(frozen=True)
+class FrameStore(Protocol):
+    """A replay's frames, numbered by when they were added; the oldest are forgotten."""
+
+    @property
+    def frames_written(self) -> int: ...
+
+    @property
+    def first_live_frame(self) -> int: ...
+
+    def read_frames(self, start: int, stop: int) -> Tensor:
+        """Frames `start` to `stop - 1`, uint8 (F, C, H, W), in that order."""
+
+    def write_frames(self, start: int, frames: Tensor) -> None:
+        """Put `frames` back as numbers `start`, `start + 1`, ...; some may live no more."""
+
+
+class Damaged(OSError):
+    """A file is missing, is not what it was, or holds more than tensors and plain values."""
+
+
+class Block(NamedTuple):
+    """Replay frames `start` to `stop - 1` and the file that holds them, "" if none does yet."""
+
+    start: int
+    stop: int
+    file: str
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files are all as they were written.
+    """What a checkpoint's JSON says, and what was read with it.
 
     Attributes:
+        run: identity of the run that it belongs to.
+        parts: the file of each part of the state.
+        frames: the files of the replay's frames, oldest first.
         items: the parts that were asked for, by name, on the CPU.
     """
 
-    folder: Path
+    run: str
     step: int
-    items: dict[str, Any]
-    manifest: dict[str, Any]
+    final: bool
+    parts: dict[str, str]
+    frames: list[Block]
+    items: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Every file that is needed, by what it holds."""
+        return self.parts | {f"frames {b.start} to {b.stop}": b.file for b in self.frames}
 
 
 class Checkpointer:
@@ -70,23 +112,28 @@ class Checkpointer:
     Args:
         run_folder: the run's folder; checkpoints go to `checkpoints/` in it.
         keep: how many checkpoints to keep, besides the final ones; at least 2.
+        run: identity of the run; another's checkpoints are not used. Empty: anyone's are.
+        block_size: replay frames in a file.
     """
 
-    def __init__(self, run_folder: Path, keep: int = 2) -> None:
+    def __init__(
+        self, run_folder: Path, keep: int = 2, run: str = "", block_size: int = 1024
+    ) -> None:
         if keep < 2:
             raise ValueError("one checkpoint is none: keep at least 2")
-        self._run_folder = run_folder
+        self._run_folder, self._keep, self._run = run_folder, keep, run
         self._folder = run_folder / "checkpoints"
-        self._frames = FrameFiles(self._folder / "frames")
-        self._keep = keep
-        self._line = self._published()  # the checkpoints that led to the present state
+        self._files = self._folder / "files"
+        self._block_size = block_size
+        self._blocks: dict[int, Block] = {}  # of the checkpoint saved or restored last, by `stop`
+        self._history = self._published()  # the checkpoints that led to the present state
         self._failures = 0
 
     def save(
         self,
         step: int,
         state: Mapping[str, Stateful],
-        frames: ChunkedFrames | None = None,
+        frames: FrameStore,
         *,
         final: bool = False,
         required: bool = False,
@@ -94,41 +141,38 @@ class Checkpointer:
         """Write a checkpoint; it either becomes complete or leaves no trace.
 
         Args:
-            step: the x-axis of the run, in the name of the folder.
+            step: the x-axis of the run; an earlier checkpoint of the same step is replaced.
             state: the parts of the run, by name.
-            frames: replay frames, when they are not part of `state`.
+            frames: the replay's frames, which are no part of `state`.
             final: to be kept for good.
             required: a failure ends the run (the last save before the process ends).
 
         Returns:
-            The folder; None if it could not be written, which is logged.
+            Its JSON; None if it could not be written, which is logged.
 
         Raises:
             NonFiniteError: a tensor of the state holds a NaN or infinity.
             StorageError: writing failed three times in a row, or failed and was required.
         """
         try:
-            folder = self._save(step, state, frames, final)
+            path = self._save(step, state, frames, final)
         except OSError as error:
-            self._clear()
+            with suppress(OSError):
+                self._clear()
             self._failures += 1
-            last = _step(self._line[-1]) if self._line else "none"
+            what = f"step {step} could not be saved ({error})"
+            last = f"last good step: {_step(self._history[-1]) if self._history else 'none'}"
             if required or self._failures == _ATTEMPTS:
                 raise StorageError(
-                    f"{self._folder}: step {step} could not be saved ({error}); last good step: "
-                    f"{last}; make room, then run the same command again"
+                    f"{self._folder}: {what}; {last}; make room, then run the same command again"
                 ) from error
-            log.warning(
-                "step %d could not be saved (%s); training goes on, last good step: %s (%d of %d)",
-                step, error, last, self._failures, _ATTEMPTS,
-            )  # fmt: skip
+            count = f"{self._failures} of {_ATTEMPTS}"
+            log.warning("%s; training goes on, %s (%s)", what, last, count)
             return None
         self._failures = 0
-        return folder
+        return path
 
-    def load(
-        self, state: Mapping[str, Stateful], frames: ChunkedFrames | None = None
-    ) -> int | None:
+    def load(self, state: Mapping[str, Stateful], frames: FrameStore) -> int | None:
         """Restore the newest valid checkpoint, the parts in the order of `state`, then the frames.
 
         Random generators belong at the end of `state`, after whatever might draw.
@@ -137,170 +181,275 @@ class Checkpointer:
             The checkpoint's step; None if there is none to restore.
 
         Raises:
-            CheckpointError: there are checkpoints but all are damaged, or it does not fit.
+            CheckpointError: there are checkpoints but none can be used, or it does not fit.
         """
         checkpoint = self.newest()
         if checkpoint is None:
             return None
-        saved, folder = checkpoint.items, checkpoint.folder
+        path, saved = self._path(checkpoint.step), checkpoint.items
         if set(saved) != set(state):
-            raise CheckpointError(f"{folder}: holds {sorted(saved)}, this run has {sorted(state)}")
-        for name, part in state.items():
-            try:
+            raise CheckpointError(f"{path}: holds {sorted(saved)}, this run has {sorted(state)}")
+        name = ""
+        try:
+            for name, part in state.items():
                 part.load_state_dict(saved[name])
-            except (KeyError, ValueError, TypeError, RuntimeError) as error:
-                raise CheckpointError(f"{folder}: {name} does not fit this run: {error}") from error
-        section = checkpoint.manifest["frames"]
-        self._frames.restore(section, folder, frames)
-        self._frames.adopt(section)
-        published = self._published()
-        self._line = published[: published.index(folder) + 1]
-        log.info("restored %s", folder)
+            name = "frames"
+            for block in checkpoint.frames:
+                frames.write_frames(block.start, self._read(block.file))
+            self._blocks = {block.stop: block for block in checkpoint.frames}
+        except (LookupError, ValueError, TypeError, AttributeError, RuntimeError, OSError) as error:
+            raise CheckpointError(f"{path}: {name} does not fit this run: {error}") from error
+        self._history = [old for old in self._published() if _step(old) <= checkpoint.step]
+        log.info("restored %s", path)
         return checkpoint.step
 
     def newest(self, names: Collection[str] | None = None) -> Checkpoint | None:
         """Read the newest valid checkpoint; the disk is not changed.
 
         Args:
-            names: the parts that are needed; None means all, and the frames too.
+            names: the parts that are needed; None means all, and that the frames are there.
 
         Raises:
-            CheckpointError: there are checkpoints, but every one is damaged.
+            CheckpointError: there are checkpoints, but none can be used.
         """
-        folders = self._published()
-        reason = ""
-        for folder in reversed(folders):
+        for path in self._folder.glob("step_*/manifest.json"):
+            raise _unknown_schema(path.parent, 1)
+        published, reason = self._published(), ""
+        for path in reversed(published):
             try:
-                return self._read(folder, names)
+                checkpoint = _read_json(path)
+                if self._run not in ("", checkpoint.run):
+                    raise Damaged("is of a run with another configuration")
+                return self._filled(checkpoint, names)
             except OSError as error:
-                reason = f"{folder.name}: {error}"
+                reason = f"{path.name}: {error}"
                 log.warning("checkpoint cannot be used: %s", reason)
-        if folders:
+        if published:
             raise CheckpointError(
-                f"{self._folder}: none of the {len(folders)} checkpoints can be used ({reason}); "
+                f"{self._folder}: none of the {len(published)} checkpoints can be used ({reason}); "
                 "nothing was changed; bring one back, or choose another tag or runs_dir"
             )
         return None
 
+    # ---- writing -----------------------------------------------------------------------------
+
     def _save(
-        self,
-        step: int,
-        state: Mapping[str, Stateful],
-        frames: ChunkedFrames | None,
-        final: bool,
+        self, step: int, state: Mapping[str, Stateful], frames: FrameStore, final: bool
     ) -> Path:
-        began = time.perf_counter()
+        began, path = time.perf_counter(), self._path(step)
         states = {name: part.state_dict() for name, part in state.items()}
-        self._refuse_non_finite(step, states)
-        items = {name: storage.plain(tree, name) for name, tree in states.items()}
+        if bad := first_non_finite(states):
+            write_report(self._run_folder, {"step": step, "not_finite": bad})
+            last = self._history[-1] if self._history else "none"
+            raise NonFiniteError(
+                f"{bad} holds a NaN or infinity at step {step}, not saved; last checkpoint: {last}"
+            )
+        trees = {name: plain(tree, name) for name, tree in states.items()}
+        self._files.mkdir(parents=True, exist_ok=True)
         self._clear()
-        temporary = self._folder / f".tmp-step_{step:09d}"
-        temporary.mkdir(parents=True)
-        (self._folder / "frames").mkdir(exist_ok=True)
-        planned = storage.tree_bytes(items) + self._frames.new_bytes(frames)
-        self._require_space(planned)
-        entries = {
-            name: storage.write_tree(temporary / f"{name}.pt", tree) for name, tree in items.items()
-        }
-        section = self._frames.write(frames, temporary)
-        manifest = {"step": step, "final": final, "items": entries, "frames": section}
-        storage.write_manifest(temporary, manifest)
-        sync_folder(temporary)
-        # Nothing is published, and so nothing older pruned, unless it reads back as written.
-        self._verify(temporary, storage.read_manifest(temporary), fresh_only=True)
-        target = self._unused_name(step)
-        os.replace(temporary, target)
-        sync_folder(self._folder)
-        sync_folder(self._run_folder)
-        self._line.append(target)
-        self._frames.adopt(section)
+        blocks = self._live_blocks(frames)
+        planned = self._require_space(trees, frames, blocks)
+        final = final or any(old.final for old in self._checkpoints().values() if old.step == step)
+        parts = {name: self._write(tree) for name, tree in trees.items()}
+        for place, (start, stop, file) in enumerate(blocks):
+            if not file:
+                blocks[place] = Block(start, stop, self._write(frames.read_frames(start, stop)))
+        for folder in (self._files, self._folder, self._run_folder):
+            sync_folder(folder)
+        record = {"run": self._run, "step": step, "final": final, "parts": parts, "frames": blocks}
+        write_atomically(path, sealed({"schema": SCHEMA, **record}))
+        self._blocks = {block.stop: block for block in blocks}
+        self._history = [*(old for old in self._history if old != path), path]
         self._prune()
         seconds = time.perf_counter() - began
-        log.info("saved %s, %.1f MB in %.2f s", target.name, planned / 1e6, seconds)
-        return target
+        log.info("saved %s, %.1f MB in %.2f s", path.stem, planned / 1e6, seconds)
+        return path
 
-    def _refuse_non_finite(self, step: int, states: Mapping[str, Any]) -> None:
-        name = first_non_finite(states)
-        if name is not None:
-            write_report(self._run_folder, {"step": step, "not_finite": name})
-            last = self._line[-1] if self._line else "none"
-            raise NonFiniteError(
-                f"{name} holds a NaN or infinity at step {step} and was not saved; "
-                f"last checkpoint: {last}"
-            )
+    def _write(self, tree: Any) -> str:
+        """Put nested tensors and plain values on the disk; returns the name of their file."""
+        new = self._files / ".new"
+        new.unlink(missing_ok=True)
+        with new.open("xb") as file:
+            try:
+                torch.save(tree, file)
+            except RuntimeError as error:
+                raise error.__context__ or error from None  # torch hides what the disk said
+            file.flush()
+            os.fsync(file.fileno())
+        name = _digest(new)
+        os.replace(new, self._files / name)
+        return name
 
-    def _require_space(self, planned: int) -> None:
-        free = shutil.disk_usage(self._folder).free
-        if free < _FREE_SPACE * planned:
-            raise OSError(
-                errno.ENOSPC,
-                f"{free / 1e6:.0f} MB free, {_FREE_SPACE * planned / 1e6:.0f} MB wanted",
-            )
+    def _live_blocks(self, frames: FrameStore) -> list[Block]:
+        """Blocks of all frames that are alive; those that are on the disk have a file."""
+        first, end, size = frames.first_live_frame, frames.frames_written, self._block_size
+        blocks = []
+        for start in range(first - first % size, end, size):
+            new = Block(max(start, first), min(start + size, end), "")
+            saved = self._blocks.get(new.stop, new)
+            blocks.append(saved if saved.start <= new.start else new)
+        return blocks
 
-    def _read(self, folder: Path, names: Collection[str] | None) -> Checkpoint:
-        manifest = storage.read_manifest(folder)
-        entries = manifest["items"]
-        if names is None:
-            self._verify(folder, manifest)
-        else:
-            entries = {name: entries[name] for name in names if name in entries}
-            for entry in entries.values():
-                storage.verify(folder / entry["file"], entry)
-        items = {name: storage.read_tree(folder / each["file"]) for name, each in entries.items()}
-        return Checkpoint(folder, manifest["step"], items, manifest)
-
-    def _verify(
-        self, folder: Path, manifest: Mapping[str, Any], *, fresh_only: bool = False
-    ) -> None:
-        for entry in manifest["items"].values():
-            storage.verify(folder / entry["file"], entry)
-        self._frames.verify(manifest["frames"], folder, fresh_only=fresh_only)
+    def _require_space(self, trees: Any, frames: FrameStore, blocks: Sequence[Block]) -> int:
+        """Raises OSError unless there is room for what will be written; returns its bytes."""
+        new = [block for block in blocks if not block.file]
+        planned = tree_bytes(trees)
+        if new:
+            one = frames.read_frames(new[-1].stop - 1, new[-1].stop)
+            planned += one.nbytes * sum(block.stop - block.start for block in new)
+        free, wanted = shutil.disk_usage(self._folder).free, _FREE_SPACE * planned
+        if free < wanted:
+            raise OSError(f"{free / 1e6:.0f} MB free, {wanted / 1e6:.0f} MB wanted")
+        return planned
 
     def _prune(self) -> None:
-        """Remove what neither the last checkpoints nor the final ones need."""
-        manifests: dict[Path, dict[str, Any]] = {}
-        self._line = self._line[-self._keep :]
+        """Remove all checkpoints but the newest and the final ones of the present state's past."""
+        newest = self._history[-self._keep :]
         try:
-            for folder in self._published():
-                try:
-                    manifest = storage.read_manifest(folder)
-                except Damaged:
-                    manifest = {"final": False, "frames": None}
-                if folder in self._line or manifest["final"]:
-                    manifests[folder] = manifest
-                    continue
-                # Out of sight first: a half-removed folder would look like a damaged one.
-                doomed = folder.with_name(f".tmp-old-{folder.name}")
-                os.replace(folder, doomed)
-                shutil.rmtree(doomed)
-            self._frames.prune([each["frames"] for each in manifests.values()])
+            kept = {
+                path for path, old in self._checkpoints().items() if path in newest or old.final
+            }
+            self._history = [path for path in self._history if path in kept]
+            for path in self._published():
+                if path not in self._history:
+                    path.unlink()
+            self._clear()
         except OSError as error:
             log.warning("old checkpoints could not be removed (%s)", error)
 
     def _clear(self) -> None:
-        """Remove what an interrupted or failed save left behind."""
-        for path in self._folder.glob(".tmp-*"):
-            shutil.rmtree(path, ignore_errors=True)
+        """Remove the files that no checkpoint names, such as those of a failed save."""
+        needed = {file for old in self._checkpoints().values() for file in old.files.values()}
+        for path in (*self._folder.iterdir(), *self._files.iterdir()):
+            ours = _TEMPORARY.fullmatch(path.name) or _DIGEST.fullmatch(path.name)
+            if ours and path.name not in needed:
+                path.unlink()
 
-    def _unused_name(self, step: int) -> Path:
-        """`step_<step>`, numbered if that was saved before: published folders never change."""
-        taken = [_order(each)[1] for each in self._published() if _step(each) == step]
-        suffix = f"-{max(taken) + 1}" if taken else ""
-        return self._folder / f"step_{step:09d}{suffix}"
+    # ---- reading -----------------------------------------------------------------------------
+
+    def _filled(self, checkpoint: Checkpoint, names: Collection[str] | None) -> Checkpoint:
+        """The checkpoint with the parts `names`; raises Damaged if a file that is needed is."""
+        parts = checkpoint.parts
+        if names is not None:
+            parts = {name: parts[name] for name in names if name in parts}
+        for name, file in (checkpoint.files if names is None else parts).items():
+            if not (self._files / file).is_file():
+                raise Damaged(f"{name}, files/{file}, is missing")
+            if _digest(self._files / file) != file:
+                raise Damaged(f"{name}, files/{file}, has another checksum than its name")
+        return replace(checkpoint, items={name: self._read(file) for name, file in parts.items()})
+
+    def _read(self, file: str) -> Any:
+        """Tensors and plain values of a file that was checked, on the CPU.
+
+        Raises:
+            Damaged: it holds objects, which are not created, or more than the disk does.
+        """
+        path = self._files / file
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                    raise ValueError("compressed")
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds, and each means the same here
+            reason = str(error).strip().partition("\n")[0]
+            raise Damaged(
+                f"files/{file} is no file of tensors and plain values ({reason})"
+            ) from error
+
+    def _checkpoints(self) -> dict[Path, Checkpoint]:
+        """All checkpoints whose JSON can be read, oldest first."""
+        checkpoints = {}
+        for path in self._published():
+            with suppress(Damaged):
+                checkpoints[path] = _read_json(path)
+        return checkpoints
 
     def _published(self) -> list[Path]:
-        """Checkpoint folders, oldest first."""
-        folders = (each for each in self._folder.glob("step_*") if _NAME.fullmatch(each.name))
-        return sorted(folders, key=_order)
+        """The JSONs of all checkpoints, oldest first."""
+        paths = (path for path in self._folder.glob("step_*") if _JSON.fullmatch(path.name))
+        return sorted(paths, key=_step)
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"step_{step:09d}.json"
 
 
-def _order(folder: Path) -> tuple[int, int]:
-    """Step and repetition in a checkpoint folder's name."""
-    match = _NAME.fullmatch(folder.name)
-    if match is None:
-        raise ValueError(f"{folder.name} is no checkpoint folder's name")
-    return int(match[1]), int(match[2] or 1)
+def plain(tree: Any, name: str) -> Any:
+    """The state `tree` in types that can be read back without running code.
+
+    Tensors share memory with the original. Views are copied, since saving one would save all of
+    the memory that it is a view of.
+
+    Raises:
+        TypeError: naming the part that is neither a tensor nor a plain value or container.
+    """
+    if isinstance(tree, Tensor):
+        tensor = tree.detach()
+        return tensor if tensor.untyped_storage().nbytes() <= tensor.nbytes else tensor.clone()
+    if isinstance(tree, Mapping):
+        if not all(type(key) in (str, int) for key in tree):
+            raise TypeError(f"{name}: keys must be str or int")
+        return {key: plain(value, f"{name}.{key}") for key, value in tree.items()}
+    if type(tree) in (list, tuple):
+        return type(tree)(plain(value, f"{name}.{index}") for index, value in enumerate(tree))
+    if type(tree) not in _PLAIN:
+        raise TypeError(f"{name}: a {type(tree).__name__} cannot be saved")
+    return tree
 
 
-def _step(folder: Path) -> int:
-    return _order(folder)[0]
+def tree_bytes(tree: Any) -> int:
+    """Bytes of the tensors in nested dicts, lists and tuples."""
+    if isinstance(tree, Tensor):
+        return tree.nbytes
+    children = tree.values() if isinstance(tree, dict) else tree
+    return sum(map(tree_bytes, children)) if isinstance(tree, dict | list | tuple) else 0
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sealed(record: Mapping[str, Any]) -> str:
+    """The record's only spelling, with its checksum, so that every bit of a JSON is checked."""
+    body = {key: value for key, value in record.items() if key != "sha256"}
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**body, "sha256": digest}, indent=1, sort_keys=True) + "\n"
+
+
+def _read_json(path: Path) -> Checkpoint:
+    """What the JSON of a checkpoint says.
+
+    Raises:
+        Damaged: it is missing, changed by a single bit, or none of ours.
+        CheckpointError: it is of another schema.
+        OSError: the disk does not answer, which says nothing about the file.
+    """
+    if not path.is_file() or path.stat().st_size > _LARGEST_JSON:
+        raise Damaged("is missing or no checkpoint")
+    text = path.read_bytes()
+    try:
+        record = json.loads(text)
+        if sealed(record).encode() != text:
+            raise Damaged("has another checksum than when it was written")
+        if record["schema"] != SCHEMA:
+            raise _unknown_schema(path, record["schema"])
+        frames = [Block(*block) for block in record["frames"]]
+        run, step, final, parts = (record[key] for key in ("run", "step", "final", "parts"))
+        checkpoint = Checkpoint(run, step, final, parts, frames)
+        if step != _step(path) or not all(map(_DIGEST.fullmatch, checkpoint.files.values())):
+            raise Damaged("names another step, or what is no file of ours")
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise Damaged(f"cannot be understood ({type(error).__name__})") from error
+    return checkpoint
+
+
+def _unknown_schema(path: Path, schema: object) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: has schema {schema!r:.20}, this code reads {SCHEMA}; finish the run with the "
+        "version that began it, or choose another tag or runs_dir"
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,57 +11,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlr_atari.run.checkpoint import Checkpointer
+from mlr_atari.run.checkpoint import Checkpointer, sealed
 from mlr_atari.run.seeding import Streams
 
-CAPACITY, CHUNK = 20, 4
+CAPACITY, BLOCK = 20, 4
 
 
 class Part:
     """A part of a run whose tensors are a function of the step, changed in place."""
 
-    def __init__(self, size: int = 50, device: str = "cpu") -> None:
-        self.tensors = {
-            "weight": torch.zeros(size, device=device),
-            "indices": torch.zeros(3, dtype=torch.int64, device=device),
-        }
+    def __init__(self, size: int = 50) -> None:
+        self.tensors: dict[str, Any] = {"weight": torch.zeros(size)}
         self.step = 0
 
     def advance(self, step: int) -> None:
         self.step = step
-        self.tensors["weight"].copy_(torch.arange(self.tensors["weight"].numel()) * 0.5 + step)
-        self.tensors["indices"].fill_(step)
+        self.tensors["weight"].copy_(torch.arange(len(self.tensors["weight"])) * 0.5 + step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"tensors": self.tensors, "step": self.step, "name": "agent", "open": (1, [2.5])}
+        return {"tensors": self.tensors, "step": self.step, "open": (1, [2.5])}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name, tensor in self.tensors.items():
-            tensor.copy_(state["tensors"][name])
+        self.tensors["weight"].copy_(state["tensors"]["weight"])
         self.step = state["step"]
 
 
 class Ring:
     """The last `CAPACITY` frames; frame `n` holds `n` (and `past`, so that runs can differ)."""
 
-    def __init__(self, past: int = 0, chunk: int = CHUNK) -> None:
+    def __init__(self, past: int = 0) -> None:
         self.frames = torch.zeros(CAPACITY, 3, 2, 2, dtype=torch.uint8)
-        self.frames_written = 0
-        self.frame_chunk_size = chunk
-        self.past = past
+        self.frames_written, self.past = 0, past
 
     @property
     def first_live_frame(self) -> int:
         return max(0, self.frames_written - CAPACITY)
 
-    def frame(self, number: int) -> Tensor:
-        frame = torch.full((3, 2, 2), number % 251, dtype=torch.uint8)
-        frame[0] = self.past
-        return frame
-
     def grow_to(self, count: int) -> None:
         for number in range(self.frames_written, count):
-            self.frames[number % CAPACITY] = self.frame(number)
+            self.frames[number % CAPACITY] = number % 251
+            self.frames[number % CAPACITY, 0] = self.past
         self.frames_written = max(count, self.frames_written)
 
     def read_frames(self, start: int, stop: int) -> Tensor:
@@ -79,10 +70,17 @@ class Ring:
 class Run:
     """Everything of a small run, `frames_a_step` frames a step."""
 
-    def __init__(self, folder: Path, past: int = 0, frames_a_step: int = 1) -> None:
-        self.part, self.ring, self.streams = Part(), Ring(past), Streams(1)
+    def __init__(
+        self,
+        folder: Path,
+        past: int = 0,
+        frames_a_step: int = 1,
+        size: int = 50,
+        block: int = BLOCK,
+    ) -> None:
+        self.part, self.ring, self.streams = Part(size), Ring(past), Streams(1)
         self.state = {"agent": self.part, "replay": self.ring, "streams": self.streams}
-        self.checkpointer = Checkpointer(folder)
+        self.checkpointer = Checkpointer(folder, run="this", block_size=block)
         self.frames_a_step = frames_a_step
 
     def advance(self, step: int) -> None:
@@ -97,31 +95,44 @@ class Run:
     def load(self) -> int | None:
         return self.checkpointer.load(self.state, self.ring)
 
-    def numbers(self) -> list[Tensor]:
+    def numbers(self) -> list[Any]:
         draws = [torch.rand(5, generator=self.streams[name]) for name in ("replay", "noise")]
-        return [*self.part.tensors.values(), self.ring.frames, *draws]
+        tensors = [self.part.tensors["weight"], self.ring.frames, *draws]
+        return [self.part.step, *(tensor.tolist() for tensor in tensors)]
 
 
-def same(one: Run, two: Run) -> bool:
-    return one.part.step == two.part.step and all(
-        torch.equal(first, second)
-        for first, second in zip(one.numbers(), two.numbers(), strict=True)
-    )
+def steps(folder: Path) -> list[int]:
+    """The checkpoints that are there."""
+    return sorted(int(path.stem[5:]) for path in (folder / "checkpoints").glob("step_*.json"))
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(each.name for each in (folder / "checkpoints").glob("step_*"))
+def files(folder: Path, step: int) -> dict[str, Path]:
+    """The files of a checkpoint: its JSON, its parts by name, frames by where they start."""
+    path = folder / "checkpoints" / f"step_{step:09d}.json"
+    record = json.loads(path.read_text())
+    named = record["parts"] | {f"frames {start}": name for start, _, name in record["frames"]}
+    return {"json": path, **{name: path.parent / "files" / named[name] for name in named}}
 
 
 def leftovers(folder: Path) -> list[Path]:
-    return list((folder / "checkpoints").glob(".*"))
+    """Files that belong to no checkpoint."""
+    known = {path for step in steps(folder) for path in files(folder, step).values()}
+    paths = (folder / "checkpoints").rglob("*")
+    return sorted(path for path in paths if path.is_file() and path not in known)
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    files = (each for each in folder.rglob("*") if each.is_file())
-    return {str(each.relative_to(folder)): each.read_bytes() for each in files}
+def forge(path: Path, changes: Mapping[str, Any]) -> None:
+    """Change a checkpoint's JSON so that nothing shows: its checksum is right."""
+    path.write_text(sealed({**json.loads(path.read_text()), **changes}))
 
 
-def damage_newest(folder: Path) -> None:
-    path = folder / "checkpoints" / names(folder)[-1] / "agent.pt"
-    path.write_bytes(path.read_bytes()[:-1])
+def forge_part(path: Path, part: str, content: bytes) -> None:
+    """Let a part of a checkpoint be `content`; all checksums are right."""
+    name = hashlib.sha256(content).hexdigest()
+    (path.parent / "files" / name).write_bytes(content)
+    forge(path, {"parts": {**json.loads(path.read_text())["parts"], part: name}})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}

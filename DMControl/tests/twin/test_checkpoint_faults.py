@@ -1,113 +1,251 @@
-"""Checkpoints when writing goes wrong: the disk, non-finite numbers, kills (R5, R7, R17).
+"""Checkpoints that are damaged or forged, and saves that go wrong: full disks, NaNs, kills.
 
-Disk faults are injected at the operating system's calls.
+Faults are put in at the calls of the operating system.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import itertools
 import json
 import os
 import random
+import resource
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Iterable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
-from small_checkpoints import CHUNK, Part, Run, leftovers, names, tree
+from small_checkpoints import BLOCK, Run, contents, files, forge, forge_part, leftovers, steps
 
-from mlr_dmcontrol.errors import NonFiniteError, StorageError
-from mlr_dmcontrol.run import storage
+from mlr_dmcontrol.errors import CheckpointError, NonFiniteError, StorageError
 from mlr_dmcontrol.run.checkpoint import Checkpointer
+
+# --- damage -------------------------------------------------------------------------------------
+
+
+def flip(path: Path, position: int = -1, bit: int = 4) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 if position < 0 else position] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def extend(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+FILES = ["json", "agent", "replay", "streams", "frames 4", "frames 8"]  # frames 8 to 10: the head
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, empty, extend, Path.unlink])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_detected_and_the_previous_checkpoint_used(
+    tmp_path: Path, name: str, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (6, 11):
+        Run(tmp_path).save(step)
+    path = files(tmp_path, 11)[name]
+    damage(path)
+    before, restored = contents(tmp_path), Run(tmp_path)
+    removed = damage is Path.unlink and name == "json"  # that is no checkpoint
+    assert restored.load() == restored.part.step == 6
+    assert contents(tmp_path) == before
+    messages = [line.getMessage() for line in caplog.records if line.levelname == "WARNING"]
+    assert len(messages) == (0 if removed else 1)
+    assert removed or ("step_000000011" in messages[0] and path.name in messages[0])
+    restored.save(7)  # the damaged one goes once a newer valid one is in place
+    assert steps(tmp_path) == [6, 7]
+    assert not leftovers(tmp_path)
+
+
+def test_all_damaged_ends_the_run_and_changes_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for step in (6, 11):
+        run.save(step)
+        flip(files(tmp_path, step)["agent"])
+    before, restored = contents(tmp_path), Run(tmp_path)
+    with pytest.raises(CheckpointError, match="none of the 2 checkpoints can be used") as raised:
+        restored.load()
+    assert raised.value.exit_code == 2
+    assert contents(tmp_path) == before
+    assert restored.part.step == 0
+
+
+def test_every_single_bit_of_every_file_counts(tmp_path: Path) -> None:
+    Run(tmp_path).save(6)
+    chance = random.Random(1)
+    for name, path in files(tmp_path, 6).items():
+        good = path.read_bytes()
+        positions = range(len(good)) if name == "json" else chance.sample(range(len(good)), 20)
+        for position in positions:
+            flip(path, position, chance.randrange(8))
+            with pytest.raises(CheckpointError):
+                Checkpointer(tmp_path).newest()
+            path.write_bytes(good)
+    assert Run(tmp_path).load() == 6
+
+
+def test_an_evaluation_reads_only_what_it_needs(tmp_path: Path) -> None:
+    Run(tmp_path).save(6)
+    for name in FILES[2:5]:
+        files(tmp_path, 6)[name].unlink()
+    checkpoint = Checkpointer(tmp_path).newest(["agent"])
+    assert checkpoint is not None
+    assert (checkpoint.step, list(checkpoint.items)) == (6, ["agent"])
+    assert checkpoint.items["agent"]["step"] == 6
+    with pytest.raises(CheckpointError):
+        Checkpointer(tmp_path).newest()
+
+
+# --- malice -------------------------------------------------------------------------------------
+
+
+class Payload:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+def pickled(value: Any, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_malicious_file_is_refused_and_does_not_run(tmp_path: Path, legacy: bool) -> None:
+    for step in (6, 11):
+        Run(tmp_path).save(step)
+    marker, path = tmp_path / "marker", files(tmp_path, 11)["json"]
+    content = pickled({"x": Payload(marker)}, _use_new_zipfile_serialization=not legacy)
+    torch.load(io.BytesIO(content), weights_only=False)
+    marker.rmdir()  # it would have run
+    good = json.loads(path.read_text())["parts"]
+    forge_part(path, "agent", content)
+    assert Run(tmp_path).load() == 6
+    bad = json.loads(path.read_text())["parts"]["agent"]
+    forge(path, {"parts": good, "frames": [[0, 4, bad]]})
+    with pytest.raises(CheckpointError, match="frames does not fit"):
+        Run(tmp_path).load()
+    assert not marker.exists()
+
+
+def test_a_file_that_would_take_more_memory_than_disk_is_refused(tmp_path: Path) -> None:
+    Run(tmp_path).save(6)
+    whole, small = io.BytesIO(pickled({"x": torch.zeros(100_000)})), io.BytesIO()
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(small, "w", 8) as target:
+        for entry in source.namelist():
+            target.writestr(entry, source.read(entry))
+    forge_part(files(tmp_path, 6)["json"], "agent", small.getvalue())
+    with pytest.raises(CheckpointError, match="compressed"):
+        Run(tmp_path).load()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parts": {"agent": "../../outside"}},
+        {"parts": {"agent": None}},
+        {"parts": []},
+        {"frames": [[0, 4, "/etc/passwd"]]},
+        {"frames": 3},
+        {"step": 7},
+        pytest.param("[" * 1_000_000, id="deep"),
+        pytest.param(" " * 2**25, id="large"),
+        "3",
+    ],
+)
+def test_a_forged_json_is_refused_before_it_is_believed(tmp_path: Path, changes: Any) -> None:
+    Run(tmp_path).save(6)
+    path = files(tmp_path, 6)["json"]
+    if isinstance(changes, str):
+        path.write_text(changes)
+    else:
+        forge(path, changes)
+    with pytest.raises(CheckpointError, match="none of the 1 checkpoints can be used"):
+        Run(tmp_path).load()
+
 
 # --- faults while writing -----------------------------------------------------------------------
 
 
 class FailingCall:
-    """The `number`-th call of an `os` function fails, after half of what it was given."""
+    """The `number`-th call of an `os` function fails (0: none; -1: all)."""
 
-    def __init__(self, name: str, number: int, code: int) -> None:
-        self.real, self.name, self.number, self.code = getattr(os, name), name, number, code
-        self.count = 0
+    def __init__(self, name: str, number: int, code: int = errno.EIO) -> None:
+        self.real, self.number, self.code, self.count = getattr(os, name), number, code, 0
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         self.count += 1
-        if self.count == self.number:
-            if self.name == "write":
-                self.real(arguments[0], arguments[1][: len(arguments[1]) // 2])
+        if self.number in (self.count, -1):
             raise OSError(self.code, os.strerror(self.code))
         return self.real(*arguments, **options)
 
 
-def count_calls(folder: Path, name: str) -> int:
-    """How often a save calls the `os` function."""
-    counter = FailingCall(name, 0, 0)
-    run = Run(folder)
+@contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    """Writing to a file stops at that byte, as on a disk that is full there."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def save_with(fault: Any, run: Run, folder: Path) -> bool:
+    """Whether a save with a fault succeeds; at most that one is lost, and the next is whole."""
+    step = steps(folder)[-1] + 1
+    with fault:
+        saved = run.save(step) is not None
+    newest = Checkpointer(folder).newest()
+    assert newest is not None
+    assert newest.step in ((step,) if saved else (step - 1, step))  # it may be there, unannounced
+    assert saved or not leftovers(folder)
+    assert run.save(step + 1) is not None
+    assert len(steps(folder)) == 2
+    assert not leftovers(folder)
+    restored = Run(folder, size=len(run.part.tensors["weight"]))
+    assert restored.load() == restored.part.step == step + 1
+    return saved
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace", "unlink"])
+def test_a_fault_at_any_call_costs_one_checkpoint(tmp_path: Path, name: str) -> None:
+    run, saved = Run(tmp_path), []
     run.save(6)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, name, counter)
-        run.save(7)
-    return counter.count
+    for number in itertools.count(1):
+        fault = FailingCall(name, number)
+        saved.append(save_with(patch.object(os, name, fault), run, tmp_path))
+        if fault.count < number:
+            break
+    assert saved.count(False) >= 2
+    assert saved[-1]
 
 
-def check_faults(folder: Path, name: str, code: int, numbers: Iterable[int]) -> None:
-    """Whichever call fails, at most that checkpoint is lost, and nothing is left behind."""
-    run = Run(folder)
+def test_a_disk_that_is_full_at_any_byte_costs_one_checkpoint(tmp_path: Path) -> None:
+    run = Run(tmp_path, size=100_000)
     run.save(6)
-    steps, failed = itertools.count(7), 0
-    for number in numbers:
-        fault = FailingCall(name, number, code)
-        step = next(steps)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(os, name, fault)
-            result = run.save(step)
-        found = Checkpointer(folder).newest()
-        assert found is not None
-        assert found.step >= step - 1
-        if result is None:
-            failed += 1
-            assert not leftovers(folder)
-        else:  # removing old ones failed, or no such call was made: no loss
-            assert found.step == step
-        assert run.save(next(steps)) is not None  # training goes on, and so does saving
-        assert len(names(folder)) == 2
-        restored = Run(folder)
-        restored.load()
-        assert restored.part.step == run.part.step
-    assert failed >= 1
-
-
-@pytest.mark.parametrize(
-    ("name", "code"),
-    [
-        ("open", errno.ENOSPC),
-        ("write", errno.ENOSPC),
-        ("write", errno.EIO),
-        ("fsync", errno.EIO),
-        ("replace", errno.EIO),
-        ("mkdir", errno.ENOSPC),
-    ],
-)
-def test_a_fault_at_the_first_middle_or_last_call_costs_one_checkpoint(
-    tmp_path: Path, name: str, code: int
-) -> None:
-    count = count_calls(tmp_path / "count", name)
-    numbers = {1, count // 4, count // 2, 3 * count // 4, count} - {0}
-    check_faults(tmp_path / "run", name, code, sorted(numbers))
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
-@pytest.mark.parametrize("name", ["open", "write", "fsync", "replace", "mkdir"])
-def test_a_fault_at_any_call_costs_one_checkpoint(tmp_path: Path, name: str, code: int) -> None:
-    count = count_calls(tmp_path / "count", name)
-    check_faults(tmp_path / "run", name, code, range(1, count + 1))
+    for size in (0, 1, 1_000, 200_000, files(tmp_path, 6)["agent"].stat().st_size - 1):
+        assert not save_with(no_file_beyond(size), run, tmp_path)
 
 
 def test_three_failures_in_a_row_end_the_run(
@@ -115,88 +253,40 @@ def test_three_failures_in_a_row_end_the_run(
 ) -> None:
     run = Run(tmp_path)
     run.save(6)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", FailingCall("fsync", 1, errno.EIO))
+    with patch.object(os, "fsync", FailingCall("fsync", 1)):
         assert run.save(7) is None
     assert run.save(8) is not None  # the count starts again
-    monkeypatch.setattr(storage.os, "fsync", always_full)
+    monkeypatch.setattr(os, "fsync", FailingCall("fsync", -1, errno.ENOSPC))
     assert run.save(9) is None
     assert run.save(10) is None
     assert "step 10 could not be saved" in caplog.records[-1].getMessage()
-    with pytest.raises(StorageError, match="step 11 .*last good step: 8; make room") as raised:
+    with pytest.raises(StorageError, match="last good step: 8") as raised:
         run.save(11)
     assert raised.value.exit_code == 3
+    with pytest.raises(StorageError, match="last good step: 8"):  # or a single one
+        Run(tmp_path).save(12, required=True)
     assert Run(tmp_path).load() == 8
     assert not leftovers(tmp_path)
-
-
-def always_full(descriptor: int) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def test_a_required_save_ends_the_run_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "fsync", always_full)
-    with pytest.raises(StorageError, match="last good step: none"):
-        Run(tmp_path).save(3, required=True)
 
 
 def test_room_is_checked_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = Run(tmp_path, frames_a_step=CHUNK)
+    run = Run(tmp_path, frames_a_step=BLOCK)
     run.save(2)
-    new = Part().tensors["weight"].nbytes + 3 * 8 + sum(
-        each.nbytes for each in run.streams.state_dict().values()
-    )  # fmt: skip
-    new += 1 * CHUNK * 12  # one more chunk of frames, the other two are on disk
-    wanted = new * 3 // 2
+    generators = sum(tensor.nbytes for tensor in run.streams.state_dict().values())
+    new = run.part.tensors["weight"].nbytes + generators + BLOCK * 12  # one new block
 
     def free(room: int) -> None:
         usage = shutil.disk_usage(tmp_path)._replace(free=room)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
 
-    free(wanted - 1)
-    monkeypatch.setattr(storage, "write_tree", pytest.fail)
-    assert run.save(3) is None
+    free(new * 3 // 2 - 1)
+    with patch.object(os, "replace", pytest.fail):
+        assert run.save(3) is None
     assert "MB wanted" in caplog.records[-1].getMessage()
-    monkeypatch.undo()
-    free(wanted + 1)
+    free(new * 3 // 2 + 1)
     assert run.save(3) is not None
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("may not mount a small file system here")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
-
-
-@pytest.mark.parametrize("honest", [True, False])
-def test_a_disk_that_is_really_full(
-    small_disk: Path, honest: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = shutil.disk_usage(small_disk)
-    if not honest:  # another program takes the room after it was checked
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    run = Run(small_disk)
-    run.save(1)
-    ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 30_000 if honest else 1_900_000))
-    if not honest:
-        run.part.tensors["weight"] = torch.zeros(200_000)
-    assert run.save(2) is None
-    assert run.save(3) is None
-    assert not leftovers(small_disk)
-    assert Checkpointer(small_disk).newest(["agent"]).step == 1  # type: ignore[union-attr]
-    ballast.unlink()
-    assert run.save(4) is not None
-    assert Checkpointer(small_disk).newest().step == 4  # type: ignore[union-attr]
 
 
 # --- non-finite numbers -------------------------------------------------------------------------
@@ -206,96 +296,71 @@ def test_a_disk_that_is_really_full(
 def test_a_non_finite_state_is_never_saved(tmp_path: Path, bad: float) -> None:
     run = Run(tmp_path)
     run.save(6)
-    before = tree(tmp_path)
-    run.advance(7)
+    before = contents(tmp_path)
     run.part.tensors["weight"][3] = bad
-    with pytest.raises(NonFiniteError, match=r"agent\.tensors\.weight .* at step 7 .*_000000006"):
+    with pytest.raises(NonFiniteError, match=r"agent\.tensors\.weight .* at step 7.*_000000006"):
         run.checkpointer.save(7, run.state, run.ring)
     report = json.loads((tmp_path / "nonfinite.json").read_text())
     assert report == {"step": 7, "not_finite": "agent.tensors.weight"}
     (tmp_path / "nonfinite.json").unlink()
-    assert tree(tmp_path) == before
+    assert contents(tmp_path) == before
 
 
 # --- kills --------------------------------------------------------------------------------------
 
 
-def endless(folder: Path, seconds: float) -> None:
-    """Resume, then save every step, each write being slowed; never returns."""
-    real = os.write
+def save_for_ever(folder: Path) -> None:
+    """Resume, then save every step, each wait for the disk being longer; never returns."""
+    real = os.fsync
 
-    def slow(descriptor: int, data: Any) -> int:
-        time.sleep(seconds)
-        return real(descriptor, data[: max(1, len(data) // 2)])
+    def slow(descriptor: int) -> None:
+        time.sleep(0.002)
+        real(descriptor)
 
+    os.fsync = slow
     run = Run(folder)
     step = run.load() or 0
-    os.write = slow  # type: ignore[assignment]
     while True:
         step += 1
         run.save(step)
         (folder / "reached").write_text(str(step))
 
 
-def kill_and_resume(folder: Path, kills: int) -> None:
-    """Every resume must find all but the interrupted save, whole."""
-    chance = random.Random(3)
-    resumed_inside = 0
+@pytest.mark.parametrize("kills", [10, pytest.param(200, marks=pytest.mark.soak)])
+def test_kills_during_saves_lose_only_that_save(tmp_path: Path, kills: int) -> None:
+    chance, torn, step = random.Random(3), 0, 0
     for _ in range(kills):
         child = os.fork()
         if child == 0:
             try:
-                endless(folder, 0.0003)
+                save_for_ever(tmp_path)
             finally:
                 os._exit(1)
-        time.sleep(chance.uniform(0.05, 0.5))
+        time.sleep(chance.uniform(0.05, 0.4))
         os.kill(child, signal.SIGKILL)
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
-        resumed_inside += bool(leftovers(folder))
-        reached = folder / "reached"
-        saved = int(reached.read_text() or 0) if reached.exists() else 0
-        run = Run(folder)
+        torn += bool(leftovers(tmp_path))
+        reached = tmp_path / "reached"
+        run = Run(tmp_path)
         step = run.load() or 0
-        # What was announced is never lost; a kill before the note leaves it behind, several in
-        # a row by several steps.
-        assert step >= saved
-        reference = Run(folder)
-        reference.part.advance(step)
-        reference.ring.grow_to(step)
+        assert step >= int((reached.exists() and reached.read_text()) or 0)
+        reference = Run(tmp_path)
+        reference.advance(step)
         assert torch.equal(run.ring.frames, reference.ring.frames)
-        if step:
-            assert torch.equal(run.part.tensors["weight"], reference.part.tensors["weight"])
-    assert resumed_inside >= kills // 2  # most kills must have hit a save
+        assert step == 0 or torch.equal(
+            run.part.tensors["weight"], reference.part.tensors["weight"]
+        )
+    assert torn >= kills // 4  # many must have hit a save
     run.save(step + 1)
-    assert not leftovers(folder)
-    assert len(names(folder)) <= 2
+    assert len(steps(tmp_path)) <= 2
+    assert not leftovers(tmp_path)
 
 
-def test_kills_during_saves(tmp_path: Path) -> None:
-    kill_and_resume(tmp_path, 10)
-
-
-@pytest.mark.soak
-def test_many_kills_during_saves(tmp_path: Path) -> None:
-    kill_and_resume(tmp_path, 200)
-
-
-@pytest.mark.parametrize("number", [1, 9, 30])
-def test_an_interrupt_during_a_save_loses_only_that_save(
-    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", ["os.fsync", "os.replace", "torch.save"])
+def test_an_interrupt_during_a_save_loses_only_that_save(tmp_path: Path, name: str) -> None:
     run = Run(tmp_path)
     run.save(6)
-    numbers = itertools.count(1)
-    real = os.write
-
-    def write(descriptor: int, data: Any) -> int:
-        if next(numbers) == number:
-            raise KeyboardInterrupt
-        return real(descriptor, data)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "write", write)
+    with patch(name, side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         run.save(7)
     assert Run(tmp_path).load() == 6
     assert run.save(8) is not None
