@@ -56,8 +56,6 @@ SINGLES = (
 # In the folders above, but each benchmark's own.
 OWN = (
     "{package}/probe/world.py",
-    "{package}/run/evaluation.py",
-    "{package}/run/workers.py",
 )
 
 

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
 
-from mlr_atari.build import build_agent, set_up_process, settings_from
-from mlr_atari.environment import EnvironmentSettings, GameEnv, make_environment
+from mlr_atari import protocol
+from mlr_atari.build import set_up_process
+from mlr_atari.environment import GameEnv
 from mlr_atari.errors import ConfigError, RunError
+from mlr_atari.parts import agent_for, evaluation_factory
+from mlr_atari.rainbow import evaluation_noise
 from mlr_atari.run.checkpoint import Checkpointer
-from mlr_atari.run.evaluation import Policy, evaluate, record_video
+from mlr_atari.run.evaluation import EvaluationEnvs, Policy, evaluate, record_video
 from mlr_atari.run.seeding import episode_seed
-from mlr_atari.run.workers import EvaluationEnvs
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -38,26 +43,25 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def saved_policy(cfg: DictConfig, run: Path, env: GameEnv) -> tuple[Policy, int]:
+def saved_policy(
+    cfg: DictConfig, run: Path, env: GameEnv, device: torch.device
+) -> tuple[Policy, int]:
     """The noise-free policy of the newest valid checkpoint, and its agent step."""
     checkpoint = Checkpointer(run).newest(["agent"])
     if checkpoint is None:
         raise ConfigError(f"RUN={run}: holds no checkpoint; train it first")
-    agent = build_agent(
-        cfg.agent,
-        obs_shape=env.obs_shape,
-        num_actions=env.num_actions,
-        device=set_up_process(cfg),
-        seed=cfg.seed,
-        precision=cfg.precision,
-    )
+    agent = agent_for(cfg, env, device)
     agent.load_state_dict(checkpoint.items["agent"])
     return agent.evaluation_policy, checkpoint.step
 
 
-def random_policy(obs: np.ndarray, uniform: np.ndarray, random_action: np.ndarray) -> np.ndarray:
-    """Uniformly random actions, which are drawn by game and step."""
-    return random_action
+def random_policy(env: GameEnv) -> Policy:
+    """Uniformly random actions."""
+
+    def act(obs: np.ndarray, generators: Sequence[np.random.Generator]) -> np.ndarray:
+        return evaluation_noise(generators, env.num_actions).random_action.numpy()
+
+    return act
 
 
 def score(args: argparse.Namespace) -> None:
@@ -69,37 +73,36 @@ def score(args: argparse.Namespace) -> None:
         raise ConfigError(f"--episodes={args.episodes}: must be at least 1")
     cfg = OmegaConf.merge(OmegaConf.load(path), {"device": args.device})
     assert isinstance(cfg, DictConfig)
-    seed = cfg.seed if args.seed is None else args.seed
-    settings = settings_from(EnvironmentSettings, cfg.environment)
-    env = make_environment(cfg.game.name, settings, training=False, seed=cfg.seed)
-    policy: Policy
-    step = None
-    if args.random:
-        policy, name = random_policy, "random"
-    else:
-        policy, step = saved_policy(cfg, args.run, env)
-        name = f"step_{step}"
-    seeds = partial(episode_seed, seed, "evaluation")
-    processes = {"seed": cfg.seed, "processes": args.processes}
-    with EvaluationEnvs(cfg.game.name, settings, args.episodes, **processes) as envs:
+    device, seed, step = set_up_process(cfg), cfg.seed if args.seed is None else args.seed, None
+    make, seeds = evaluation_factory(cfg), partial(episode_seed, seed, "evaluation")
+    with (
+        closing(make()) as env,
+        closing(EvaluationEnvs(make, args.episodes, args.processes)) as envs,
+    ):
+        if args.random:
+            policy, name = random_policy(env), "random"
+        else:
+            policy, step = saved_policy(cfg, args.run, env, device)
+            name = f"step_{step}"
         result = evaluate(policy, envs, args.episodes, seeds)
-    assert result is not None  # nothing asks it to stop
-    report = {"agent_step": step, "seed": seed, "values": result.scores, "lengths": result.lengths}
-    out = unused(args.run / "evaluations", f"{name}_seed_{seed}")
-    out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    spread = np.std(result.scores, ddof=1) if args.episodes > 1 else 0.0
-    print(f"score {result.mean_score:.1f} ± {spread:.1f} over {args.episodes}: {out}.json")
-    if args.video:
-        print(f"filmed score {record_video(policy, env, seeds(0), out):.1f}: {out}.mp4, {out}.gif")
-    env.close()
+        assert result is not None  # nothing asks it to stop
+        values, metric = result.scores, protocol.METRIC
+        out = unused(args.run / "evaluations", f"{name}_seed_{seed}")
+        report = {"agent_step": step, "seed": seed, "values": values, "lengths": result.lengths}
+        out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        mean, spread = statistics.fmean(values), np.std(values, ddof=1) if len(values) > 1 else 0.0
+        print(f"{metric} {mean:.1f} ± {spread:.1f} over {len(values)}: {out}.json")
+        if args.video:
+            filmed = record_video(policy, env, seeds(0), out)
+            print(f"filmed {metric} {filmed:.1f}: {out}.mp4, {out}.gif")
 
 
 def unused(folder: Path, name: str) -> Path:
     """`folder`/`name`, or with the first number behind it that nothing is called yet."""
     folder.mkdir(exist_ok=True)
-    taken = {each.stem for each in folder.iterdir()}
-    numbered = (f"{name}_{number}" for number in range(2, len(taken) + 3))
-    return folder / next(each for each in (name, *numbered) if each not in taken)
+    taken = {path.stem for path in folder.iterdir()}
+    names = (name, *(f"{name}_{number}" for number in range(2, len(taken) + 3)))
+    return folder / next(name for name in names if name not in taken)
 
 
 def main(argv: Sequence[str]) -> int:

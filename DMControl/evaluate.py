@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -17,13 +19,14 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from mlr_dmcontrol.build import build_agent, set_up_process, settings_from
-from mlr_dmcontrol.environment import EnvironmentSettings, PixelControlEnv
+from mlr_dmcontrol import protocol
+from mlr_dmcontrol.build import set_up_process
+from mlr_dmcontrol.environment import PixelControlEnv
 from mlr_dmcontrol.errors import ConfigError, RunError
+from mlr_dmcontrol.parts import agent_for, evaluation_factory
 from mlr_dmcontrol.run.checkpoint import Checkpointer
-from mlr_dmcontrol.run.evaluation import Policy, evaluate, record_video
+from mlr_dmcontrol.run.evaluation import EvaluationEnvs, Policy, evaluate, record_video
 from mlr_dmcontrol.run.seeding import Streams, episode_seed
-from mlr_dmcontrol.run.workers import EvaluationEnvs
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -39,29 +42,24 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def saved_policy(cfg: DictConfig, run: Path, env: PixelControlEnv) -> tuple[Policy, int]:
+def saved_policy(
+    cfg: DictConfig, run: Path, env: PixelControlEnv, device: torch.device
+) -> tuple[Policy, int]:
     """The mean policy of the newest valid checkpoint, and its agent step."""
     checkpoint = Checkpointer(run).newest(["agent"])
     if checkpoint is None:
         raise ConfigError(f"RUN={run}: holds no checkpoint; train it first")
-    agent = build_agent(
-        cfg.agent,
-        obs_shape=env.obs_shape,
-        action_dim=env.action_dim,
-        device=set_up_process(cfg),
-        seed=cfg.seed,
-        precision=cfg.precision,
-    )
+    agent = agent_for(cfg, env, device)
     agent.load_state_dict(checkpoint.items["agent"])
     return agent.evaluation_policy, checkpoint.step
 
 
-def random_policy(seed: int, action_dim: int) -> Policy:
+def random_policy(seed: int, env: PixelControlEnv) -> Policy:
     """Uniformly random actions."""
-    generator = Streams(seed)["exploration"]
+    draws = Streams(seed)["exploration"]
 
-    def act(obs: np.ndarray) -> np.ndarray:
-        return (torch.rand(len(obs), action_dim, generator=generator) * 2 - 1).numpy()
+    def act(obs: np.ndarray, generators: object) -> np.ndarray:
+        return (torch.rand(len(obs), env.action_dim, generator=draws) * 2 - 1).numpy()
 
     return act
 
@@ -75,36 +73,37 @@ def score(args: argparse.Namespace) -> None:
         raise ConfigError(f"--episodes={args.episodes}: must be at least 1")
     cfg = OmegaConf.merge(OmegaConf.load(path), {"device": args.device})
     assert isinstance(cfg, DictConfig)
-    seed = cfg.seed if args.seed is None else args.seed
-    settings = settings_from(EnvironmentSettings, cfg.environment)
-    env = PixelControlEnv(cfg.task.name, settings)
-    step = None
-    if args.random:
-        policy, name = random_policy(seed, env.action_dim), "random"
-    else:
-        policy, step = saved_policy(cfg, args.run, env)
-        name = f"step_{step}"
-    seeds = partial(episode_seed, seed, "evaluation")
+    device, seed, step = set_up_process(cfg), cfg.seed if args.seed is None else args.seed, None
+    make, seeds = evaluation_factory(cfg), partial(episode_seed, seed, "evaluation")
     places = min(args.episodes, cfg.evaluation.episodes)
-    with EvaluationEnvs(cfg.task.name, settings, places, args.processes) as envs:
+    with (
+        closing(make()) as env,
+        closing(EvaluationEnvs(make, places, args.processes, full_batches=True)) as envs,
+    ):
+        if args.random:
+            policy, name = random_policy(seed, env), "random"
+        else:
+            policy, step = saved_policy(cfg, args.run, env, device)
+            name = f"step_{step}"
         result = evaluate(policy, envs, args.episodes, seeds)
-    assert result is not None  # nothing asks it to stop
-    report = {"agent_step": step, "seed": seed, "values": result.returns, "lengths": result.lengths}
-    out = unused(args.run / "evaluations", f"{name}_seed_{seed}")
-    out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    spread = np.std(result.returns, ddof=1) if args.episodes > 1 else 0.0
-    print(f"return {result.mean_return:.1f} ± {spread:.1f} over {args.episodes}: {out}.json")
-    if args.video:
-        print(f"filmed return {record_video(policy, env, seeds(0), out):.1f}: {out}.mp4, {out}.gif")
-    env.close()
+        assert result is not None  # nothing asks it to stop
+        values, metric = result.scores, protocol.METRIC
+        out = unused(args.run / "evaluations", f"{name}_seed_{seed}")
+        report = {"agent_step": step, "seed": seed, "values": values, "lengths": result.lengths}
+        out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        mean, spread = statistics.fmean(values), np.std(values, ddof=1) if len(values) > 1 else 0.0
+        print(f"{metric} {mean:.1f} ± {spread:.1f} over {len(values)}: {out}.json")
+        if args.video:
+            filmed = record_video(policy, env, seeds(0), out)
+            print(f"filmed {metric} {filmed:.1f}: {out}.mp4, {out}.gif")
 
 
 def unused(folder: Path, name: str) -> Path:
     """`folder`/`name`, or with the first number behind it that nothing is called yet."""
     folder.mkdir(exist_ok=True)
-    taken = {each.stem for each in folder.iterdir()}
-    numbered = (f"{name}_{number}" for number in range(2, len(taken) + 3))
-    return folder / next(each for each in (name, *numbered) if each not in taken)
+    taken = {path.stem for path in folder.iterdir()}
+    names = (name, *(f"{name}_{number}" for number in range(2, len(taken) + 3)))
+    return folder / next(name for name in names if name not in taken)
 
 
 def main(argv: Sequence[str]) -> int:

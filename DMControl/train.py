@@ -167,7 +167,7 @@ class Trainer:
         if result is None:
             self.save()
             return
-        self.records.evaluated(result.returns, result.lengths, time.perf_counter() - start)
+        self.records.evaluated(result.scores, result.lengths, time.perf_counter() - start)
         self.records.preview(self.learner.preview())
 
     def save(self, *, final: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,8 +16,8 @@ from .machine import hardware
 from .protocol import Plan, plan
 from .rainbow import Rainbow
 from .replay import ReplaySettings, SequenceReplay
+from .run.evaluation import EvaluationEnvs
 from .run.seeding import episode_seed
-from .run.workers import EvaluationEnvs
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,7 @@ def build_parts(cfg: DictConfig, device: torch.device) -> Parts:
         episode_seed=partial(episode_seed, cfg.seed, "train"),
     )
     stack, height, width = env.obs_shape
-    agent = build_agent(
-        cfg.agent,
-        obs_shape=env.obs_shape,
-        num_actions=env.num_actions,
-        device=device,
-        seed=cfg.seed,
-        precision=cfg.precision,
-    )
+    agent = agent_for(cfg, env, device)
     numbers = plan(cfg)
     replay = SequenceReplay(
         numbers.capacity,
@@ -86,11 +80,32 @@ def build_parts(cfg: DictConfig, device: torch.device) -> Parts:
         frame_shape=(1, height, width),
         device=device,
     )
-    evaluation_envs = EvaluationEnvs(
-        cfg.game.name,
-        settings,
-        max(cfg.evaluation.episodes, cfg.evaluation.final_episodes),
-        seed=cfg.seed,
-        processes=cfg.evaluation.processes,
-    )
+    evaluation = cfg.evaluation
+    places = max(evaluation.episodes, evaluation.final_episodes)
+    evaluation_envs = EvaluationEnvs(evaluation_factory(cfg), places, evaluation.processes)
     return Parts(numbers, env, evaluation_envs, agent, replay)
+
+
+def evaluation_factory(cfg: DictConfig) -> Callable[[], GameEnv]:
+    """Makes environments of the run's game to evaluate in: whole games, raw rewards.
+
+    It can be sent to processes.
+    """
+    settings = settings_from(EnvironmentSettings, cfg.environment)
+    return partial(make_environment, cfg.game.name, settings, training=False, seed=cfg.seed)
+
+
+def agent_for(cfg: DictConfig, env: GameEnv, device: torch.device) -> Rainbow:
+    """The run's agent, with its initial weights.
+
+    Raises:
+        ConfigError: settings that do not fit each other or the observations.
+    """
+    return build_agent(
+        cfg.agent,
+        obs_shape=env.obs_shape,
+        num_actions=env.num_actions,
+        device=device,
+        seed=cfg.seed,
+        precision=cfg.precision,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,13 @@ def _between(start: float, end: float, progress: float) -> float:
     return start + (end - start) * min(1.0, max(0.0, progress))
 
 
+def evaluation_noise(generators: Sequence[np.random.Generator], num_actions: int) -> ActionNoise:
+    """Noise to act on an observation of each game, from the game's own generator."""
+    uniform = [generator.random(dtype=np.float32) for generator in generators]
+    random_action = [generator.integers(num_actions) for generator in generators]
+    return ActionNoise(torch.tensor(uniform), torch.tensor(random_action), head=None)
+
+
 class Rainbow:
     """Double, dueling Q learning with noisy layers, n-step returns and target network.
 
@@ -181,11 +188,14 @@ class Rainbow:
         return torch.where(noise.uniform < epsilon, noise.random_action, greedy)
 
     def evaluation_policy(
-        self, obs: np.ndarray, uniform: np.ndarray, random_action: np.ndarray
+        self, obs: np.ndarray, generators: Sequence[np.random.Generator]
     ) -> np.ndarray:
-        """`act` without noise, between arrays: what an evaluation scores."""
-        draws = torch.from_numpy(uniform), torch.from_numpy(random_action)
-        noise, epsilon = ActionNoise(*draws, head=None), self.settings.epsilon_evaluation
+        """`act` without noise, between arrays: what an evaluation scores.
+
+        Args: `generators`: of each observation's game, for random actions now and then.
+        """
+        noise = evaluation_noise(generators, self.network.head.num_actions)
+        epsilon = self.settings.epsilon_evaluation
         return self.act(torch.from_numpy(obs), noise, epsilon, noisy=False).numpy()
 
     # ---- learning ------------------------------------------------------------------------------

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from agents import agent_settings, small_agent
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mlr_atari.batch import ActionNoise
 from mlr_atari.build import settings_from
-from mlr_atari.rainbow import RainbowSettings
+from mlr_atari.rainbow import RainbowSettings, evaluation_noise
 from mlr_atari.run.seeding import Streams
 
 
@@ -46,11 +46,13 @@ def test_epsilon_decides_by_the_uniform_draw() -> None:
     assert torch.equal(agent.act(_obs(), below, 0.3), random_action)
     greedy = agent.act(_obs(), above, 0.3)
     assert torch.equal(agent.act(_obs(), below, 0.0), greedy)
-    uniform, others = (torch.full((5,), each).numpy() for each in (0.0005, 0.0015))
-    policy = partial(agent.evaluation_policy, _obs().numpy(), random_action=random_action.numpy())
-    assert (policy(uniform) == 3).all()
     without_noise = agent.act(_obs(), above, 0.0, noisy=False)
-    assert torch.equal(torch.from_numpy(policy(others)), without_noise)
+    drawn = [evaluation_noise([np.random.default_rng(seed)], 4) for seed in range(3000)]
+    chance = [seed for seed in range(3000) if drawn[seed].uniform < 0.001][:1]
+    assert len(chance) == 1
+    generators = [np.random.default_rng(seed) for seed in (*range(4), *chance)]
+    actions = agent.evaluation_policy(_obs().numpy(), generators).tolist()
+    assert actions == [*without_noise[:4].tolist(), int(drawn[chance[0]].random_action)]
 
 
 def test_action_noise_is_uniform_and_redraws_the_head_if_asked() -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium
+import imageio.v2 as imageio
 import numpy as np
 import pixel_game
 import pytest
 from record_trajectories import SETTINGS, game_env, play
 
-from mlr_atari.environment import CustomEnv, make_environment
+from mlr_atari.environment import CustomEnv, EnvironmentSettings, make_environment
 from mlr_atari.errors import ConfigError
+from mlr_atari.rainbow import evaluation_noise
+from mlr_atari.run.evaluation import EvaluationEnvs, evaluate, record_video
 
 CATCH = "pixel_game:Catch-v0"
 
@@ -40,6 +46,25 @@ def test_an_own_game_keeps_the_rules() -> None:
     assert info["game_steps"] == steps
     assert lost == 2 or info["score"] > 4
     assert env.render().shape == (10, 10, 3)
+
+
+def test_it_is_evaluated_in_other_processes_and_filmed(tmp_path: Path) -> None:
+    settings = EnvironmentSettings(**{**vars(SETTINGS), "image_size": 20, "frame_skip": 1})
+    factory = partial(make_environment, CATCH, settings, training=False, seed=1)
+
+    def policy(obs: np.ndarray, generators: Sequence[np.random.Generator]) -> np.ndarray:
+        return evaluation_noise(generators, 3).random_action.numpy()
+
+    results = []
+    for processes, places in ((0, 1), (2, 4)):
+        with closing(EvaluationEnvs(factory, places, processes)) as envs:
+            results.append(evaluate(policy, envs, 5, lambda number: 7 + number))
+    assert results[0] == results[1]
+    assert results[0] is not None
+    assert len(set(results[0].lengths)) > 1
+    assert record_video(policy, factory(), 7, tmp_path / "film") == results[0].scores[0]
+    with imageio.get_reader(tmp_path / "film.mp4") as film:
+        assert film.count_frames() == results[0].lengths[0] + 1
 
 
 def test_the_pixel_game_can_be_won_but_not_by_chance() -> None:

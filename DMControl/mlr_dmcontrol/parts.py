@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,8 +15,8 @@ from .environment import COLOURS, EnvironmentSettings, PixelControlEnv
 from .machine import hardware
 from .protocol import Plan, plan
 from .replay import UniformReplay
+from .run.evaluation import EvaluationEnvs
 from .run.seeding import episode_seed
-from .run.workers import EvaluationEnvs
 from .sac import SAC
 
 
@@ -70,14 +71,7 @@ def build_parts(cfg: DictConfig, device: torch.device) -> Parts:
     settings = settings_from(EnvironmentSettings, cfg.environment)
     env = PixelControlEnv(cfg.task.name, settings, partial(episode_seed, cfg.seed, "train"))
     _, height, width = env.obs_shape
-    agent = build_agent(
-        cfg.agent,
-        obs_shape=env.obs_shape,
-        action_dim=env.action_dim,
-        device=device,
-        seed=cfg.seed,
-        precision=cfg.precision,
-    )
+    agent = agent_for(cfg, env, device)
     numbers, objective = plan(cfg), agent.objective
     length = objective.sequence_length if objective and objective.sequence_batch_size else None
     replay = UniformReplay(
@@ -88,7 +82,30 @@ def build_parts(cfg: DictConfig, device: torch.device) -> Parts:
         sequence_length=length,
         device=device,
     )
+    evaluation = cfg.evaluation
     evaluation_envs = EvaluationEnvs(
-        cfg.task.name, settings, cfg.evaluation.episodes, cfg.evaluation.processes
+        evaluation_factory(cfg), evaluation.episodes, evaluation.processes, full_batches=True
     )
     return Parts(numbers, env, evaluation_envs, agent, replay)
+
+
+def evaluation_factory(cfg: DictConfig) -> Callable[[], PixelControlEnv]:
+    """Makes environments of the run's task to evaluate in; can be sent to processes."""
+    settings = settings_from(EnvironmentSettings, cfg.environment)
+    return partial(PixelControlEnv, cfg.task.name, settings)
+
+
+def agent_for(cfg: DictConfig, env: PixelControlEnv, device: torch.device) -> SAC:
+    """The run's agent, with its initial weights.
+
+    Raises:
+        ConfigError: settings that do not fit each other or the observations.
+    """
+    return build_agent(
+        cfg.agent,
+        obs_shape=env.obs_shape,
+        action_dim=env.action_dim,
+        device=device,
+        seed=cfg.seed,
+        precision=cfg.precision,
+    )

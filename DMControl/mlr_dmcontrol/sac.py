@@ -158,8 +158,8 @@ class SAC:
             return mean.tanh()
         return self._sample(mean, log_std, noise.to(self.device))[0]
 
-    def evaluation_policy(self, obs: np.ndarray) -> np.ndarray:
-        """`act` without exploration, between arrays: what an evaluation scores."""
+    def evaluation_policy(self, obs: np.ndarray, generators: object = None) -> np.ndarray:
+        """`act` without exploration, between arrays: what an evaluation scores; draws nothing."""
         return self.act(torch.from_numpy(obs)).cpu().numpy()
 
     def draw_noise(self, streams: Streams) -> UpdateNoise:

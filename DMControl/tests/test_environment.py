@@ -8,11 +8,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
@@ -26,6 +29,7 @@ from mlr_dmcontrol.environment import (
     PixelControlEnv,
 )
 from mlr_dmcontrol.errors import ConfigError
+from mlr_dmcontrol.run.evaluation import EvaluationEnvs, evaluate, record_video
 from mlr_dmcontrol.tasks import BENCHMARK_TASKS, SUITE_TASKS
 
 TREE = Path(__file__).resolve().parents[1]
@@ -220,6 +224,27 @@ def test_needs_no_torch_and_closes_quietly(backend: str) -> None:
         "env.close(); env.close(); assert 'torch' not in sys.modules"
     )
     run(["-c", code], **settings)
+
+
+def test_evaluated_in_another_process_and_filmed(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SMALL, action_repeat=100)
+    factory = partial(PixelControlEnv, "reacher_easy", settings)
+
+    def policy(obs: np.ndarray, generators: object) -> np.ndarray:
+        return np.sin(obs.reshape(len(obs), 2, -1).mean(-1)).astype(np.float32)
+
+    results = []
+    for processes in (0, 1):
+        with closing(EvaluationEnvs(factory, 2, processes, full_batches=True)) as envs:
+            results.append(evaluate(policy, envs, 3, lambda number: 7 + number))
+    assert results[0] == results[1]
+    assert results[0] is not None
+    assert results[0].lengths == [10, 10, 10]
+    with factory() as env:
+        assert record_video(policy, env, 7, tmp_path / "film") == results[0].scores[0]
+    with imageio.get_reader(tmp_path / "film.mp4") as film:
+        assert film.get_data(0).shape == (VIDEO_SIZE, VIDEO_SIZE, 3)
+        assert film.count_frames() == 11
 
 
 # ---- restoring ----------------------------------------------------------------------------------

@@ -1,0 +1,200 @@
+"""Evaluation: the same scores whoever plays them, nothing left behind, and films."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+
+from mlr_atari.errors import ConfigError, RunError
+from mlr_atari.run.evaluation import EvaluationEnvs, EvaluationResult, evaluate, record_video
+
+TREE, HERE = Path(__file__).resolve().parents[2], Path(__file__).parent
+SIDE = 6
+
+
+class Walk:
+    """An environment whose pixels and rewards are drawn; an episode's seed says how long it is."""
+
+    frame_rate = 20.0
+
+    def __init__(self, refuses: bool = False) -> None:
+        if refuses:
+            raise ConfigError("task=walk: refuses")
+
+    def reset(self, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+        self.random, self.left = np.random.default_rng(seed), length_of(seed)
+        return self.picture(1), {}
+
+    def step(self, action: float) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.left -= 1
+        return self.picture(1), action * self.random.random(), self.left == 0, False, {}
+
+    def picture(self, channels: int) -> np.ndarray:
+        return self.random.integers(1, 256, (SIDE, SIDE + 1, channels), np.uint8)
+
+    def render(self) -> np.ndarray:
+        return np.full((SIDE, SIDE + 1, 3), self.left, np.uint8)
+
+    def close(self) -> None:
+        pass
+
+
+def length_of(seed: int) -> int:
+    return 5 + seed % 7
+
+
+def seed_of(number: int) -> int:
+    return 100 + 3 * number
+
+
+def act(obs: np.ndarray, generators: Sequence[np.random.Generator]) -> np.ndarray:
+    """Some function of what is seen, and of chance."""
+    noise = np.array([generator.random() for generator in generators])
+    return obs.reshape(len(obs), -1).mean(1) + noise
+
+
+def played(num_envs: int, episodes: int, processes: int = 0, **options: Any) -> EvaluationResult:
+    with closing(EvaluationEnvs(Walk, num_envs, processes, **options)) as envs:
+        result = evaluate(act, envs, episodes, seed_of)
+    assert result is not None
+    return result
+
+
+@pytest.fixture(scope="module")
+def expected() -> EvaluationResult:
+    """Thirteen episodes, one after the other."""
+    scores = []
+    for number in range(13):
+        env, generator, total = Walk(), np.random.default_rng([seed_of(number), 1]), 0.0
+        obs, over = env.reset(seed_of(number))[0], False
+        while not over:
+            obs, reward, over, *_ = env.step(float(act(obs[None], [generator])[0]))
+            total += reward
+        scores.append(total)
+    return EvaluationResult(scores, [length_of(seed_of(number)) for number in range(13)])
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[EvaluationEnvs]:
+    """Five environments in two processes."""
+    with closing(EvaluationEnvs(Walk, 5, processes=2)) as envs:
+        yield envs
+
+
+@pytest.mark.parametrize("full_batches", [False, True])
+@pytest.mark.parametrize("num_envs", [1, 4, 20])
+def test_scores_do_not_depend_on_who_plays_beside(
+    num_envs: int, full_batches: bool, expected: EvaluationResult
+) -> None:
+    assert played(num_envs, 13, full_batches=full_batches) == expected
+    fewer = played(num_envs, 3, full_batches=full_batches)
+    assert fewer.scores == expected.scores[:3]
+
+
+def test_scores_do_not_depend_on_the_processes(
+    pair: EvaluationEnvs, expected: EvaluationResult
+) -> None:
+    asked = iter([False, False, True])
+    assert evaluate(act, pair, 13, seed_of, should_stop=lambda: next(asked)) is None
+    assert evaluate(act, pair, 13, seed_of) == expected
+    for pid in workers_of(pair):  # as a scheduler does to every process of a job
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            os.kill(pid, number)
+    assert evaluate(act, pair, 13, seed_of) == expected
+
+
+@pytest.mark.parametrize("full_batches", [False, True])
+def test_full_batches_are_blank_where_nobody_plays(full_batches: bool) -> None:
+    batches = []
+
+    def watch(obs: np.ndarray, generators: Sequence[np.random.Generator]) -> np.ndarray:
+        batches.append(obs)
+        return np.zeros(len(generators))
+
+    with closing(EvaluationEnvs(Walk, 3, full_batches=full_batches)) as envs:
+        evaluate(watch, envs, 4, seed_of)
+    lengths = [length_of(seed_of(number)) for number in range(4)]
+    rows = [int(obs.any(axis=(1, 2, 3)).sum()) for obs in batches]
+    assert sum(rows) == sum(lengths)
+    assert [len(obs) for obs in batches] == ([3] * len(rows) if full_batches else rows)
+    assert min(rows) < 3
+
+
+def workers_of(envs: EvaluationEnvs) -> list[int]:
+    return [worker._process.pid for worker in envs._workers]
+
+
+def gone(pid: int, seconds: float = 20) -> bool:
+    """Whether the process ends; a zombie that nobody has waited for yet counts as ended."""
+    for _ in range(int(seconds * 20)):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_workers_end_with_close_and_a_death_is_an_error() -> None:
+    with closing(EvaluationEnvs(Walk, 1, processes=3)) as envs:
+        (pid,) = workers_of(envs)  # no more than there are environments
+        evaluate(act, envs, 1, seed_of)
+    assert gone(pid, seconds=0.1)
+    with closing(EvaluationEnvs(Walk, 1, processes=1)) as envs:
+        os.kill(workers_of(envs)[0], signal.SIGKILL)
+        with pytest.raises(RunError, match="worker ended with code -9"):
+            evaluate(act, envs, 1, seed_of)
+
+
+def test_an_error_in_a_worker_is_told() -> None:
+    make = partial(Walk, refuses=True)
+    with (
+        closing(EvaluationEnvs(make, 1, processes=1)) as envs,
+        pytest.raises(RuntimeError, match="task=walk: refuses"),
+    ):
+        evaluate(act, envs, 1, seed_of)
+
+
+PARENT = """
+import os, sys
+sys.path += sys.argv[1:]
+from test_evaluation import EvaluationEnvs, Walk, act, evaluate, seed_of, workers_of
+envs = EvaluationEnvs(Walk, 1, processes=1)
+evaluate(act, envs, 1, seed_of)
+print(*workers_of(envs), "torch" in sys.modules, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_workers_die_with_their_parent_and_need_no_torch() -> None:
+    command = [sys.executable, "-c", PARENT, str(TREE), str(HERE)]
+    parent = subprocess.run(command, cwd=TREE, stdout=subprocess.PIPE, text=True)
+    pid, torch_is_loaded = parent.stdout.split()
+    assert torch_is_loaded == "False"
+    assert gone(int(pid))
+
+
+def test_films(tmp_path: Path, expected: EvaluationResult) -> None:
+    path = tmp_path / "video" / "episode.0"
+    assert record_video(act, Walk(), seed_of(0), path) == expected.scores[0]
+    with imageio.get_reader(f"{path}.mp4") as film:
+        assert film.count_frames() == expected.lengths[0] + 1
+        assert film.get_meta_data()["fps"] == Walk.frame_rate
+        rows, columns = film.get_data(0).shape[:2]
+    assert rows >= 160
+    assert (rows % 2, columns % 2, columns * SIDE) == (0, 0, rows * (SIDE + 1))
+    assert len(imageio.mimread(f"{path}.gif")) == -(-film.count_frames() // 2)
