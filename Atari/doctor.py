@@ -9,41 +9,49 @@ Exit code 1 if a run would fail; each line that is wrong says what to do.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 
-from mlr_atari import checks
-from mlr_atari.errors import RunError
-from mlr_atari.estimate import STEP_SECONDS, estimate
+from omegaconf import DictConfig
+
+from mlr_atari.build import settings_from
+from mlr_atari.environment import EnvironmentSettings, make_environment
+from mlr_atari.estimate import estimate
+from mlr_atari.games import BENCHMARK_GAMES, rom_folder
 from mlr_atari.run import doctor
+from mlr_atari.run.doctor import Line
+from mlr_atari.run.seeding import episode_seed
 from mlr_atari.settings import load
 
-REQUIREMENTS = Path(__file__).resolve().parent / "requirements.txt"
+
+def simulator(cfg: DictConfig) -> tuple[list[Line], float | None]:
+    """The ROMs of the benchmark, of which only the game's own is needed, and how fast it is."""
+    name, folder = cfg.game.name, rom_folder()
+    missing = [
+        game for game in BENCHMARK_GAMES if not folder or not (folder / f"{game}.bin").exists()
+    ]
+    line = Line("ok", "ROMs", f"all {len(BENCHMARK_GAMES)} games of the benchmark")
+    if missing:
+        remedy = "unset ALE_ROMS_DIR, or pip install --force-reinstall ale-py, which brings them"
+        text = f"{len(missing)} missing in {folder}: {', '.join(missing)}"
+        line = Line("wrong" if name in missing else "note", "ROMs", text, remedy)
+    settings = settings_from(EnvironmentSettings, cfg.environment)
+    seeds, actions = partial(episode_seed, cfg.seed, "train"), cycle(range(18))
+    played, seconds = doctor.play(
+        partial(make_environment, name, settings, training=True, seed=cfg.seed, episode_seed=seeds),
+        lambda env: next(actions) % env.num_actions,
+    )
+    return [line, played], seconds
 
 
-def main(argv: Sequence[str]) -> int:
-    """Look at everything, also after something was wrong; 1 if a run would fail."""
-    lines = doctor.python(REQUIREMENTS, checks.IN_LOCK_STEP)
-    try:
-        cfg = load(argv)
-    except RunError as error:
-        lines.append(doctor.Line("wrong", "settings", str(error)))
-    else:
-        seconds = STEP_SECONDS
-        lines.append(doctor.gpu(cfg.device))
-        lines += checks.roms(cfg.game.name)
-
-        def play() -> list[doctor.Line]:
-            nonlocal seconds
-            found, seconds = checks.environment(cfg)
-            return found
-
-        if lines[-1].state != "wrong":
-            lines += doctor.guarded("emulator", play, checks.REMEDY)
-        lines += doctor.room(cfg, estimate(cfg, seconds))
-    print(doctor.report(lines, colour=sys.stdout.isatty()))
-    return doctor.exit_code(lines)
-
+main = partial(
+    doctor.main,
+    load=load,
+    simulator=simulator,
+    estimate=estimate,
+    requirements=Path(__file__).with_name("requirements.txt"),
+)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -9,44 +9,55 @@ Exit code 1 if a run would fail; each line that is wrong says what to do.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from omegaconf import DictConfig
 
-from mlr_dmcontrol import checks
-from mlr_dmcontrol.errors import RunError
-from mlr_dmcontrol.estimate import STEP_SECONDS, estimate
+from mlr_dmcontrol.build import settings_from
+from mlr_dmcontrol.environment import EnvironmentSettings, PixelControlEnv
+from mlr_dmcontrol.errors import ConfigError
+from mlr_dmcontrol.estimate import estimate
+from mlr_dmcontrol.renderer import choose_renderer
 from mlr_dmcontrol.run import doctor
+from mlr_dmcontrol.run.doctor import Line
+from mlr_dmcontrol.run.seeding import episode_seed
 from mlr_dmcontrol.settings import load
 
-REQUIREMENTS = Path(__file__).resolve().parent / "requirements.txt"
 
-
-def main(argv: Sequence[str]) -> int:
-    """Look at everything, also after something was wrong; 1 if a run would fail."""
-    lines = doctor.python(REQUIREMENTS, checks.IN_LOCK_STEP)
+def simulator(cfg: DictConfig) -> tuple[list[Line], float | None]:
+    """The renderer that a run would use, and how fast it and the task are."""
+    on_gpu = cfg.device != "cpu" and torch.cuda.is_available()
     try:
-        cfg = load(argv)
-    except RunError as error:
-        lines.append(doctor.Line("wrong", "settings", str(error)))
-    else:
-        seconds = STEP_SECONDS
-        lines.append(doctor.gpu(cfg.device))
-        uses_gpu = cfg.device != "cpu" and torch.cuda.is_available()
-        lines += checks.renderer(0 if uses_gpu else None)
+        renderer = choose_renderer(0 if on_gpu else None)
+    except ConfigError as error:
+        return [doctor.refusal("renderer", error)], None
+    line = Line("ok", "renderer", str(renderer))
+    if renderer.software and on_gpu:
+        remedy = "install NVIDIA's EGL driver (libnvidia-gl), or mount it into the container"
+        line = Line("note", "renderer", f"{renderer}: the GPU does not draw", remedy)
+    elif renderer.software:
+        remedy = "environment.fast_render=true (as in preset=laptop) draws faster, other pixels"
+        line = Line("note", "renderer", str(renderer), remedy)
+    settings = settings_from(EnvironmentSettings, cfg.environment)
+    seeds = partial(episode_seed, cfg.seed, "train")
+    played, seconds = doctor.play(
+        lambda: PixelControlEnv(cfg.task.name, settings, seeds),
+        lambda env: np.zeros(env.action_dim, dtype=np.float32),
+    )
+    return [line, played], seconds
 
-        def play() -> list[doctor.Line]:
-            nonlocal seconds
-            found, seconds = checks.environment(cfg)
-            return found
 
-        if lines[-1].state != "wrong":
-            lines += doctor.guarded("simulator", play, checks.REMEDY)
-        lines += doctor.room(cfg, estimate(cfg, seconds))
-    print(doctor.report(lines, colour=sys.stdout.isatty()))
-    return doctor.exit_code(lines)
-
+main = partial(
+    doctor.main,
+    load=load,
+    simulator=simulator,
+    estimate=estimate,
+    requirements=Path(__file__).with_name("requirements.txt"),
+    in_lock_step=("mujoco", "dm_control"),
+)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

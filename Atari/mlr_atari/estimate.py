@@ -24,13 +24,14 @@ _COPIES = 5  # of each parameter in memory: itself, its gradient, two moments, a
 _SAVED = 4  # of them in a checkpoint
 
 
-def estimate(cfg: DictConfig, step_seconds: float = STEP_SECONDS) -> Estimate:
+def estimate(cfg: DictConfig, step_seconds: float | None = None) -> Estimate:
     """Cost of the whole run on the device that it would use.
 
     Args:
         cfg: a checked configuration.
-        step_seconds: an agent step of the emulator, with its picture.
+        step_seconds: an agent step of the emulator, with its picture; None: a usual one.
     """
+    step_seconds = step_seconds or STEP_SECONDS
     numbers, environment = plan(cfg), cfg.environment
     device = torch.device("cuda" if _uses_gpu(cfg) else "cpu")
     games = cfg.evaluation.episodes * len(numbers.evaluations) + cfg.evaluation.final_episodes

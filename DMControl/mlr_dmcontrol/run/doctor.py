@@ -1,6 +1,6 @@
-"""Whether a run would work here, and how long it would take: checks that both benchmarks share.
+"""Whether a run would work on this machine, and how long it would take: one line for each check.
 
-A check looks at the machine and says one line; a line that is not fine says what to do.
+A line that is not fine says what to do. What needs a simulator or the builders is handed in.
 """
 
 from __future__ import annotations
@@ -9,24 +9,27 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from omegaconf import DictConfig
 
+from ..errors import RunError
 from .folder import installed
 from .sweep import GIGA, Estimate, free_disk, hours_text
 
 _COLOURS = {"ok": "32", "note": "33", "wrong": "31"}
-_LEAST_PYTHON = (3, 11)
+_INSTALL = "pip install -r requirements.txt, in a fresh environment"
 
 
 @dataclass(frozen=True)
 class Line:
-    """What a check found. `state`: ok, note (works, but could be better) or wrong (would fail)."""
+    """What a check says. `state`: ok, note (works, but could be better) or wrong (would fail)."""
 
     state: str
     name: str
@@ -34,65 +37,68 @@ class Line:
     remedy: str = ""
 
 
-def report(lines: Sequence[Line], *, colour: bool) -> str:
-    """The lines as text, each remedy below its line."""
-    width = max(len(line.name) for line in lines)
-    shown = []
-    for line in lines:
-        mark = f"{line.state:<5}"
-        mark = f"\033[{_COLOURS[line.state]}m{mark}\033[0m" if colour else mark
-        shown.append(f"{mark}  {line.name:<{width}}  {line.text}")
-        if line.remedy:
-            shown.append(f"{'':<7}{'':<{width}}  -> {line.remedy}")
-    wrong = sum(line.state == "wrong" for line in lines)
-    shown.append(f"a run would fail: {wrong} wrong" if wrong else "a run would work")
-    return "\n".join(shown)
-
-
-def exit_code(lines: Iterable[Line]) -> int:
-    """1 if a run would fail."""
-    return int(any(line.state == "wrong" for line in lines))
-
-
-def python(requirements: Path, in_lock_step: Sequence[str]) -> list[Line]:
-    """Python and the packages against the versions that were tested.
+def main(
+    argv: Sequence[str],
+    *,
+    load: Callable[[Sequence[str]], DictConfig],
+    simulator: Callable[[DictConfig], tuple[list[Line], float | None]],
+    estimate: Callable[[DictConfig, float | None], Estimate],
+    requirements: Path,
+    in_lock_step: Sequence[str] = (),
+) -> int:
+    """Look at everything, also after something was wrong; 1 if a run would fail.
 
     Args:
+        argv: words of train.py, which `load` makes a configuration of.
+        simulator: checks it; returns also the seconds of an agent step, if it can be played.
+        estimate: cost of a run, given these seconds.
         requirements: a file of `name==version` lines.
         in_lock_step: packages that fail with any other version.
     """
-    version = platform.python_version()
-    lines = [Line("ok", "Python", version)]
-    if sys.version_info < _LEAST_PYTHON:
-        lines = [Line("wrong", "Python", version, "install Python 3.11 or newer")]
-    remedy = f"pip install -r {requirements.name}"
-    others = []
-    for name, tested in _pinned(requirements):
-        found = installed(name)
-        if found is None:
-            lines.append(Line("wrong", name, "is not installed", remedy))
-        elif found.partition("+")[0] != tested and name in in_lock_step:
-            text = f"{found}, but only {tested} works"
-            force = f"pip install --force-reinstall --no-deps {name}=={tested}"
-            lines.append(Line("wrong", name, text, force))
-        elif found.partition("+")[0] != tested:
-            others.append(f"{name} {found} (tested: {tested})")
-    if others:
-        lines.append(Line("note", "packages", ", ".join(others), remedy))
-    elif len(lines) == 1:
-        lines.append(Line("ok", "packages", "the tested versions"))
-    return lines
+    lines = list(packages(requirements, in_lock_step))
+    try:
+        cfg = load(argv)
+    except RunError as error:
+        lines.append(Line("wrong", "settings", str(error)))
+    else:
+        checks, step_seconds = simulator(cfg)
+        lines += [device(cfg.device), *checks, *room(cfg, estimate(cfg, step_seconds))]
+    width = max(len(line.name) for line in lines)
+    for line in lines:
+        mark = f"{line.state:<5}"
+        mark = f"\033[{_COLOURS[line.state]}m{mark}\033[0m" if sys.stdout.isatty() else mark
+        print(f"{mark}  {line.name:<{width}}  {line.text}")
+        if line.remedy:
+            print(f"{'':<7}{'':<{width}}  -> {line.remedy}")
+    wrong = sum(line.state == "wrong" for line in lines)
+    print(f"a run would fail: {wrong} wrong" if wrong else "a run would work")
+    return 1 if wrong else 0
 
 
-def gpu(device: str) -> Line:
-    """Whether a GPU trains; `device` as in the configuration."""
-    if device == "cpu":
+def packages(requirements: Path, in_lock_step: Sequence[str]) -> Iterator[Line]:
+    """Python, and the packages that are not as tested."""
+    tried = sys.version_info < (3, 14)
+    remedy = "" if tried else "3.11 to 3.13 are tested"
+    yield Line("ok" if tried else "note", "Python", platform.python_version(), remedy)
+    text = requirements.read_text(encoding="utf-8")
+    for name, tested in re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==([\w.]+)", text, re.MULTILINE):
+        version = installed(name)
+        remedy = f"pip install --force-reinstall --no-deps {name}=={tested}"
+        if version is None:
+            yield Line("wrong", name, "is not installed", _INSTALL)
+        elif version.partition("+")[0] != tested:
+            state = "wrong" if name in in_lock_step else "note"
+            yield Line(state, name, f"{version} instead of {tested}, which is tested", remedy)
+
+
+def device(name: str) -> Line:
+    """What trains; `name` as in the configuration."""
+    if name == "cpu":
         return Line("ok", "device", "cpu, as wanted")
     if torch.cuda.is_available():
-        number = torch.device(device).index or 0 if device != "auto" else 0
-        free, total = torch.cuda.mem_get_info(number)
-        text = f"{torch.cuda.get_device_name(number)}, CUDA {torch.version.cuda}, "
-        return Line("ok", "device", text + f"{free / GIGA:.1f} of {total / GIGA:.1f} GB free")
+        number = 0 if name == "auto" else torch.device(name).index or 0
+        text = f"{torch.cuda.get_device_name(number)}, CUDA {torch.version.cuda}"
+        return Line("ok", "device", text)
     if torch.version.cuda is None:
         remedy = "this PyTorch is built for the CPU; with a GPU: pip install a CUDA build of it"
     elif os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
@@ -102,35 +108,39 @@ def gpu(device: str) -> Line:
     return Line("note", "device", "no GPU: the CPU trains; preset=laptop takes minutes", remedy)
 
 
-def room(cfg: DictConfig, cost: Estimate) -> list[Line]:
+def play(make: Callable[[], Any], act: Callable[[Any], Any]) -> tuple[Line, float | None]:
+    """Play in an environment for a second; returns also the seconds of an agent step."""
+    try:
+        env, steps, seconds = make(), 0, 0.0
+        env.reset()
+        start = time.perf_counter()
+        while seconds < 1:
+            env.step(act(env))
+            if env.episode_over:
+                env.reset()
+            steps, seconds = steps + 1, time.perf_counter() - start
+        env.close()
+    except Exception as error:  # noqa: BLE001 - foreign libraries fail in ways nobody can name
+        return refusal("simulator", error), None
+    return Line("ok", "simulator", f"{steps / seconds:,.0f} agent steps a second"), seconds / steps
+
+
+def refusal(name: str, error: Exception) -> Line:
+    """An error as a line; its remedy is what follows the last semicolon."""
+    text, _, remedy = " ".join(str(error).split()).rpartition("; ")
+    return Line("wrong", name, text or remedy or repr(error), remedy if text else _INSTALL)
+
+
+def room(cfg: DictConfig, cost: Estimate) -> Iterator[Line]:
     """Memory and disk against what the run needs, and the hours."""
     on_gpu = cfg.device != "cpu" and torch.cuda.is_available()
-    free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
-    where = "GPU memory" if on_gpu else "memory"
-    less = "a smaller scale.batch_size, or end what else uses it"
-    disk, other = free_disk(Path(cfg.runs_dir)), "free some, or choose another runs_dir="
-    return [
-        _enough(where, cost.memory, free, less),
-        _enough("disk", cost.disk, disk, other),
-        Line("ok", "time", f"about {hours_text(cost.hours)} at preset={cfg.preset}: {cost.basis}"),
-    ]
-
-
-def guarded(name: str, check: Callable[[], list[Line]], remedy: str) -> list[Line]:
-    """A check of foreign libraries, which fail in more ways than one can name."""
-    try:
-        return check()
-    except Exception as error:  # every one of them is what the doctor is asked about  # noqa: BLE001
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return [Line("wrong", name, text, remedy)]
-
-
-def _enough(name: str, needed: float, free: float, remedy: str) -> Line:
-    text = f"{free / GIGA:.2f} GB free, a run needs about {needed / GIGA:.2f} GB"
-    return Line("ok", name, text) if free > needed else Line("wrong", name, text, remedy)
-
-
-def _pinned(requirements: Path) -> list[tuple[str, str]]:
-    lines = requirements.read_text(encoding="utf-8").splitlines()
-    found = (re.match(r"([\w.-]+)(?:\[[\w,]+\])?==([\w.]+)", line) for line in lines)
-    return [(each[1], each[2]) for each in found if each]
+    memory = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
+    for name, needed, free, remedy in (
+        ("GPU memory" if on_gpu else "memory", cost.memory, memory, "a smaller scale.batch_size"),
+        ("disk", cost.disk, free_disk(Path(cfg.runs_dir)), "free some, or another runs_dir="),
+    ):
+        text = f"{free / GIGA:.2f} GB free, a run needs about {needed / GIGA:.2f} GB"
+        enough = free > needed
+        yield Line("ok" if enough else "wrong", name, text, "" if enough else remedy)
+    text = f"about {hours_text(cost.hours)} at preset={cfg.preset}: {cost.basis}"
+    yield Line("ok", "time", text)
