@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from small_agents import TINY, agent_cfg, make_batch, objective_of, tiny
 from torch import Tensor, nn
 
 from mlr_dmcontrol.augmentation import AugmentationNoise, center_crop, to_float
-from mlr_dmcontrol.losses import squashed_gaussian
 from mlr_dmcontrol.networks import Encoder, initialise_orthogonal
 from mlr_dmcontrol.objectives.curl import info_nce, similarities
 from mlr_dmcontrol.optimization import Optimizer, ParameterGroup
@@ -154,26 +151,6 @@ def test_plain_sac_sees_the_centre_only() -> None:
     assert noise.obs.offsets is None
     images = agent.augmentation(batch.obs, noise.obs.select(0))
     assert torch.equal(images, to_float(center_crop(batch.obs.dense(), 28)))
-
-
-def test_exact_log_probability() -> None:
-    generator = torch.Generator().manual_seed(0)
-    mean, log_std, noise = (torch.randn(5, 3, generator=generator) for _ in range(3))
-    action, log_prob = squashed_gaussian(mean, log_std, noise, exact=True)
-    normal = torch.distributions.Normal(mean.double(), log_std.double().exp())
-    squash = torch.distributions.TanhTransform(cache_size=1)
-    sample = normal.mean + normal.stddev * noise
-    expected = torch.distributions.TransformedDistribution(normal, squash).log_prob(squash(sample))
-    torch.testing.assert_close(log_prob.double(), expected.sum(-1), rtol=1e-5, atol=1e-5)
-    assert torch.equal(action, squashed_gaussian(mean, log_std, noise)[0])
-    # Where tanh is 1 to all digits, only the exact form still knows how far out a sample is.
-    far = torch.tensor([[12.0]])
-    zero = torch.zeros(1, 1)
-    gaussian = -0.5 * math.log(2 * math.pi)
-    exact = squashed_gaussian(far, zero, zero, exact=True)[1].item()
-    assert exact == pytest.approx(gaussian + 24 - 2 * math.log(2), rel=1e-5)
-    bounded = squashed_gaussian(far, zero, zero)[1].item()
-    assert bounded == pytest.approx(gaussian - math.log(1e-6), rel=1e-5)
 
 
 def test_networks_of_drq_published() -> None:

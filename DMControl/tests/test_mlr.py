@@ -1,22 +1,51 @@
-"""The MLR objective: masks in time, gradients in pieces, initialisation, schedule, diagnostics."""
+"""The MLR objective: masks, pieces, initialisation, schedule; its options, each written out."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
-from small_agents import diagnostics, make_agent, make_batch, preview, rates, updates
+from small_agents import diagnostics, make_agent, make_batch, preview, rates, tiny, updates
+from torch import Tensor
 
+from mlr_dmcontrol.batch import Batch
+from mlr_dmcontrol.momentum import OnlineTarget
 from mlr_dmcontrol.objectives.heads import distance, effective_rank
 from mlr_dmcontrol.objectives.mlr import MLR, warmup_inverse_sqrt
+from mlr_dmcontrol.objectives.pixels import pixel_errors
 from mlr_dmcontrol.run.seeding import Streams
 from mlr_dmcontrol.sac import SAC
 
+OPTIONS: list[dict[str, Any]] = [
+    {"mask_level": "latent"},
+    {"mask_level": "latent", "mask_per": "sequence", "loss_positions": "masked"},
+    {"reconstruction": "pixel"},
+    {"reconstruction": "pixel", "loss_positions": "masked", "mask_per": "sequence"},
+    {"mask_mode": "temporal", "loss_positions": "masked"},
+    {"mask_mode": "spatial"},
+    {"target_ema_tau": None},
+    {"projection_dim": None},
+    {"target_ema_tau": None, "projection_dim": None},
+    {"decoder_actions": False},
+    {"decoder_width": 10, "decoder_depth": 1},
+    {"augmentation": ["center_crop"], "objective_augmentation": ["center_crop"]},
+    {"sequence_length": 6, "cube_depth": 4},
+]
 
-def _mlr(agent: SAC) -> MLR:
+
+def mlr(agent: SAC) -> MLR:
     assert isinstance(agent.objective, MLR)
     return agent.objective
+
+
+def given(agent: SAC) -> tuple[Batch, Any]:
+    return make_batch(agent, size=32), agent.draw_noise(Streams(0)).objective
+
+
+def loss_of(agent: SAC, batch: Batch, noise: Any) -> Tensor:
+    return mlr(agent).loss(agent.encoder, batch, noise)[0]
 
 
 def test_distance_is_that_of_the_specification() -> None:
@@ -32,7 +61,7 @@ def test_distance_is_that_of_the_specification() -> None:
 @pytest.mark.parametrize("per", ["batch", "sequence"])
 def test_masked_images(per: str) -> None:
     agent = make_agent("mlr", mask_per=per)
-    objective, batch = _mlr(agent), make_batch(agent)
+    objective, batch = mlr(agent), make_batch(agent)
     noise, obs = agent.draw_noise(Streams(0)).objective, batch.sequence.obs
     assert noise.grid.shape == ((3, 2, 10, 10) if per == "sequence" else (2, 10, 10))
     images = objective.masked_images(obs, noise).unflatten(0, obs.lead)
@@ -46,21 +75,12 @@ def test_masked_images(per: str) -> None:
             assert torch.equal(images[t, b], whole[t, b] * seen)
 
 
-def test_online_and_target_have_draws_of_their_own() -> None:
-    agent = make_agent("mlr")
-    noise = agent.draw_noise(Streams(0)).objective
-    assert noise.online.offsets.shape == (4, 3, 2)
-    assert len(noise.online.offsets.flatten(0, 1).unique(dim=0)) > 1
-    assert not torch.equal(noise.online.offsets, noise.target.offsets)
-    assert not torch.equal(noise.online.intensity, noise.target.intensity)
-
-
 @pytest.mark.parametrize("per", ["batch", "sequence"])
 def test_gradients_in_pieces_are_those_of_the_whole(per: str) -> None:
     whole = make_agent("mlr", mask_per=per, sequence_batch_size=5, sequences_at_once=5)
     pieces = make_agent("mlr", mask_per=per, sequence_batch_size=5, sequences_at_once=2)
     batch, noise = make_batch(whole), whole.draw_noise(Streams(0))
-    assert len(list(_mlr(pieces).pieces(batch, noise.objective))) == 3
+    assert len(list(mlr(pieces).pieces(batch, noise.objective))) == 3
     seen = []
     for agent in (whole, pieces):
         agent.set_schedules(0)
@@ -78,8 +98,8 @@ def test_gradients_in_pieces_are_those_of_the_whole(per: str) -> None:
 def test_clip_is_joint_over_all_it_trains() -> None:
     agent = make_agent("mlr", max_gradient_norm=1e-3)
     batch, noise = make_batch(agent), agent.draw_noise(Streams(0))
-    loss, _ = _mlr(agent).loss(agent.networks.encoder, batch, noise.objective)
-    (group,) = _mlr(agent).parameter_groups(agent.networks.encoder)
+    loss, _ = mlr(agent).loss(agent.encoder, batch, noise.objective)
+    (group,) = mlr(agent).parameter_groups(agent.encoder)
     gradients = torch.autograd.grad(loss, group.parameters)
     total = torch.stack([g.norm() for g in gradients]).norm()
     metrics = agent.update_objective(batch, noise)
@@ -93,7 +113,7 @@ def test_clip_is_joint_over_all_it_trains() -> None:
 def test_initialisation_paper_and_published() -> None:
     paper, published = make_agent("mlr", seed=4), make_agent("mlr_official", seed=4)
     for agent in (paper, published):
-        objective = _mlr(agent)
+        objective = mlr(agent)
         for name, parameter in objective.named_parameters():
             if name.startswith(("target_", "decoder.positions")) or "norm" in name:
                 continue
@@ -102,16 +122,16 @@ def test_initialisation_paper_and_published() -> None:
                 assert parameter.std().item() == pytest.approx(0.0108, rel=0.1), name
             else:
                 assert parameter.abs().max() == 0, name
-    encoder, target = paper.networks.encoder, _mlr(paper).target_encoder.target
+    encoder, target = paper.networks.encoder, mlr(paper).target_encoder.target
     assert all(
         torch.equal(a, b)
         for a, b in zip(encoder.state_dict().values(), target.state_dict().values(), strict=True)
     )
     assert torch.equal(
-        _mlr(paper).projection[0].weight, _mlr(paper).target_projection.target[0].weight
+        mlr(paper).projection[0].weight, mlr(paper).target_projection.target[0].weight
     )
 
-    encoder, target = published.networks.encoder, _mlr(published).target_encoder.target
+    encoder, target = published.networks.encoder, mlr(published).target_encoder.target
     critic_target = published.networks.encoder_target.target
     for other in (target, critic_target):
         assert torch.equal(encoder.convolutions[0].weight, other.convolutions[0].weight)
@@ -121,7 +141,7 @@ def test_initialisation_paper_and_published() -> None:
     torch.testing.assert_close(
         critic_target.head.linear.weight, paper.networks.encoder.head.linear.weight
     )
-    online, momentum = _mlr(published).projection[0], _mlr(published).target_projection.target[0]
+    online, momentum = mlr(published).projection[0], mlr(published).target_projection.target[0]
     assert not torch.equal(online.weight, momentum.weight)
 
 
@@ -131,27 +151,21 @@ def test_schedule() -> None:
     assert warmup_inverse_sqrt(10, 10, 0.1) == 1.0
     assert warmup_inverse_sqrt(40, 10, 0.1) == pytest.approx(0.5)
     assert warmup_inverse_sqrt(1000, 0, 0.1) == 1.0
-    agent = make_agent("mlr", warmup_updates=2, warmup_start=0.5, critic_learning_rate=0.1)
-    seen = []
+
+
+def test_rates_follow_the_schedule_and_go_on_after_a_resume() -> None:
+    changes = {"warmup_updates": 2, "warmup_start": 0.5, "critic_learning_rate": 0.1}
+    agent, resumed, seen = make_agent("mlr", **changes), make_agent("mlr", **changes), []
     for step in range(4):
         updates(agent, 1, first=step)
         seen += rates(agent.objective_optimizer)
     assert seen == pytest.approx([0.025, 0.0375, 0.05, 0.05 * (2 / 3) ** 0.5])
     assert rates(agent.critic_optimizer) == pytest.approx([0.1])
-
-
-@pytest.mark.parametrize("step", [0, 1, 5999, 6000, 6001])
-def test_the_schedule_goes_on_after_a_resume(step: int) -> None:
-    agent = make_agent("mlr", warmup_updates=6000, warmup_start=1e-7)
-    resumed = make_agent("mlr", seed=1, warmup_updates=6000, warmup_start=1e-7)
-    agent.update_step = step
     resumed.load_state_dict(agent.state_dict())
     for each in (agent, resumed):
-        each.set_schedules(step)
-    first, again = (rates(each.objective_optimizer) for each in (agent, resumed))
-    assert first == again
-    base = agent.settings.critic_learning_rate * _mlr(agent).settings.objective_learning_rate_scale
-    assert first == pytest.approx([base * warmup_inverse_sqrt(step, 6000, 1e-7)])
+        updates(each, 1, first=4)
+    assert rates(resumed.objective_optimizer) == rates(agent.objective_optimizer)
+    assert rates(resumed.objective_optimizer) == pytest.approx([0.05 * (2 / 4) ** 0.5])
 
 
 def test_the_weight_scales_the_loss_only() -> None:
@@ -168,26 +182,16 @@ def test_actions_matter_and_can_be_left_out() -> None:
     for uses, expected in ((True, False), (False, True)):
         agent = make_agent("mlr", decoder_actions=uses)
         with torch.no_grad():
-            for parameter in _mlr(agent).decoder.parameters():
+            for parameter in mlr(agent).decoder.parameters():
                 parameter.mul_(20)
         batch, noise = make_batch(agent), agent.draw_noise(Streams(0))
         other = dataclasses.replace(
             batch, sequence=dataclasses.replace(batch.sequence, action=-batch.sequence.action)
         )
         losses = [
-            _mlr(agent).loss(agent.networks.encoder, each, noise.objective)[0]
-            for each in (batch, other)
+            mlr(agent).loss(agent.encoder, each, noise.objective)[0] for each in (batch, other)
         ]
         assert torch.equal(*losses) == expected
-
-
-def test_diagnostics() -> None:
-    agent = make_agent("mlr")
-    values = diagnostics(agent, make_batch(agent), agent.draw_noise(Streams(0)))
-    assert values["mlr/masked_fraction"] == pytest.approx(0.5)
-    assert -1 <= values["mlr/cosine_similarity"] <= 1
-    assert 1 <= values["mlr/effective_rank"] <= 12
-    assert 0 < values["mlr/projection_std"] <= 1.05
 
 
 def test_effective_rank_counts_directions() -> None:
@@ -201,6 +205,7 @@ def test_effective_rank_counts_directions() -> None:
 def test_preview_shows_original_masked_and_target() -> None:
     agent = make_agent("mlr", mask_ratio=1.0)
     batch, noise = make_batch(agent), agent.draw_noise(Streams(0))
+    assert diagnostics(agent, batch, noise)["mlr/masked_fraction"] == 1
     picture = preview(agent, batch, noise)
     assert picture.shape == (3, 3 * 84, 4 * 84)
     assert picture.dtype == torch.uint8
@@ -208,3 +213,134 @@ def test_preview_shows_original_masked_and_target() -> None:
     assert torch.equal(picture[:, :84, :84], newest)
     assert picture[:, 84:168].max() == 0
     assert picture[:, 168:].float().std() > 10
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", OPTIONS, ids=str)
+def test_each_option_trains_all_it_owns(changes: dict[str, Any]) -> None:
+    agent = tiny("mlr", **changes)
+    batch, noise = given(agent)
+    loss_of(agent, batch, noise).backward()
+    for name, each in mlr(agent).named_parameters():
+        assert (each.grad is None) == name.startswith("target_"), name
+        assert name.startswith("target_") or each.grad.abs().sum() > 0, name
+    assert all(each.grad.abs().sum() > 0 for each in agent.encoder.parameters())
+    agent = tiny("mlr", **changes)
+    for values in updates(agent, 2):
+        assert all(value.isfinite() for value in values.values())
+    found = diagnostics(agent, make_batch(agent, size=32), agent.draw_noise(Streams(0)))
+    assert set(found) == set(mlr(agent).diagnostic_names)
+    other = tiny("mlr", seed=7, **changes)
+    other.load_state_dict(agent.state_dict())
+    mine, theirs = updates(agent, 1, first=2)[0], updates(other, 1, first=2)[0]
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+@pytest.mark.parametrize("per", ["batch", "sequence"])
+def test_hidden_latents_are_replaced_by_the_token(per: str) -> None:
+    agent = tiny("mlr", mask_level="latent", mask_per=per, mask_ratio=0.5)
+    objective, (batch, noise) = mlr(agent), given(agent)
+    sequence, encoder = batch.sequence, agent.encoder
+    with torch.no_grad():
+        objective.token.fill_(0.3)
+    hidden = objective.hidden_steps(noise.grid).expand(4, 3)
+    assert (hidden.sum(dim=0) == 2).all()  # half of the four steps, in every sequence
+    latents = encoder(objective.augmentation(sequence.obs, noise.online)).unflatten(0, (4, 3))
+    latents = latents.clone()
+    for k in range(4):
+        for b in range(3):
+            if hidden[k, b]:
+                latents[k, b] = 0.3
+    expected = objective.decoder(latents.transpose(0, 1), sequence.action.transpose(0, 1))
+    found = objective.decoded(encoder, sequence, noise)
+    torch.testing.assert_close(found, expected.transpose(0, 1))
+
+
+def test_nothing_of_a_hidden_step_gets_through() -> None:
+    agent = tiny("mlr", mask_level="latent")
+    batch, noise = given(agent)
+    objective, encoder = mlr(agent), agent.encoder
+    hidden = objective.hidden_steps(noise.grid).flatten()
+    before = objective.decoded(encoder, batch.sequence, noise)
+    batch.sequence.obs.index[hidden] = batch.sequence.obs.index[hidden].flip(1)
+    after = objective.decoded(encoder, batch.sequence, noise)
+    assert torch.equal(before, after)
+    batch.sequence.obs.index[~hidden] = batch.sequence.obs.index[~hidden].flip(1)
+    assert not torch.equal(after, objective.decoded(encoder, batch.sequence, noise))
+
+
+@pytest.mark.parametrize("per", ["batch", "sequence"])
+def test_only_masked_steps_count(per: str) -> None:
+    agent = tiny("mlr", mask_mode="temporal", loss_positions="masked", mask_per=per)
+    objective, (batch, noise) = mlr(agent), given(agent)
+    target = objective.target_projection(objective.target_latents(batch.sequence, noise))
+    decoded = objective.decoded(agent.encoder, batch.sequence, noise)
+    errors = distance(objective.predictor(objective.projection(decoded)), target)
+    hidden = objective.hidden_steps(noise.grid).expand(4, 3)
+    assert hidden.sum() == 6
+    torch.testing.assert_close(loss_of(agent, batch, noise), errors[hidden].mean())
+
+
+def test_cubes_leave_no_step_whole() -> None:
+    every, masked = tiny("mlr"), tiny("mlr", loss_positions="masked")
+    batch, noise = given(every)
+    torch.testing.assert_close(loss_of(every, batch, noise), loss_of(masked, batch, noise))
+
+
+def test_a_loss_without_masks_is_zero() -> None:
+    agent = tiny("mlr", loss_positions="masked", mask_ratio=0.0)
+    assert loss_of(agent, *given(agent)).item() == 0
+
+
+def test_without_momentum_targets_are_the_online_networks() -> None:
+    agent = tiny("mlr", target_ema_tau=None)
+    objective, (batch, noise) = mlr(agent), given(agent)
+    assert not any("target_" in name for name in objective.state_dict())
+    assert objective.target_encoder.target is agent.encoder
+    updates(agent, 2)
+    images = objective.augmentation(batch.sequence.obs, noise.target)
+    with torch.no_grad():
+        expected = agent.encoder(images).unflatten(0, (4, 3))
+    found = objective.target_latents(batch.sequence, noise)
+    assert torch.equal(found, expected)
+    assert not found.requires_grad
+    assert not objective.target_projection(found).requires_grad
+
+
+def test_without_projection_latents_are_compared() -> None:
+    agent = tiny("mlr", projection_dim=None)
+    objective, (batch, noise) = mlr(agent), given(agent)
+    assert isinstance(objective.target_projection, OnlineTarget)
+    decoded = objective.decoded(agent.encoder, batch.sequence, noise)
+    target = objective.target_latents(batch.sequence, noise)
+    torch.testing.assert_close(loss_of(agent, batch, noise), distance(decoded, target).mean())
+
+
+@pytest.mark.parametrize("positions", ["all", "masked"])
+def test_pixels_are_those_of_the_online_view(positions: str) -> None:
+    agent = tiny("mlr", reconstruction="pixel", loss_positions=positions)
+    objective, (batch, noise) = mlr(agent), given(agent)
+    obs = batch.sequence.obs
+    decoded = objective.decoded(agent.encoder, batch.sequence, noise).flatten(0, 1)
+    images = objective.pixel_decoder(decoded)
+    assert images.shape == (12, 9, 28, 28)
+    whole = objective.augmentation(obs, noise.online)
+    masked = objective.masked_images(obs, noise)
+    errors = (images - whole).square()
+    if positions == "masked":
+        # Of random frames, only what is hidden is black in all channels.
+        hidden = (masked == 0).all(dim=1, keepdim=True).expand_as(errors)
+        expected = torch.stack([e[h].mean() for e, h in zip(errors, hidden, strict=True)]).mean()
+    else:
+        expected = errors.mean()
+    torch.testing.assert_close(loss_of(agent, batch, noise), expected)
+
+
+def test_pixel_errors() -> None:
+    images = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])  # (1, 2, 1, 2)
+    target, hidden = torch.zeros(1, 2, 1, 2), torch.tensor([[[[False, True]]]])
+    assert pixel_errors(images, target).tolist() == [7.5]
+    assert pixel_errors(images, target, hidden).tolist() == [10.0]
+    assert pixel_errors(images, target, torch.zeros_like(hidden)).tolist() == [0.0]
