@@ -1,25 +1,35 @@
-"""The MLR objective against the published one (goldens), and what it must not touch."""
+"""The MLR objective against the published one (goldens), its masks and clipping, its options."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from agents import diagnostics, preview, small_agent, synthetic_batch
-from torch import Tensor
+from agents import diagnostics, preview, small_agent, synthetic_batch, updated
+from torch import Tensor, nn
 
 from mlr_atari.augmentation import AugmentationNoise
 from mlr_atari.batch import Batch
+from mlr_atari.errors import ConfigError
 from mlr_atari.frames import FrameStacks
+from mlr_atari.momentum import MomentumTarget
+from mlr_atari.networks import Encoder
 from mlr_atari.objectives.heads import distance, effective_rank
 from mlr_atari.objectives.mlr import MLR, MLRNoise
+from mlr_atari.objectives.pixels import PixelDecoder
 from mlr_atari.official import export_official, head_normals, load_official
 from mlr_atari.rainbow import Rainbow
 from mlr_atari.run.seeding import Streams
 
 AUGMENTATIONS = ["identity", "given"]
+
+
+def mlr(agent: Rainbow) -> MLR:
+    assert isinstance(agent.objective, MLR)
+    return agent.objective
 
 
 def _published_agent(file: Any) -> Rainbow:
@@ -76,12 +86,11 @@ def _batch_first(tensor: Tensor) -> Tensor:
 def test_loss_and_gradients_match_published(kind: str, golden: Callable[[str], Any]) -> None:
     inputs, file = golden("atari_j_inputs"), golden(f"atari_j_small_{kind}_aug")
     agent = _published_agent(golden)
-    batch, noise, objective = _published_batch(inputs), _noise(inputs, kind), agent.objective
-    assert isinstance(objective, MLR)
-    loss, _ = objective.loss(agent.network.encoder, batch, noise)
+    batch, noise, objective = _published_batch(inputs), _noise(inputs, kind), mlr(agent)
+    loss, _ = objective.loss(agent.encoder, batch, noise)
     file.check("mlr_loss_mean", loss)
     target = objective.target_projection(objective.target_latents(batch, noise))
-    predicted = objective.predictions(agent.network.encoder, batch, noise)
+    predicted = objective.predictions(agent.encoder, batch, noise)
     file.check("mlr_loss_T_B", distance(predicted, target))
     file.check("mid/pred", _batch_first(predicted))
     file.check("mid/tproj", _batch_first(target))
@@ -96,8 +105,7 @@ def test_loss_and_gradients_match_published(kind: str, golden: Callable[[str], A
 def test_steps_on_the_way_match_published(kind: str, golden: Callable[[str], Any]) -> None:
     inputs, file = golden("atari_j_inputs"), golden(f"atari_j_small_{kind}_aug")
     agent = _published_agent(golden)
-    batch, noise, objective = _published_batch(inputs), _noise(inputs, kind), agent.objective
-    assert isinstance(objective, MLR)
+    batch, noise, objective = _published_batch(inputs), _noise(inputs, kind), mlr(agent)
     rl = agent.augmentation(batch.obs.select(0).select(None), _augmentation(inputs, "rl", kind))
     file.check("mid/rl_input", rl[None])
     outputs = agent.network(rl, noisy=True)
@@ -106,12 +114,12 @@ def test_steps_on_the_way_match_published(kind: str, golden: Callable[[str], Any
     file.check("mid/masked_input", masked)
     target_input = agent.augmentation(batch.obs, noise.target).unflatten(0, (16, 2))
     file.check("mid/target_input", target_input)
-    maps = agent.network.encoder.maps(_batch_first(masked))
+    maps = agent.encoder.maps(_batch_first(masked))
     file.check("mid/masked_conv_out_before_renorm", maps)
-    latents = agent.network.encoder(_batch_first(masked)).flatten(1).view(2, 16, -1)
+    latents = agent.encoder(_batch_first(masked)).flatten(1).view(2, 16, -1)
     action = torch.nn.functional.one_hot(batch.action.t(), 4).float()
     file.check("mid/tokens_in", objective.decoder.embed(latents, action))
-    decoded = objective.decoded(agent.network.encoder, batch, noise).transpose(0, 1)
+    decoded = objective.decoded(agent.encoder, batch, noise).transpose(0, 1)
     stored = torch.from_numpy(file["mid/tokens_out"])[:, :16]  # the states, which come first
     assert torch.allclose(decoded, stored, atol=2e-4 * float(stored.abs().max()))
     file.check("mid/proj", objective._projection[0](decoded.flatten(0, 1)))
@@ -119,8 +127,7 @@ def test_steps_on_the_way_match_published(kind: str, golden: Callable[[str], Any
 
 def test_momentum_update_matches_published(golden: Callable[[str], Any]) -> None:
     agent, file = _published_agent(golden), golden("atari_j_small_identity_aug")
-    objective = agent.objective
-    assert isinstance(objective, MLR)
+    objective = mlr(agent)
     before = export_official(agent)
     assert not torch.equal(before["target_encoder.conv.0.weight"], before["conv.conv.0.weight"])
     objective.update_targets()
@@ -147,8 +154,7 @@ def test_published_noise_comes_back(golden: Callable[[str], Any]) -> None:
 
 def test_decoder_is_clipped_without_its_action_embedding() -> None:
     agent = small_agent()
-    objective = agent.objective
-    assert isinstance(objective, MLR)
+    objective = mlr(agent)
     clipped = {id(each) for group in agent.optimizer.clip for each in group.parameters}
     free = {
         name
@@ -164,13 +170,10 @@ def test_decoder_is_clipped_without_its_action_embedding() -> None:
 
 
 def test_importance_weights_the_sequences() -> None:
-    from dataclasses import replace
-
     agent = small_agent()
-    objective = agent.objective
-    assert isinstance(objective, MLR)
+    objective = mlr(agent)
     batch, noise = synthetic_batch(0), objective.draw_noise(Streams(1), AugmentationNoise())
-    encoder = agent.network.encoder
+    encoder = agent.encoder
     distances = distance(
         objective.predictions(encoder, batch, noise),
         objective.target_projection(objective.target_latents(batch, noise)),
@@ -187,8 +190,7 @@ def test_importance_weights_the_sequences() -> None:
 @pytest.mark.parametrize("polarity", ["masked", "kept"])
 def test_masked_pixels_are_black_and_others_are_not(per: str, polarity: str) -> None:
     agent = small_agent(mask_per=per, mask_polarity=polarity, augmentation=[], cube_depth=3)
-    objective = agent.objective
-    assert isinstance(objective, MLR)
+    objective = mlr(agent)
     batch, noise = synthetic_batch(0), objective.draw_noise(Streams(2), AugmentationNoise())
     images = objective.masked_images(batch.obs, noise).unflatten(0, (4, 3))
     original = agent.augmentation(batch.obs, AugmentationNoise()).unflatten(0, (4, 3))
@@ -206,27 +208,12 @@ def test_masked_pixels_are_black_and_others_are_not(per: str, polarity: str) -> 
 def test_official_scale_of_masked_images() -> None:
     batch, maxima = synthetic_batch(0), []
     for name in ("mlr", "mlr_official"):
-        objective = small_agent(name, augmentation=[]).objective
-        assert isinstance(objective, MLR)
+        objective = mlr(small_agent(name, augmentation=[]))
         images = objective.masked_images(
             batch.obs, objective.draw_noise(Streams(2), AugmentationNoise())
         )
         maxima.append(images.max().item())
     assert maxima == pytest.approx([1.0, 255.0])
-
-
-def test_draws_are_as_many_as_needed_and_repeatable() -> None:
-    objective = small_agent().objective
-    assert isinstance(objective, MLR)
-    noise, again = (objective.draw_noise(Streams(3), AugmentationNoise()) for _ in range(2))
-    assert noise.grid.shape == (1, 7, 7)
-    assert torch.equal(noise.grid, again.grid)
-    for ours, theirs in ((noise.online, again.online), (noise.target, again.target)):
-        assert ours.offsets is not None
-        assert theirs.offsets is not None
-        assert ours.offsets.shape == (4, 3, 2)
-        assert torch.equal(ours.offsets, theirs.offsets)
-    assert not torch.equal(noise.online.offsets, noise.target.offsets)
 
 
 def test_diagnostics_and_preview() -> None:
@@ -252,3 +239,133 @@ def test_distance_of_short_vectors() -> None:
     short, zero = torch.tensor([5e-4, 0.0]), torch.zeros(2)
     assert distance(short, zero).item() == pytest.approx(0.25)
     assert distance(torch.tensor([3.0, 0]), torch.tensor([0, 2.0])).item() == pytest.approx(2)
+
+
+# ---- options ------------------------------------------------------------------------------
+
+
+def given(**changes: Any) -> tuple[Rainbow, MLR, Batch, MLRNoise]:
+    agent = small_agent("mlr", decoder_width=16, **changes)
+    noise = agent.draw_noise(Streams(1)).objective
+    assert isinstance(noise, MLRNoise)
+    return agent, mlr(agent), synthetic_batch(0), noise
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"mask_level": "latent", "mask_per": "sequence"},
+    {"mask_level": "latent", "loss_positions": "masked"},
+    {"reconstruction": "pixel"},
+    {"reconstruction": "pixel", "loss_positions": "masked", "mask_per": "sequence"},
+    {"mask_mode": "temporal", "loss_positions": "masked", "mask_per": "sequence"},
+    {"mask_mode": "spatial"},
+    {"target_ema_tau": None},
+    {"projection_heads": False},
+    {"projection_heads": False, "target_ema_tau": None},
+    {"decoder_actions": False, "decoder_depth": 1},
+]
+
+
+@pytest.mark.parametrize("changes", OPTIONS, ids=str)
+def test_every_option_learns(changes: dict[str, Any]) -> None:
+    agent, objective, batch, noise = given(**changes)
+    for seed in (1, 2):
+        metrics, _ = updated(agent, batch, agent.draw_noise(Streams(seed)))
+        assert set(metrics) == set(agent.metric_names)
+        assert all(value.isfinite() for value in metrics.values())
+        assert metrics["gradient_norm/decoder"] > 0
+    for parameter in agent.optimizer.parameters:
+        parameter.grad = None
+    loss, _ = objective.loss(agent.encoder, batch, noise)
+    loss.backward()
+    idle = [key for key, p in objective.named_parameters() if p.requires_grad and p.grad is None]
+    assert not idle
+    assert agent.encoder.convs[0].weight.grad is not None
+    found = diagnostics(agent, batch, agent.draw_noise(Streams(1)))
+    assert set(found) == set(objective.diagnostic_names)
+    other = small_agent("mlr", decoder_width=16, seed=9, **changes)
+    other.load_state_dict(agent.state_dict())
+    assert other.objective is not None
+    theirs, _ = other.objective.loss(other.network.encoder, batch, noise)
+    assert torch.equal(theirs, loss)
+
+
+def test_the_token_stands_for_hidden_latents() -> None:
+    _, objective, batch, noise = given(mask_level="latent", mask_per="sequence", mask_ratio=0.5)
+    hidden = objective.hidden_steps(noise.grid)
+    assert hidden.shape == (4, 3)
+    assert hidden.sum(dim=0).tolist() == [2, 2, 2]
+    seen = []
+    objective.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    objective.token.data.fill_(7.0)
+    encoder = small_agent("mlr").network.encoder
+    objective.decoded(encoder, batch, noise)
+    (latents,) = seen  # (B, K, Z)
+    assert torch.equal((latents == 7).all(-1), hidden.t())
+
+
+def test_loss_of_masked_positions_by_hand() -> None:
+    changes = {"mask_mode": "temporal", "mask_per": "sequence"}
+    agent, objective, batch, noise = given(loss_positions="masked", **changes)
+    errors = objective.errors(agent.encoder, batch, noise)
+    hidden, expected = objective.hidden_steps(noise.grid), 0.0
+    for sample, weight in enumerate(batch.importance_weights):
+        counted = [errors[k, sample] for k in range(4) if hidden[k, sample]]
+        assert len(counted) == 2
+        expected += weight.item() * sum(each.item() for each in counted) / 2 / 3
+    loss, _ = objective.loss(agent.encoder, batch, noise)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_momentum_targets_are_the_online_network() -> None:
+    agent, objective, batch, noise = given(target_ema_tau=None)
+    assert not [each for each in objective.modules() if isinstance(each, MomentumTarget)]
+    target = objective.target_latents(batch, noise)
+    images = agent.augmentation(batch.obs, noise.target)
+    expected = agent.encoder(images).flatten(1).view_as(target)
+    assert torch.equal(target, expected)
+    assert not target.requires_grad
+
+
+def test_without_heads_latents_are_compared() -> None:
+    agent, objective, batch, noise = given(projection_heads=False)
+    encoder = agent.encoder
+    prediction = objective.predictions(encoder, batch, noise)
+    assert torch.equal(prediction, objective.decoded(encoder, batch, noise))
+    loss, _ = objective.loss(encoder, batch, noise)
+    loss.backward()
+    assert all(each.grad is None for each in agent.network.head.parameters())
+
+
+@pytest.mark.parametrize("size", [84, 44, 61])
+@pytest.mark.parametrize(
+    ("layout", "channels"), [("nature", (4, 6, 5)), ("data_efficient", (4, 5))]
+)
+def test_pixel_decoder_gives_images_of_the_size(
+    layout: str, channels: tuple[int, ...], size: int
+) -> None:
+    encoder = Encoder((4, size, size), layout, channels, renormalize=True)
+    decoder = PixelDecoder(encoder, size)
+    assert decoder(torch.rand(2, encoder.latent_dim)).shape == (2, 4, size, size)
+    convs = [each for each in decoder.modules() if isinstance(each, nn.ConvTranspose2d)]
+    assert [each.out_channels for each in convs] == [*channels[-2::-1], 4]
+
+
+def test_hidden_pixels_of_the_reconstruction() -> None:
+    changes = {"reconstruction": "pixel", "loss_positions": "masked", "augmentation": []}
+    agent, objective, batch, noise = given(**changes)
+    errors = objective.errors(agent.encoder, batch, noise)
+    latents = objective.decoded(agent.encoder, batch, noise)
+    assert objective.pixel_decoder is not None
+    images = objective.pixel_decoder(latents.flatten(0, 1)).view(4, 3, 4, 84, 84)
+    hidden = objective.hidden_pixels(noise.grid)
+    for step in range(4):
+        wrong = (images[step, 1] - batch.obs.dense()[step, 1] / 255).square()
+        expected = wrong[:, hidden[step]].mean()
+        assert errors[step, 1].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"projection_heads": False}, {"target_ema_tau": None}])
+def test_published_weights_need_the_published_model(changes: dict[str, Any]) -> None:
+    agent = small_agent("mlr_official", **changes)
+    with pytest.raises(ConfigError, match="projection heads and momentum targets"):
+        export_official(agent)

@@ -211,22 +211,6 @@ def test_single_q_learning_asks_the_target_network() -> None:
     assert asked == []
 
 
-def test_data_efficient_encoder_trains() -> None:
-    agent = small_agent(
-        "mlr",
-        encoder="data_efficient",
-        num_filters=[4, 4],
-        renormalize=False,
-        augmentation=[],
-        decoder_width=8,
-        redraw_target_noise=True,
-    )
-    before = _weights(agent)
-    results = run_updates(agent, 1)[0]
-    assert all(value.isfinite().all() for value in results.values())
-    assert not _same(before, _weights(agent))
-
-
 def test_bfloat16_stays_close_and_weights_stay_float32() -> None:
     exact, rough = small_agent("mlr"), small_agent("mlr", precision="bf16")
     ours, theirs = run_updates(exact, 2)[-1], run_updates(rough, 2)[-1]
