@@ -46,7 +46,6 @@ SINGLES = (
     "{package}/errors.py",
     "{package}/frames.py",
     "{package}/machine.py",
-    "{package}/markdown.py",
     "{package}/momentum.py",
     "{package}/objectives/__init__.py",
     "{package}/objectives/decoder.py",

@@ -1,6 +1,6 @@
 """Figures, tables and one HTML page from runs: `python report.py RUNS --out DIR`, or --help."""
 
-from mlr_atari.report.cli import main
+from mlr_atari.report.page import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -33,6 +33,8 @@ VALUE_NAME = "game score"
 NORMALIZED_NAME = "human-normalised score"
 SCALE = 1.0
 """Published aggregates are human-normalised already."""
+SCORE_RANGE = (-math.inf, math.inf)
+"""No score lies outside."""
 PROFILE_RANGE = (0.0, 2.0)
 """Normalised scores over which performance profiles are drawn."""
 
@@ -47,6 +49,8 @@ METHODS = (
     "mlr", "mlr_official", "playvirtual", "spr", "curl", "drq", "drq_eps", "rainbow", "der",
 )  # fmt: skip
 """Order and colours of our methods; others follow in alphabetical order."""
+BASELINE = "rainbow"
+"""The same agent without an objective, which MLR is measured against."""
 PUBLISHED_BENCHMARKS = ("atari100k",)
 PUBLISHED = (
     "mlr", "mlr_baseline", "playvirtual", "spr", "drq_eps", "drq", "curl", "otrainbow", "der",

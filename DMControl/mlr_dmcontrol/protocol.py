@@ -35,6 +35,8 @@ NORMALIZED_NAME = "return / 1000"
 SCALE = 1000.0
 """Largest possible return: 1000 env steps with a reward in [0, 1]. Published aggregates are
 returns and are divided by it too."""
+SCORE_RANGE = (0.0, SCALE)
+"""No return lies outside."""
 PROFILE_RANGE = (0.0, 1.0)
 """Normalised scores over which performance profiles are drawn."""
 
@@ -45,6 +47,8 @@ SIMULATOR = "renderer"
 
 METHODS = ("mlr", "mlr_official", "playvirtual", "spr", "curl", "drq", "sac", "sac_plain")
 """Order and colours of our methods; others follow in alphabetical order."""
+BASELINE = "sac"
+"""The same agent without an objective, which MLR is measured against."""
 PUBLISHED_BENCHMARKS = ("dmcontrol100k", "dmcontrol500k")
 PUBLISHED = (
     "mlr", "mlr_baseline", "playvirtual", "drq", "curl", "slac", "sac_ae", "dreamer", "planet",

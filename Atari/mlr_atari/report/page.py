@@ -1,88 +1,172 @@
-"""The whole report on one static page, readable without a network."""
+"""`report.py`: the command, and the folder of a report: figures, tables, their rows, one page."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from matplotlib.figure import Figure
 
 from .. import protocol
-from .tables import Table
+from ..errors import RunError
+from . import plots, runs, tables
+from .runs import RUN_COLUMNS
+from .tables import Study
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto;
-  padding: 0 1em; }
-h1 { font-size: 1.6em; } h2 { margin-top: 2.5em; border-bottom: 1px solid #ccc; }
-figure { margin: 2em 0; } figure img { max-width: 100%; height: auto; }
-figcaption, caption { color: #555; font-size: 0.9em; text-align: left; padding: 0.4em 0; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.85em; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.25em 0.7em; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-thead th { border-bottom: 1px solid #888; } tbody tr:nth-child(even) { background: #f5f5f5; }
-.notes { background: #fff7e0; border-left: 4px solid #e69f00; padding: 0.5em 1em; }
-.mixed { background: #fde8e8; border-left: 4px solid #b00000; padding: 0.5em 1em; }
-nav a { margin-right: 1em; }
-"""
+RESULTS = Path(__file__).parents[2] / "results"
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A figure with its files `<stem>.png`, `.pdf` and `.csv`, relative to the page."""
-
-    stem: str
-    heading: str
-    caption: str
-
-
-@dataclass
-class Section:
-    """One study on the page."""
-
-    title: str
-    slug: str
-    mixed: bool
-    notes: list[str] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `report.py`; returns its exit code: 0, or 2 for wrong input, refused or incomplete."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return _status(arguments.runs) if arguments.status else _report(arguments)
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
 
 
-def render(sections: Sequence[Section]) -> str:
-    """The page as HTML; links and images are relative to it."""
-    links = "".join(f'<a href="#{each.slug}">{html.escape(each.title)}</a>' for each in sections)
-    parts = "\n".join(_section(section) for section in sections)
-    title = f"MLR on {protocol.NAME}: results"
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
-        "<p>Scores are those of the final policy at exactly the budget. Bands and brackets are"
-        " 95&nbsp;% stratified bootstrap intervals over runs. Published numbers are drawn in black;"
-        ' most are means without an interval. <a href="repro.md">Reproducibility facts</a></p>\n'
-        f"<nav>{links}</nav>\n{parts}\n</body>\n</html>\n"
+def _status(paths: Sequence[Path]) -> int:
+    found = runs.load([path for path in paths or [Path("runs")] if path.is_dir()])
+    lines, done = runs.status(found)
+    print(lines)
+    return 0 if done else 2
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    if arguments.runs:
+        found = runs.load(arguments.runs)
+        for line in found.unreadable:
+            print(f"unreadable, left out: {line}", file=sys.stderr)
+        if not len(found.runs):
+            print("error: no run folder (with a run.json) to read there", file=sys.stderr)
+            return 2
+        reasons, twice = runs.check(found.runs), runs.duplicates(found.runs)
+        if twice or (reasons and not arguments.allow_mixed):
+            print("refused: these runs are not a fair comparison", file=sys.stderr)
+            print("\n".join(f"  - {reason}" for reason in reasons), file=sys.stderr)
+            if not twice:
+                print("--allow-mixed draws them, labelled as mixed", file=sys.stderr)
+            return 2
+        studies = [tables.build(found, mixed=bool(reasons))]
+    else:
+        studies = tables.shipped(runs.results(RESULTS))
+    print(f"report: {write(studies, arguments.out.expanduser(), arguments.published.split(','))}")
+    return 0
+
+
+def write(studies: Sequence[Study], out: Path, shown: Sequence[str]) -> Path:
+    """Write everything below `out`; returns the page.
+
+    Args:
+        shown: published methods that stand beside ours.
+    """
+    sections = [_section(study, out / study.slug, shown) for study in studies]
+    folder = jinja2.FileSystemLoader(Path(__file__).parent)
+    pages = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = out / "index.html"
+    text = pages.get_template("page.html").render(
+        sections=sections, protocol=protocol, intervals=tables.INTERVALS
     )
+    page.write_text(text, encoding="utf-8")
+    return page
 
 
-def _section(section: Section) -> str:
-    parts = [f'<section id="{section.slug}">\n<h2>{html.escape(section.title)}</h2>']
-    if section.notes:
-        kind = "mixed" if section.mixed else "notes"
-        items = "".join(f"<li>{html.escape(note)}</li>" for note in section.notes)
-        parts.append(f'<div class="{kind}"><strong>Read first</strong><ul>{items}</ul></div>')
-    for table in section.tables:
-        stem = f"{section.slug}/{table.name}"
-        links = _links(stem, ("csv", "md", "tex"))
-        parts.append(f'<div class="wide">{table.html()}</div>\n<p>{links}</p>')
-    for picture in section.pictures:
-        stem = f"{section.slug}/{picture.stem}"
-        caption = html.escape(picture.caption)
-        parts.append(
-            f'<figure id="{section.slug}-{picture.stem}"><h3>{html.escape(picture.heading)}</h3>\n'
-            f'<img src="{stem}.png" alt="{html.escape(picture.heading)}">\n'
-            f"<figcaption>{caption} {_links(stem, ('png', 'pdf', 'csv'))}</figcaption></figure>"
-        )
-    return "\n".join([*parts, "</section>"])
+def _section(study: Study, folder: Path, shown: Sequence[str]) -> dict[str, Any]:
+    """Write the files of one study; returns what `page.html` shows of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"{study.title}: {len(study.methods)} methods, {len(study.tasks)} tasks", file=sys.stderr)
+    aggregates, scores = tables.aggregates(study, shown), tables.task_scores(study, shown)
+    pairs, curves = tables.comparisons(study), tables.task_curves(study)
+    section: dict[str, Any] = {"study": study, "verdict": tables.verdict(study, pairs)}
+    section["tables"] = {}
+    for stem, rows, (table, caption) in (
+        ("aggregates", aggregates, tables.aggregate_table(study, aggregates)),
+        ("tasks", scores, tables.task_table(scores)),
+    ):
+        if len(rows):
+            _write_table(folder, stem, study.title, table, caption)
+            _write_rows(folder / f"{stem}.csv", rows)
+            section["tables"][stem] = table, caption
+    section["uneven"] = _uneven(curves)
+    section["figures"] = []
+    for stem, rows, draw in _figures(study, aggregates, scores, curves, pairs):
+        if len(rows):
+            print(f"  {stem.replace('_', ' ')}", file=sys.stderr)
+            plots.save(draw(rows), folder / stem, study.title if study.reasons else "")
+            _write_rows(folder / f"{stem}.csv", rows)
+            section["figures"].append(stem)
+    return section
 
 
-def _links(stem: str, kinds: Sequence[str]) -> str:
-    return " · ".join(f'<a href="{stem}.{kind}">{kind.upper()}</a>' for kind in kinds)
+def _figures(
+    study: Study,
+    aggregates: pd.DataFrame,
+    scores: pd.DataFrame,
+    curves: pd.DataFrame,
+    pairs: pd.DataFrame,
+) -> Iterator[tuple[str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]]:
+    """Name, rows and drawing of each figure, computed as it is asked for."""
+    drawn = aggregates[~aggregates["method"].isin(protocol.TABLE_ONLY)]
+    yield "interval_estimates", drawn, plots.interval_estimates
+    yield "learning_curves", curves, lambda rows: plots.learning_curves(rows, scores)
+    whole = tables.aggregate_curves(study)
+    yield "sample_efficiency", whole, lambda rows: plots.sample_efficiency(rows, aggregates)
+    runs = study.runs[list(RUN_COLUMNS)]
+    runs = runs.assign(values=[" ".join(map(repr, values)) for values in runs["values"]])
+    yield "final_scores", runs, lambda rows: plots.final_scores(rows, scores)
+    yield "performance_profiles", tables.profiles(study), plots.performance_profiles
+    yield "comparisons", pairs, plots.comparisons
+
+
+def _write_table(folder: Path, stem: str, title: str, table: pd.DataFrame, caption: str) -> None:
+    caption = f"{title}. {caption} {tables.INTERVALS}"
+    sides = "l" + "r" * (len(table.columns) - 1)
+    markdown = f"{tables.markdown(table)}\n\n{caption}\n"
+    latex = table.to_latex(
+        index=False, escape=True, column_format=sides, caption=caption, label=f"tab:{stem}"
+    )
+    (folder / f"{stem}.md").write_text(markdown, encoding="utf-8")
+    (folder / f"{stem}.tex").write_text(latex, encoding="utf-8")
+
+
+def _uneven(curves: pd.DataFrame) -> list[str]:
+    """Where runs were evaluated at different steps, so that only the shared ones are drawn."""
+    return [
+        f"{what}, {method}: {len(own)} of {own['of'].iloc[0]} evaluations"
+        for (what, method), own in (curves.groupby(["what", "method"]) if len(curves) else ())
+        if len(own) < own["of"].iloc[0]
+    ]
+
+
+def _write_rows(path: Path, rows: pd.DataFrame) -> None:
+    rows.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="report.py",
+        description="Figures, tables and one HTML page from runs; without RUNS from results/.",
+    )
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="run folders, or above")
+    parser.add_argument("--out", type=Path, default=Path("report_out"), help="folder to write to")
+    parser.add_argument(
+        "--allow-mixed",
+        action="store_true",
+        help="draw runs that differ in protocol, preset, budget or settings; figures say so",
+    )
+    parser.add_argument(
+        "--published",
+        default=",".join(protocol.PUBLISHED),
+        metavar="NAMES",
+        help="published methods to show (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--status", action="store_true", help="how far the runs are; exit code 0 if all are done"
+    )
+    return parser

@@ -1,4 +1,4 @@
-"""Figures from the rows of `rows.py`: colour-blind-safe, vector fonts, no date inside."""
+"""Figures from the tables of `tables.py`: colour-blind-safe, vector fonts, no date inside."""
 
 from __future__ import annotations
 
@@ -8,23 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .. import protocol
-from .rows import (
-    CURVE_METRICS,
-    OURS,
-    PUBLISHED,
-    AggregateRow,
-    CurveRow,
-    ImprovementRow,
-    ProfileRow,
-    ScoreRow,
-    TaskRow,
-)
-from .tables import METRIC_NAMES, label
+from .tables import CURVE_METRICS, METRIC_NAMES, OURS, PUBLISHED, label
 
 # Okabe and Ito's palette without yellow; black is kept for published lines.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7F7F7F")
@@ -42,34 +32,35 @@ STYLE: Any = {
     "legend.frameon": False,
     "pdf.fonttype": 42,
     "savefig.dpi": 150,
+    "text.parse_math": False,  # a method may be called $x_2$
 }
 styled = matplotlib.rc_context(STYLE)
-_PANELS = {1: (4.8, 2.8), 2: (3.2, 2.3)}  # inches, by how many stand side by side
-_SMALL_PANEL = (2.3, 1.8)
 _LEGEND_LINE = 0.18  # inches
 STEP_LABEL = f"{protocol.STEP_NAME} (thousands)"
 
 
 @styled
-def save(figure: Figure, stem: Path, warning: str = "") -> None:
+def save(
+    figure: Figure, stem: Path, warning: str = "", kinds: Sequence[str] = ("png", "pdf")
+) -> None:
     """Write `<stem>.png` and `<stem>.pdf`; `warning` is printed on the figure itself."""
     if warning:
         figure.suptitle(warning, color="#B00000", weight="bold")
-    # No dates or versions inside, so that only changed results change the files.
-    figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
-    metadata = {"CreationDate": None, "Creator": None, "Producer": None}
-    figure.savefig(stem.with_suffix(".pdf"), metadata=metadata)
+    for kind in kinds:
+        # No dates or versions inside, so that only changed results change the files.
+        names = ("Software",) if kind == "png" else ("CreationDate", "Creator", "Producer")
+        figure.savefig(f"{stem}.{kind}", metadata=dict.fromkeys(names))
 
 
 @styled
-def learning_curves(rows: Sequence[CurveRow], published: Sequence[TaskRow]) -> Figure:
+def learning_curves(curves: pd.DataFrame, scores: pd.DataFrame) -> Figure:
     """A panel per task: mean over runs with its 95 % band, published means as lines."""
-    tasks = list(dict.fromkeys(row.what for row in rows))
+    tasks = list(curves["what"].unique())
     figure, panels = _grid(len(tasks))
+    looks = _looks(curves["method"])
     for axes, task in zip(panels, tasks, strict=True):
-        _curves(axes, [row for row in rows if row.what == task], _methods(rows))
-        for row in (row for row in published if row.task == task):
-            _reference(axes, row.method, row.mean, "published, mean only")
+        _curves(axes, curves[curves["what"] == task], looks)
+        _references(axes, scores[scores["task"] == task], "mean", "published, mean only")
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.set_title(task)
     _outer_labels(panels, STEP_LABEL, protocol.VALUE_NAME)
@@ -78,54 +69,51 @@ def learning_curves(rows: Sequence[CurveRow], published: Sequence[TaskRow]) -> F
 
 
 @styled
-def sample_efficiency(rows: Sequence[CurveRow], published: Sequence[AggregateRow]) -> Figure:
+def sample_efficiency(curves: pd.DataFrame, aggregates: pd.DataFrame) -> Figure:
     """Aggregates of the normalised score against steps, published final values as lines."""
     figure, panels = _grid(len(CURVE_METRICS), width=3.2, height=2.5)
+    looks = _looks(curves["method"])
     for axes, metric in zip(panels, CURVE_METRICS, strict=True):
-        _curves(axes, [row for row in rows if row.what == metric], _methods(rows))
-        for row in (row for row in published if row.metric == metric):
-            _reference(axes, row.method, row.value, "published")
-            if not math.isnan(row.low):
-                axes.axhspan(row.low, row.high, color="black", alpha=0.1, lw=0)
+        _curves(axes, curves[curves["what"] == metric], looks)
+        _references(axes, aggregates[aggregates["metric"] == metric], "value", "published")
         axes.set_title(METRIC_NAMES[metric])
-        axes.set_xlabel(STEP_LABEL)
-        axes.set_ylabel(protocol.NORMALIZED_NAME)
+    _outer_labels(panels, STEP_LABEL, protocol.NORMALIZED_NAME)
     _legend(figure, panels)
     return figure
 
 
 @styled
-def interval_estimates(rows: Sequence[AggregateRow]) -> Figure:
+def interval_estimates(aggregates: pd.DataFrame) -> Figure:
     """A panel per metric, a line per method: ours as bars, published as diamonds."""
-    names = list(dict.fromkeys((row.method, row.source) for row in rows))
+    names = list(dict.fromkeys(zip(aggregates["method"], aggregates["source"], strict=True)))
     height = 0.8 + 0.22 * len(names)
     figure, panels = _grid(len(METRIC_NAMES), columns=4, width=2.2, height=height)
-    methods = _methods(row for row in rows if row.source == OURS)
+    looks = _looks(aggregates.loc[aggregates["source"] == OURS, "method"])
     for axes, metric in zip(panels, METRIC_NAMES, strict=True):
         axes.use_sticky_edges = False  # room beside the outermost bar
-        for row in (row for row in rows if row.metric == metric):
+        for row in aggregates[aggregates["metric"] == metric].itertuples():
             at = names.index((row.method, row.source))
-            _estimate(axes, at, row, _colour(methods, row.method))
+            if row.source == OURS:
+                _bar(axes, at, (row.value, row.low, row.high), looks[row.method]["color"])
+            else:
+                axes.plot([row.low, row.high], [at, at], color="black", lw=1)
+                axes.plot([row.value], [at], "D", ms=3.5, mfc="white", color="black")
         axes.set_title(METRIC_NAMES[metric])
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_yticks(range(len(names)), [label(*name) for name in names])
+        _lines(axes, [label(*name) for name in names])
         axes.tick_params(axis="y", length=0, labelleft=axes is panels[0])
         axes.set_xlabel(protocol.NORMALIZED_NAME)
     return figure
 
 
 @styled
-def performance_profiles(rows: Sequence[ProfileRow]) -> Figure:
+def performance_profiles(profiles: pd.DataFrame) -> Figure:
     """Share of runs above each normalised score, with its 95 % band."""
     figure, (axes,) = _grid(1, width=4.2, height=2.8)
-    methods = _methods(rows)
-    for method in methods:
-        own = [row for row in rows if row.method == method]
-        x = [row.threshold for row in own]
-        style = _style(methods, method)
-        axes.step(x, [row.share for row in own], where="post", label=method, **style)
-        low, high = [row.low for row in own], [row.high for row in own]
-        axes.fill_between(x, low, high, step="post", color=style["color"], alpha=0.18, lw=0)
+    for method, look in _looks(profiles["method"]).items():
+        own = profiles[profiles["method"] == method]
+        axes.step(own["threshold"], own["share"], where="post", label=method, **look)
+        band: dict[str, Any] = {"color": look["color"], "alpha": 0.18, "lw": 0}
+        axes.fill_between(own["threshold"], own["low"], own["high"], step="post", **band)
     axes.set_xlim(*protocol.PROFILE_RANGE)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel(f"τ: {protocol.NORMALIZED_NAME}")
@@ -135,40 +123,41 @@ def performance_profiles(rows: Sequence[ProfileRow]) -> Figure:
 
 
 @styled
-def probability_of_improvement(rows: Sequence[ImprovementRow]) -> Figure:
-    """P(X > Y) for every pair, with its 95 % interval; 0.5 is no difference."""
-    figure, (axes,) = _grid(1, width=4.2, height=0.8 + 0.25 * len(rows))
-    for at, row in enumerate(rows):
-        _bar(axes, at, row.probability, row.low, row.high, COLOURS[0])
-    axes.axvline(0.5, color="black", lw=0.8, ls="--")
-    axes.set_xlim(0, 1)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks(range(len(rows)), [f"{row.method}  >  {row.other}" for row in rows])
-    axes.set_xlabel("P(X > Y)")
+def comparisons(pairs: pd.DataFrame) -> Figure:
+    """For every pair P(X > Y) and the difference of means, with their 95 % intervals."""
+    figure, panels = _grid(2, width=3.4, height=0.8 + 0.25 * len(pairs))
+    for axes, name, none in zip(panels, ("probability", "difference"), (0.5, 0.0), strict=True):
+        axes.use_sticky_edges = False
+        for at, row in pairs.reset_index().iterrows():
+            _bar(axes, at, tuple(row[[name, f"{name}_low", f"{name}_high"]]), COLOURS[0])
+        axes.axvline(none, color="black", lw=0.8, ls="--")
+        _lines(axes, [f"{row.method}  >  {row.other}" for row in pairs.itertuples()])
+        axes.tick_params(axis="y", labelleft=axes is panels[0])
+    panels[0].set_xlim(0, 1)
+    panels[0].set_xlabel("P(X > Y)")
+    panels[1].set_xlabel(f"X − Y, mean {protocol.NORMALIZED_NAME}")
     return figure
 
 
 @styled
-def final_scores(runs: Sequence[ScoreRow], rows: Sequence[TaskRow]) -> Figure:
+def final_scores(runs: pd.DataFrame, scores: pd.DataFrame) -> Figure:
     """A panel per task: every run a dot, the mean with its interval, published means as lines."""
-    tasks = list(dict.fromkeys(row.task for row in rows))
-    ours = [row for row in rows if row.source == OURS]
-    methods = _methods(ours)
-    figure, panels = _grid(len(tasks))
+    tasks = list(scores["task"].unique())
+    ours = scores[scores["source"] == OURS]
+    looks = _looks(ours["method"])
+    figure, panels = _grid(len(tasks), height=1.8 + 0.06 * max(map(len, looks)))
     for axes, task in zip(panels, tasks, strict=True):
-        for row in (row for row in ours if row.task == task):
-            at, colour = methods.index(row.method), _colour(methods, row.method)
-            dots = [r.score for r in runs if (r.task, r.method) == (task, row.method)]
+        for row in ours[ours["task"] == task].itertuples():
+            at, colour = list(looks).index(row.method), looks[row.method]["color"]
+            dots = runs.loc[(runs["task"] == task) & (runs["method"] == row.method), "mean"]
             axes.plot([at - 0.2] * len(dots), dots, "o", ms=3, mfc="none", color=colour)
             edges = [[row.mean - row.low], [row.high - row.mean]]
             bar = None if math.isnan(row.low) else edges
             axes.errorbar(at + 0.1, row.mean, bar, fmt="s", ms=4, capsize=2, color=colour)
-        for row in (row for row in rows if row.source == PUBLISHED and row.task == task):
-            if row.method in protocol.REFERENCES:
-                _reference(axes, row.method, row.mean, "published, mean only")
+        _references(axes, scores[scores["task"] == task], "mean", "published, mean only")
         axes.set_title(task)
-        axes.set_xlim(-0.6, len(methods) - 0.4)
-        axes.set_xticks(range(len(methods)), methods, rotation=30, ha="right")
+        axes.set_xlim(-0.6, len(looks) - 0.4)
+        axes.set_xticks(range(len(looks)), looks, rotation=90)
     _outer_labels(panels, "", protocol.VALUE_NAME)
     _legend(figure, panels)
     return figure
@@ -177,10 +166,10 @@ def final_scores(runs: Sequence[ScoreRow], rows: Sequence[TaskRow]) -> Figure:
 def _grid(
     count: int, columns: int | None = None, width: float | None = None, height: float | None = None
 ) -> tuple[Figure, list[Axes]]:
-    """Sizes in inches of a panel; without them the fewer panels, the larger they are."""
+    """Panels; their size is in inches, and without one the fewer there are, the larger."""
     columns = min(count, columns or (3 if count <= 9 else 5))
-    free_width, free_height = _PANELS.get(columns, _SMALL_PANEL)
-    width, height = width or free_width, height or free_height
+    width = width or min(4.8, max(2.3, 6.4 / columns))
+    height = height or 0.4 * width + 0.9
     lines = math.ceil(count / columns)
     figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False)
@@ -189,35 +178,35 @@ def _grid(
     return figure, list(grid.flat[:count])
 
 
-def _curves(axes: Axes, rows: Sequence[CurveRow], methods: Sequence[str]) -> None:
-    for method in methods:
-        own = [row for row in rows if row.method == method]
-        x = [row.step / 1000 for row in own]
-        style = _style(methods, method)
-        axes.plot(x, [row.value for row in own], label=method, **style)
-        low, high = [row.low for row in own], [row.high for row in own]
-        axes.fill_between(x, low, high, color=style["color"], alpha=0.18, lw=0)
+def _curves(axes: Axes, curves: pd.DataFrame, looks: dict[str, dict[str, Any]]) -> None:
+    for method, own in curves.groupby("method", sort=False):
+        x, look = own["step"] / 1000, looks[method]
+        axes.plot(x, own["value"], label=method, **look)
+        axes.fill_between(x, own["low"], own["high"], color=look["color"], alpha=0.18, lw=0)
     axes.set_xlim(left=0)
 
 
-def _reference(axes: Axes, method: str, value: float, note: str) -> None:
-    dashes = REFERENCE_DASHES[protocol.REFERENCES.index(method) % len(REFERENCE_DASHES)]
-    axes.axhline(value, color="black", lw=0.8, ls=dashes, label=f"{method} ({note})")
+def _references(axes: Axes, rows: pd.DataFrame, column: str, note: str) -> None:
+    """Published values as lines, with a grey band where an interval is known."""
+    for place, method in enumerate(protocol.REFERENCES):
+        known = rows[(rows["source"] == PUBLISHED) & (rows["method"] == method)]
+        for value, low, high in known[[column, "low", "high"]].to_numpy():
+            dashes = REFERENCE_DASHES[place % len(REFERENCE_DASHES)]
+            axes.axhline(value, color="black", lw=0.8, ls=dashes, label=f"{method} ({note})")
+            if not math.isnan(low):
+                axes.axhspan(low, high, color="black", alpha=0.1, lw=0)
 
 
-def _estimate(axes: Axes, at: int, row: AggregateRow, colour: str) -> None:
-    if row.source == OURS:
-        _bar(axes, at, row.value, row.low, row.high, colour)
-    else:
-        if not math.isnan(row.low):
-            axes.plot([row.low, row.high], [at, at], color="black", lw=1)
-        axes.plot([row.value], [at], "D", ms=3.5, mfc="white", color="black")
-
-
-def _bar(axes: Axes, at: float, value: float, low: float, high: float, colour: str) -> None:
+def _bar(axes: Axes, at: float, interval: tuple[float, ...], colour: str) -> None:
+    value, low, high = interval
     if not math.isnan(low):
         axes.barh(at, high - low, left=low, height=0.6, color=colour, alpha=0.5, lw=0)
     axes.plot([value, value], [at - 0.3, at + 0.3], color="black", lw=1.5)
+
+
+def _lines(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(range(len(names)), names)
 
 
 def _legend(figure: Figure, panels: Iterable[Axes]) -> None:
@@ -226,15 +215,14 @@ def _legend(figure: Figure, panels: Iterable[Axes]) -> None:
     for axes in panels:
         artists, names = axes.get_legend_handles_labels()
         entries |= dict(zip(map(str, names), artists, strict=True))
-    if entries:
-        inches = 0.55 + 0.065 * max(len(name) for name in entries)
-        columns = min(len(entries), max(1, int(figure.get_figwidth() / inches)))
-        order = [name for first in range(columns) for name in list(entries)[first::columns]]
-        handles = [entries[name] for name in order]
-        figure.legend(handles, order, loc="outside lower center", ncols=columns)
-        # Below the panels, not at their cost.
-        lines = math.ceil(len(entries) / columns)
-        figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * lines)
+    if not entries:
+        return
+    inches = 0.55 + 0.065 * max(len(name) for name in entries)
+    columns = min(len(entries), max(1, int(figure.get_figwidth() / inches)))
+    figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns)
+    # Below the panels, not at their cost.
+    lines = math.ceil(len(entries) / columns)
+    figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * lines)
 
 
 def _outer_labels(panels: Sequence[Axes], x: str, y: str) -> None:
@@ -242,19 +230,15 @@ def _outer_labels(panels: Sequence[Axes], x: str, y: str) -> None:
         place = axes.get_subplotspec()
         if place is not None and place.is_first_col():
             axes.set_ylabel(y)
-        if x:
-            axes.set_xlabel(x)
+        axes.set_xlabel(x)
 
 
-def _methods(rows: Iterable[CurveRow | AggregateRow | ProfileRow | TaskRow]) -> list[str]:
-    return list(dict.fromkeys(row.method for row in rows))
-
-
-def _colour(methods: Sequence[str], method: str) -> str:
-    return COLOURS[methods.index(method) % len(COLOURS)] if method in methods else "black"
-
-
-def _style(methods: Sequence[str], method: str) -> dict[str, Any]:
-    # The eighth method has the colour of the first again, but other dashes.
-    dashes = DASHES[methods.index(method) // len(COLOURS) % len(DASHES)]
-    return {"color": _colour(methods, method), "ls": dashes}
+def _looks(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour and dashes of each method; the eighth has the first's colour, but other dashes."""
+    return {
+        method: {
+            "color": COLOURS[place % len(COLOURS)],
+            "ls": DASHES[place // len(COLOURS) % len(DASHES)],
+        }
+        for place, method in enumerate(dict.fromkeys(methods))
+    }

@@ -1,74 +1,67 @@
-"""Published numbers to stand beside ours: task means and aggregates, and what is known of each."""
+"""Published numbers to stand beside ours: aggregates over tasks, and what is known of each."""
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from .. import protocol
 
-VALUE_KINDS = (
+KINDS = (
     "printed", "recomputed_from_runs", "digitised_figure", "recomputed_from_game_means",
 )  # fmt: skip
 """Kinds of published aggregates, the most trusted first."""
 MEAN_ONLY = "mean only, no interval"
 
 
-@dataclass(frozen=True)
-class Aggregate:
-    """A published aggregate, normalised; `low` and `high` are NaN where no interval is known."""
-
-    value: float
-    low: float
-    high: float
-    tasks: int
-    runs: str
-    note: str
-
-
-def aggregates(name: str, method: str, tasks: Sequence[str]) -> dict[str, Aggregate]:
-    """Published aggregates of a method over `tasks`, by metric.
+def aggregates(name: str, method: str, tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """Published aggregates of a method over `tasks`, normalised, a row a metric.
 
     Over the whole benchmark they are what its sources say. Over part of it, mean and median are
     computed from the published task means, and the metrics of single runs are not known.
+
+    Args:
+        name: one of `protocol.PUBLISHED_BENCHMARKS`.
+
+    Returns:
+        Rows of metric, value, low and high (NaN where no interval is known), tasks, runs, note.
     """
     means = protocol.published_scores(name).get(method, {})
     known = [task for task in tasks if task in means]
-    found = {}
-    if known == list(tasks) and known:
+    rows = {}
+    if known and known == list(tasks):
         scaled = [protocol.normalize(task, means[task][0]) for task in known]
         note = f"from the published means of {len(known)} tasks; {MEAN_ONLY}"
-        for metric, value in (("median", np.median(scaled)), ("mean", np.mean(scaled))):
-            found[metric] = Aggregate(float(value), math.nan, math.nan, len(known), "", note)
+        values = {"median": float(np.median(scaled)), "mean": float(np.mean(scaled))}
+        rows = {metric: _row(metric, value, len(known), note) for metric, value in values.items()}
     if set(tasks) == set(protocol.TASKS):
-        sources = _rows(name, method)
-        found |= {metric: _choose(rows, len(known)) for metric, rows in sources.items()}
-    return found
+        table = pd.read_csv(protocol.PUBLISHED_FOLDER / "aggregates.csv", dtype={"n_runs": str})
+        table = table[(table["benchmark"] == name) & (table["method"] == method)]
+        table = table[~table["metric"].str.endswith("_of_game_means")]
+        rows |= {metric: _best(metric, own, len(known)) for metric, own in table.groupby("metric")}
+    return list(rows.values())
 
 
-def _rows(name: str, method: str) -> dict[str, list[Mapping[str, str]]]:
-    rows: dict[str, list[Mapping[str, str]]] = {}
-    with (protocol.PUBLISHED_FOLDER / "aggregates.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            comparable = not row["metric"].endswith("_of_game_means")
-            if row["benchmark"] == name and row["method"] == method and comparable:
-                rows.setdefault(row["metric"], []).append(row)
-    return rows
-
-
-def _choose(rows: Sequence[Mapping[str, str]], tasks: int) -> Aggregate:
+def _best(metric: str, sources: pd.DataFrame, tasks: int) -> dict[str, Any]:
     """The value as printed if it is, with another source's interval if that has one."""
-    ordered = sorted(rows, key=lambda row: VALUE_KINDS.index(row["kind"]))
-    value = float(ordered[0]["value"]) / protocol.SCALE
-    runs = next((row["n_runs"] for row in ordered if row["n_runs"]), "")
-    note = ordered[0]["kind"].replace("_", " ")
-    for row in ordered:
-        if row["ci_low"] and row["ci_high"]:
-            low, high = (float(row[edge]) / protocol.SCALE for edge in ("ci_low", "ci_high"))
-            other = "" if row is ordered[0] else f"; interval {row['kind'].replace('_', ' ')}"
-            return Aggregate(value, low, high, tasks, runs, note + other)
-    return Aggregate(value, math.nan, math.nan, tasks, runs, f"{note}; {MEAN_ONLY}")
+    ordered = sources.sort_values("kind", key=lambda kinds: kinds.map(KINDS.index), kind="stable")
+    first = ordered.iloc[0]
+    row = _row(metric, first["value"] / protocol.SCALE, tasks, first["kind"].replace("_", " "))
+    row["runs"] = next(iter(ordered["n_runs"].dropna()), "")
+    intervals = ordered.dropna(subset=["ci_low", "ci_high"])
+    if intervals.empty:
+        return row | {"note": f"{row['note']}; {MEAN_ONLY}"}
+    source = intervals.iloc[0]
+    row |= {"low": source["ci_low"] / protocol.SCALE, "high": source["ci_high"] / protocol.SCALE}
+    if source["kind"] != first["kind"]:
+        row["note"] += f"; interval {source['kind'].replace('_', ' ')}"
+    return row
+
+
+def _row(metric: str, value: float, tasks: int, note: str) -> dict[str, Any]:
+    row = {"metric": metric, "value": value, "low": math.nan, "high": math.nan}
+    return row | {"tasks": tasks, "runs": "", "note": note}

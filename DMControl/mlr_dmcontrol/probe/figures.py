@@ -120,7 +120,7 @@ def _variables(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _interval(values: pd.Series) -> Interval:
-    return statistics.interval(statistics.mean, {"": values.tolist()}, np.random.default_rng(0))
+    return statistics.interval(statistics.mean, {"": values})
 
 
 def _text(values: pd.Series, sign: str = "") -> str:

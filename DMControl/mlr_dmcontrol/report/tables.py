@@ -1,128 +1,332 @@
-"""Tables in CSV, Markdown, LaTeX and HTML, from the rows of `rows.py`."""
+"""Every number of a report, as tables: drawn, printed and written to CSV exactly as they are."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import html
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from .. import markdown, protocol
-from .rows import (
-    OURS,
-    AggregateRow,
-    CurveRow,
-    ImprovementRow,
-    ProfileRow,
-    ScoreRow,
-    TaskRow,
-)  # fmt: skip
+import numpy as np
+import pandas as pd
 
-Row: TypeAlias = AggregateRow | CurveRow | ImprovementRow | ProfileRow | ScoreRow | TaskRow
+from .. import protocol
+from . import published, runs, statistics
+from .runs import Runs, Setting
+from .statistics import METRICS
 
+OURS, PUBLISHED = "ours", "published"
+CURVE_METRICS = ("iqm", "mean")
+"""Aggregates drawn against steps."""
 METRIC_NAMES = {
     "iqm": "IQM",
     "median": "Median",
     "mean": "Mean",
     "optimality_gap": "Optimality gap",
 }
-_LATEX = {
-    "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
-    "{": r"\{", "}": r"\}", "±": r"$\pm$", "–": "--", "<": r"$<$", ">": r"$>$",
-}  # fmt: skip
+INTERVALS = (
+    "Intervals are 95 % percentile intervals of the stratified bootstrap over runs, stretched for"
+    " their small number n by t/z (Student's t with Welch and Satterthwaite's degrees of freedom)"
+    " and √(n/(n−1))."
+)
+JUDGEMENTS = (
+    "is ahead of",
+    "is not told apart from",
+    "is behind",
+    "cannot be judged, with one run of a task, against",
+)
+ALL_PAIRS = 8
+"""Up to so many methods every pair is compared; of more, the first one with each other."""
+PROBABILITY = (0.0, 1.0)
+_LIMITS = (protocol.SCORE_RANGE[0] / protocol.SCALE, protocol.SCORE_RANGE[1] / protocol.SCALE)
 
 
 @dataclass(frozen=True)
-class Table:
-    """Text cells under a header; the first column is left-aligned, the others right-aligned."""
+class Study:
+    """Runs that are compared with each other, and what is published for their setting.
 
-    name: str
-    caption: str
-    header: tuple[str, ...]
-    cells: tuple[tuple[str, ...], ...]
+    Attributes:
+        runs: those with a valid score, as `Runs.runs`, in the benchmark's order.
+        curves: theirs.
+        setting: what they share; None for several settings or without runs.
+        published: the published benchmark they may be compared with; None: no such comparison.
+        reasons: why they should not be compared; not empty only where that was overruled.
+        unreadable: runs that were found but cannot be read, a line each.
+    """
 
-    def markdown(self) -> str:
-        """A Markdown table, without its caption."""
-        return markdown.table(self.header, self.cells, numbers=True)
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    setting: Setting | None
+    published: str | None
+    reasons: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
-    def latex(self) -> str:
-        """A LaTeX table; needs the package booktabs."""
-        columns = "l" + "r" * (len(self.header) - 1)
-        lines = [" & ".join(_escape(cell) for cell in row) + r" \\" for row in self.cells]
-        return "\n".join(
-            [
-                r"\begin{table}",
-                r"\centering",
-                rf"\caption{{{_escape(self.caption)}}}",
-                rf"\label{{tab:{self.name}}}",
-                rf"\begin{{tabular}}{{{columns}}}",
-                r"\toprule",
-                " & ".join(_escape(cell) for cell in self.header) + r" \\",
-                r"\midrule",
-                *lines,
-                r"\bottomrule",
-                r"\end{tabular}",
-                r"\end{table}",
-                "",
-            ]
+    @property
+    def title(self) -> str:
+        """What is compared, in a line; says so where it should not be."""
+        if self.reasons:
+            return f"{protocol.NAME}: MIXED runs, not a fair comparison"
+        return f"{protocol.NAME}, {self.setting or f'published numbers ({self.published})'}"
+
+    @property
+    def slug(self) -> str:
+        """Name of the folder that its figures go to; safe whatever a run calls its setting."""
+        if self.reasons:
+            return "mixed"
+        name = "-".join(map(str, self.setting)) if self.setting else f"published-{self.published}"
+        return re.sub(r"[^\w-]+", "_", name)
+
+    @property
+    def methods(self) -> list[str]:
+        """Our methods, in the benchmark's order."""
+        return list(self.runs["method"].unique())
+
+    @property
+    def tasks(self) -> list[str]:
+        """Every task that some method was run on, in the benchmark's order."""
+        return sorted(self.runs["task"].unique(), key=lambda task: _place(task, protocol.TASKS))
+
+    @property
+    def common(self) -> list[str]:
+        """Tasks of all methods that can be normalised: what aggregates are over."""
+        methods = self.runs.groupby("task")["method"].nunique()
+        return [
+            task
+            for task in self.tasks
+            if methods[task] == len(self.methods) and math.isfinite(protocol.normalize(task, 0.0))
+        ]
+
+    def scores(self, method: str) -> dict[str, np.ndarray]:
+        """Normalised final scores of a method's runs on the common tasks."""
+        own = self.runs[(self.runs["method"] == method) & self.runs["task"].isin(self.common)]
+        return {task: one.to_numpy() for task, one in own.groupby("task")["normalized"]}
+
+    def curve(self, method: str, task: str, column: str) -> pd.DataFrame:
+        """Evaluations of a method's runs: a row a step, a column a run, NaN where it has none."""
+        own = self.runs[(self.runs["method"] == method) & (self.runs["task"] == task)]
+        points = self.curves[self.curves["run"].isin(own.index)]
+        return points.pivot_table(index="step", columns="run", values=column, dropna=False)
+
+
+def build(found: Runs, mixed: bool = False) -> Study:
+    """Group runs that have passed `runs.check`, or with `mixed` all those that have a score.
+
+    With `mixed`, runs of different settings become methods of their own and are never averaged.
+    """
+    valid = runs.fit(found.runs)
+    differing = [name for name in Setting._fields if valid[name].nunique() > 1]
+    if differing:
+        words = valid[differing].apply(
+            lambda row: ", ".join(f"{name} {row[name]}" for name in differing), axis=1
         )
-
-    def html(self) -> str:
-        """An HTML table with its caption."""
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.header)
-        rows = (
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in self.cells
-        )
-        caption = html.escape(self.caption)
-        body = "\n".join(rows)
-        return (
-            f"<table><caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n"
-            f"<tbody>\n{body}\n</tbody></table>\n"
-        )
-
-
-def aggregate_table(rows: Sequence[AggregateRow]) -> Table:
-    """One line per method, one column per metric: value [95 % interval]."""
-    cells = []
-    for key in dict.fromkeys((row.method, row.source) for row in rows):
-        own = {row.metric: row for row in rows if (row.method, row.source) == key}
-        first = next(iter(own.values()))
-        metrics = [_aggregate_cell(own[m]) if m in own else "–" for m in METRIC_NAMES]
-        runs = next((row.runs_per_task for row in own.values() if row.runs_per_task), "–")
-        cells.append((label(*key), *metrics, str(first.tasks), runs))
-    header = ("method", *METRIC_NAMES.values(), f"{protocol.TASK_KEY}s", "seeds")
-    caption = (
-        f"{protocol.NAME}: aggregates of the final {protocol.NORMALIZED_NAME} with 95 %"
-        " stratified bootstrap intervals over runs. Published values without brackets: no interval"
-        " is known."
-    )
-    return Table("aggregates", caption, header, tuple(cells))
+        valid = valid.assign(method=valid["method"] + " (" + words + ")")
+    order = sorted(
+        valid.itertuples(),
+        key=lambda run: (
+            _place(run.method, protocol.METHODS), _place(run.task, protocol.TASKS), run.seed,
+        ),
+    )  # fmt: skip
+    valid = valid.loc[[run.Index for run in order]]
+    setting = None
+    if len(valid) and not differing:
+        setting = Setting(*(valid[name].iloc[0] for name in Setting._fields))
+    reasons = tuple(runs.check(found.runs)) if mixed else ()
+    name = protocol.published_benchmark(*setting) if setting and not reasons else None
+    return Study(valid, found.curves, setting, name, reasons, found.unreadable)
 
 
-def task_table(rows: Sequence[TaskRow]) -> Table:
-    """One line per task, one column per method: raw final score."""
-    columns = list(dict.fromkeys((row.method, row.source) for row in rows))
-    tasks = list(dict.fromkeys(row.task for row in rows))
-    cell = {(row.task, row.method, row.source): row for row in rows}
-    seeds = {key: {row.runs for row in rows if (row.method, row.source) == key} for key in columns}
-    header = [protocol.TASK_KEY]
-    for key in columns:
-        same = key[1] == OURS and len(seeds[key]) == 1
-        header.append(label(*key) + (f", n = {next(iter(seeds[key]))}" if same else ""))
-    cells = [
-        (task, *(_task_cell(cell.get((task, *key)), len(seeds[key]) > 1) for key in columns))
-        for task in tasks
+def shipped(found: Runs) -> list[Study]:
+    """A study for each setting, so that they never meet, and for published benchmarks without."""
+    settings = found.runs.groupby(list(Setting._fields))
+    studies = [build(Runs(own, found.curves)) for _, own in settings]
+    covered = {study.published for study in studies}
+    none = found.runs.iloc[:0]
+    return studies + [
+        Study(none, found.curves, None, name)
+        for name in protocol.PUBLISHED_BENCHMARKS
+        if name not in covered
     ]
-    caption = (
-        f"{protocol.NAME}: {protocol.VALUE_NAME} of the final policy, mean over n seeds [95 %"
-        " bootstrap interval]. Published: mean, ± standard deviation where known; no interval."
-    )
-    return Table("tasks", caption, tuple(header), tuple(cells))
+
+
+# --- numbers ------------------------------------------------------------------------------------
+
+
+def aggregates(study: Study, shown: Sequence[str]) -> pd.DataFrame:
+    """Aggregates of the normalised score: ours, then the published methods in `shown`."""
+    rows: list[dict[str, Any]] = []
+    for method in study.methods if study.common else ():
+        scores = study.scores(method)
+        for metric, function in METRICS.items():
+            limits = (0.0, 1.0 - _LIMITS[0]) if metric == "optimality_gap" else _LIMITS
+            row = {"method": method, "source": OURS, "metric": metric}
+            row |= statistics.interval(function, scores, limits)._asdict()
+            rows.append(row | {"tasks": len(scores), "runs": _counts(scores.values()), "note": ""})
+    over = study.common if len(study.runs) else protocol.TASKS
+    for method in shown if study.published else ():
+        for known in published.aggregates(study.published or "", method, over):
+            rows.append({"method": method, "source": PUBLISHED, **known})
+    columns = ("method", "source", "metric", "value", "low", "high", "tasks", "runs", "note")
+    return pd.DataFrame(rows, columns=columns)
+
+
+def task_scores(study: Study, shown: Sequence[str]) -> pd.DataFrame:
+    """Raw final scores: mean over runs with its 95 % interval, and `std` over runs (n - 1)."""
+    rows: list[dict[str, Any]] = []
+    for (method, task), own in study.runs.groupby(["method", "task"], sort=False):
+        found = statistics.interval(statistics.mean, {task: own["mean"]}, protocol.SCORE_RANGE)
+        row = {"task": task, "method": method, "source": OURS, "mean": found.value}
+        row |= {"std": own["mean"].std(), "low": found.low, "high": found.high}
+        rows.append(row | {"runs": str(len(own)), "note": ""})
+    known = protocol.published_scores(study.published) if study.published else {}
+    for method in shown if study.published else ():
+        for task in study.tasks or protocol.TASKS:
+            if task in known.get(method, {}):
+                mean, std = known[method][task]
+                note = published.MEAN_ONLY if math.isnan(std) else "deviation, no interval"
+                row = {"task": task, "method": method, "source": PUBLISHED, "mean": mean}
+                rows.append(row | {"std": std, "low": math.nan, "high": math.nan, "note": note})
+    columns = ("task", "method", "source", "mean", "std", "low", "high", "runs", "note")
+    return pd.DataFrame(rows, columns=columns).fillna({"runs": ""})
+
+
+def task_curves(study: Study) -> pd.DataFrame:
+    """Learning curve of every method on every task: mean over runs, unsmoothed.
+
+    Drawn are the steps at which all its runs were evaluated; `of` is at how many one was.
+    """
+    tables = []
+    for (method, task), _ in study.runs.groupby(["method", "task"], sort=False):
+        whole = study.curve(method, task, "mean")
+        points = _points(task, method, "mean", {task: whole.dropna()}, protocol.SCORE_RANGE)
+        tables.append(points.assign(of=len(whole)))
+    return _together(tables)
+
+
+def aggregate_curves(study: Study) -> pd.DataFrame:
+    """Sample efficiency: aggregates of the normalised scores over the common tasks."""
+    tables = []
+    for method in study.methods if study.common else ():
+        curves = {task: study.curve(method, task, "normalized").dropna() for task in study.common}
+        steps = set.intersection(*(set(curve.index) for curve in curves.values()))
+        shared = {task: curve.loc[sorted(steps)] for task, curve in curves.items()}
+        tables += [_points(name, method, name, shared, _LIMITS) for name in CURVE_METRICS]
+    return _together(tables)
+
+
+def profiles(study: Study, points: int = 101) -> pd.DataFrame:
+    """Performance profiles: share of a method's runs above each normalised score."""
+    thresholds = np.linspace(*protocol.PROFILE_RANGE, points)
+    tables = []
+    for method in study.methods if study.common else ():
+        scores = study.scores(method)
+        found = statistics.interval(statistics.profile(thresholds), scores, PROBABILITY)
+        names = ("share", "low", "high")
+        columns = {"threshold": thresholds, **dict(zip(names, found, strict=True))}
+        tables.append(pd.DataFrame({"method": method, **columns}))
+    return _together(tables)
+
+
+def comparisons(study: Study) -> pd.DataFrame:
+    """Pairs of methods, run by run: how far the first is above the other, and how probably.
+
+    `difference` is of the mean normalised scores, `probability` that a run of `method` is above one
+    of `other` on the same task, ties half; each with its 95 % interval.
+    """
+    rows = []
+    methods = study.methods if study.common else []
+    for place, method in enumerate(methods if len(methods) <= ALL_PAIRS else methods[:1]):
+        for other in methods[place + 1 :]:
+            both = statistics.versus(study.scores(method), study.scores(other))
+            row: dict[str, Any] = {"method": method, "other": other}
+            for name, found in (
+                ("difference", statistics.interval(statistics.difference, both)),
+                ("probability", statistics.interval(statistics.improvement, both, PROBABILITY)),
+            ):
+                row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+            rows.append(row | {"tasks": len(study.common)})
+    return pd.DataFrame(rows)
+
+
+def verdict(study: Study, pairs: pd.DataFrame) -> list[str]:
+    """What a comparison says, in sentences: the first method against its Baseline and the rest."""
+    if study.reasons:
+        return ["These runs should not be compared: " + " | ".join(study.reasons)]
+    if not len(study.runs):
+        return ["No finished runs of ours in this setting yet."]
+    if not len(pairs):
+        return ["One method only: nothing to compare." if study.common else "No common task."]
+    first = pairs[pairs["method"] == study.methods[0]]
+    over = f"{len(study.common)} {protocol.TASK_KEY}{'s' * (len(study.common) > 1)}"
+    lines = [
+        f"{pair.method} {_judgement(pair)} its Baseline, {pair.other}: the mean"
+        f" {protocol.NORMALIZED_NAME} over {over} differs by"
+        f" {_bracketed(pair.difference, pair.difference_low, pair.difference_high, '+.3f')},"
+        f" and a run of it is the better one with probability"
+        f" {_bracketed(pair.probability, pair.probability_low, pair.probability_high, '.2f')}."
+        for pair in first[first["other"] == protocol.BASELINE].itertuples()
+    ]
+    groups: dict[str, list[str]] = {judgement: [] for judgement in JUDGEMENTS}
+    for pair in first[first["other"] != protocol.BASELINE].itertuples():
+        groups[_judgement(pair)].append(pair.other)
+    said = [f"{judgement} {', '.join(others)}" for judgement, others in groups.items() if others]
+    return [*lines, f"{study.methods[0]} {'; '.join(said)}."] if said else lines
+
+
+def _judgement(pair: Any) -> str:
+    ahead, same, behind, unknown = JUDGEMENTS
+    if math.isnan(pair.difference_low):
+        return unknown
+    if pair.difference_low > 0.0:
+        return ahead
+    return behind if pair.difference_high < 0.0 else same
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def aggregate_table(study: Study, rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Text cells, a line a method and a column a metric, and the caption."""
+    lines = []
+    for (method, source), own in rows.groupby(["method", "source"], sort=False):
+        cells = {row.metric: _bracketed(row.value, row.low, row.high) for row in own.itertuples()}
+        line = {"method": label(method, source)}
+        line |= {name: cells.get(metric, "–") for metric, name in METRIC_NAMES.items()}
+        seeds = next((runs for runs in own["runs"] if runs), "–")
+        lines.append(line | {f"{protocol.TASK_KEY}s": str(own["tasks"].max()), "seeds": seeds})
+    caption = f"Final {protocol.NORMALIZED_NAME} over the {protocol.TASK_KEY}s of all methods"
+    caption += "; brackets: 95 % intervals over runs; none: a single run, or none is published."
+    for task in (task for task in study.tasks if task not in study.common):
+        on = set(study.runs.loc[study.runs["task"] == task, "method"])
+        lacking = [method for method in study.methods if method not in on]
+        few = ", ".join(lacking) if len(lacking) <= runs.NAMED else f"{len(lacking)} methods"
+        reason = f"not run with {few}" if lacking else "no score to normalise by"
+        caption += f" {task} is left out: {reason}."
+    if len(study.runs) and study.published is None and not study.reasons:
+        caption += " Published numbers are for another setting."
+    return pd.DataFrame(lines), caption
+
+
+def task_table(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Text cells, a line a task and a column a method, and the caption."""
+    columns = {}
+    for (method, source), own in rows.groupby(["method", "source"], sort=False):
+        counted = own["runs"].nunique() > 1
+        cells = {row.task: _task_cell(row, counted) for row in own.itertuples()}
+        same = "" if counted or source != OURS else f", n = {own['runs'].iloc[0]}"
+        columns[label(method, source) + same] = cells
+    tasks = list(dict.fromkeys(rows["task"]))
+    table = pd.DataFrame(columns, index=tasks).fillna("–")
+    caption = f"{protocol.VALUE_NAME.capitalize()} of the final policy, mean over n seeds;"
+    caption += " brackets: 95 % intervals over runs. Published: ± standard deviation where known."
+    return table.rename_axis(protocol.TASK_KEY).reset_index(), caption
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A Markdown table: the first column is left-aligned, the others right-aligned."""
+    plain = table.map(_escaped).rename(columns=_escaped)
+    sides = ["left", *["right"] * (len(table.columns) - 1)]
+    return str(plain.to_markdown(index=False, colalign=sides, disable_numparse=True))
 
 
 def label(method: str, source: str) -> str:
@@ -130,41 +334,44 @@ def label(method: str, source: str) -> str:
     return method if source == OURS else f"{method} (published)"
 
 
-def number(value: float, digits: int) -> str:
-    """A rounded number; a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Rows with a header of their fields; NaN becomes an empty cell."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if rows:
-            writer.writerow(field.name for field in dataclasses.fields(rows[0]))
-        writer.writerows([_csv_cell(value) for value in vars(row).values()] for row in rows)
-
-
-def _csv_cell(value: Any) -> Any:
-    if not isinstance(value, float):
-        return value
-    return "" if math.isnan(value) else f"{value:.6g}"
-
-
-def _aggregate_cell(row: AggregateRow) -> str:
-    value = number(row.value, 3)
-    return value if math.isnan(row.low) else f"{value} [{row.low:.3f}, {row.high:.3f}]"
-
-
-def _task_cell(row: TaskRow | None, counted: bool) -> str:
-    if row is None:
-        return "–"
-    value = number(row.mean, 1)
-    if not math.isnan(row.low):
-        value += f" [{row.low:.1f}, {row.high:.1f}]"
-    elif row.source != OURS and not math.isnan(row.std):
+def _task_cell(row: Any, counted: bool) -> str:
+    value = _bracketed(row.mean, row.low, row.high, ".1f")
+    if row.source != OURS and not math.isnan(row.std):
         value += f" ± {row.std:.1f}"
     return f"{value}, n = {row.runs}" if counted else value
 
 
-def _escape(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+def _bracketed(value: float, low: float, high: float, form: str = ".3f") -> str:
+    shown = f"{value:{form}}"
+    return shown if math.isnan(low) else f"{shown} [{low:{form}}, {high:{form}}]"
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", r"\|").replace("<", "&lt;")
+
+
+def _points(
+    what: str,
+    method: str,
+    metric: str,
+    curves: Mapping[str, pd.DataFrame],
+    limits: tuple[float, float],
+) -> pd.DataFrame:
+    steps, counts = next(iter(curves.values())).index, _counts(curves.values())
+    found = statistics.interval(METRICS[metric], curves, limits)._asdict() if len(steps) else {}
+    return pd.DataFrame({"what": what, "method": method, "step": steps, **found, "runs": counts})
+
+
+def _together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _counts(scores: Iterable[Any]) -> str:
+    counts = [own.shape[-1] for own in scores]
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _place(name: str, order: Sequence[str]) -> tuple[int, str]:
+    first = name.split(" ")[0]
+    return (order.index(first) if first in order else len(order), name)

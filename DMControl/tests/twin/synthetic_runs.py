@@ -11,14 +11,13 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mlr_dmcontrol import protocol
-from mlr_dmcontrol.report import runs
 
 BUDGET = 100_000
 REPEAT = 1 if protocol.STEP == "agent_step" else 4
 """Environment steps per agent step where the budget counts environment steps."""
 PROTOCOL = "atari100k" if protocol.STEP == "agent_step" else "dmcontrol"
 A, B, C = protocol.TASKS[:3]
-BASELINE = "baseline"
+BASELINE = protocol.BASELINE
 
 
 def make_run(
@@ -93,10 +92,6 @@ def raw(task: str, normalized: float) -> float:
     """The raw score that is `normalized` on this task."""
     low, high = protocol.normalize(task, 0.0), protocol.normalize(task, 1.0)
     return (normalized - low) / (high - low)
-
-
-def read_all(root: Path) -> list[runs.Run]:
-    return [runs.read(folder) for folder in runs.find([root])]
 
 
 def make_sweep(root: Path) -> Path:
