@@ -73,7 +73,7 @@ def test_a_save_that_fails_costs_nothing_else(tmp_path: Path) -> None:
     words = f"checkpoint.every_steps={AGENT_STEPS // 4}"
     ended = train(tmp_path, words, what=(FullDisk(2, 3),))
     assert ended.code == 0, ended.output
-    assert ended.output.count("No space left on device); training goes on") == 2
+    assert ended.output.count("training goes on (") == 2
     assert_same(tmp_path, uninterrupted())
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -125,8 +126,9 @@ class Checkpointer:
         self._folder = run_folder / "checkpoints"
         self._files = self._folder / "files"
         self._block_size = block_size
-        self._blocks: dict[int, Block] = {}  # of the checkpoint saved or restored last, by `stop`
-        self._history = self._published()  # the checkpoints that led to the present state
+        # Of the checkpoint that was saved or restored last: its step, and its blocks by `stop`.
+        self._step: float = math.inf
+        self._blocks: dict[int, Block] = {}
         self._failures = 0
 
     def save(
@@ -157,17 +159,14 @@ class Checkpointer:
         try:
             path = self._save(step, state, frames, final)
         except OSError as error:
-            with suppress(OSError):
-                self._clear()
+            self._tidy()
             self._failures += 1
-            what = f"step {step} could not be saved ({error})"
-            last = f"last good step: {_step(self._history[-1]) if self._history else 'none'}"
+            what = f"step {step} could not be saved ({error}); last good step: {self._last()}"
             if required or self._failures == _ATTEMPTS:
                 raise StorageError(
-                    f"{self._folder}: {what}; {last}; make room, then run the same command again"
+                    f"{self._folder}: {what}; make room, then run the same command again"
                 ) from error
-            count = f"{self._failures} of {_ATTEMPTS}"
-            log.warning("%s; training goes on, %s (%s)", what, last, count)
+            log.warning("%s; training goes on (%d of %d)", what, self._failures, _ATTEMPTS)
             return None
         self._failures = 0
         return path
@@ -199,7 +198,7 @@ class Checkpointer:
             self._blocks = {block.stop: block for block in checkpoint.frames}
         except (LookupError, ValueError, TypeError, AttributeError, RuntimeError, OSError) as error:
             raise CheckpointError(f"{path}: {name} does not fit this run: {error}") from error
-        self._history = [old for old in self._published() if _step(old) <= checkpoint.step]
+        self._step = checkpoint.step
         log.info("restored %s", path)
         return checkpoint.step
 
@@ -240,16 +239,15 @@ class Checkpointer:
         states = {name: part.state_dict() for name, part in state.items()}
         if bad := first_non_finite(states):
             write_report(self._run_folder, {"step": step, "not_finite": bad})
-            last = self._history[-1] if self._history else "none"
-            raise NonFiniteError(
-                f"{bad} holds a NaN or infinity at step {step}, not saved; last checkpoint: {last}"
-            )
+            what = f"{bad} holds a NaN or infinity at step {step} and was not saved"
+            raise NonFiniteError(f"{what}; last good step: {self._last()}")
         trees = {name: plain(tree, name) for name, tree in states.items()}
         self._files.mkdir(parents=True, exist_ok=True)
-        self._clear()
+        self._tidy()
         blocks = self._live_blocks(frames)
         planned = self._require_space(trees, frames, blocks)
-        final = final or any(old.final for old in self._checkpoints().values() if old.step == step)
+        with suppress(OSError):
+            final = final or _read_json(path).final
         parts = {name: self._write(tree) for name, tree in trees.items()}
         for place, (start, stop, file) in enumerate(blocks):
             if not file:
@@ -258,9 +256,8 @@ class Checkpointer:
             sync_folder(folder)
         record = {"run": self._run, "step": step, "final": final, "parts": parts, "frames": blocks}
         write_atomically(path, sealed({"schema": SCHEMA, **record}))
-        self._blocks = {block.stop: block for block in blocks}
-        self._history = [*(old for old in self._history if old != path), path]
-        self._prune()
+        self._step, self._blocks = step, {block.stop: block for block in blocks}
+        self._tidy()
         seconds = time.perf_counter() - began
         log.info("saved %s, %.1f MB in %.2f s", path.stem, planned / 1e6, seconds)
         return path
@@ -302,28 +299,23 @@ class Checkpointer:
             raise OSError(f"{free / 1e6:.0f} MB free, {wanted / 1e6:.0f} MB wanted")
         return planned
 
-    def _prune(self) -> None:
-        """Remove all checkpoints but the newest and the final ones of the present state's past."""
-        newest = self._history[-self._keep :]
+    def _tidy(self) -> None:
+        """Remove old checkpoints, those of a past left behind, and the files that none names."""
         try:
-            kept = {
-                path for path, old in self._checkpoints().items() if path in newest or old.final
-            }
-            self._history = [path for path in self._history if path in kept]
-            for path in self._published():
-                if path not in self._history:
+            published, known = self._published(), {}
+            for path in published:
+                with suppress(Damaged):
+                    known[path] = _read_json(path)
+            past = [path for path in published if _step(path) <= self._step]
+            final = [path for path in past if path in known and known[path].final]
+            kept = {*past[-self._keep :], *final}
+            needed = {file for path in kept & known.keys() for file in known[path].files.values()}
+            for path in (*self._folder.glob("*"), *self._files.glob("*")):
+                ours = any(kind.fullmatch(path.name) for kind in (_JSON, _DIGEST, _TEMPORARY))
+                if ours and path not in kept and path.name not in needed:
                     path.unlink()
-            self._clear()
         except OSError as error:
-            log.warning("old checkpoints could not be removed (%s)", error)
-
-    def _clear(self) -> None:
-        """Remove the files that no checkpoint names, such as those of a failed save."""
-        needed = {file for old in self._checkpoints().values() for file in old.files.values()}
-        for path in (*self._folder.iterdir(), *self._files.iterdir()):
-            ours = _TEMPORARY.fullmatch(path.name) or _DIGEST.fullmatch(path.name)
-            if ours and path.name not in needed:
-                path.unlink()
+            log.warning("what is not needed any more could not be removed (%s)", error)
 
     # ---- reading -----------------------------------------------------------------------------
 
@@ -357,18 +349,14 @@ class Checkpointer:
                 f"files/{file} is no file of tensors and plain values ({reason})"
             ) from error
 
-    def _checkpoints(self) -> dict[Path, Checkpoint]:
-        """All checkpoints whose JSON can be read, oldest first."""
-        checkpoints = {}
-        for path in self._published():
-            with suppress(Damaged):
-                checkpoints[path] = _read_json(path)
-        return checkpoints
-
     def _published(self) -> list[Path]:
         """The JSONs of all checkpoints, oldest first."""
         paths = (path for path in self._folder.glob("step_*") if _JSON.fullmatch(path.name))
         return sorted(paths, key=_step)
+
+    def _last(self) -> int | str:
+        published = self._published()
+        return _step(published[-1]) if published else "none"
 
     def _path(self, step: int) -> Path:
         return self._folder / f"step_{step:09d}.json"
