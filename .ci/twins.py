@@ -34,7 +34,6 @@ SINGLES = (
     "requirements-ray.txt",
     "tests/conftest.py",
     "tests/faults.py",
-    "tests/test_config.py",
     "tests/test_readme.py",
     "tests/test_resume.py",
     "tests/test_run_faults.py",
@@ -50,7 +49,6 @@ SINGLES = (
     "{package}/objectives/__init__.py",
     "{package}/objectives/decoder.py",
     "{package}/objectives/masking.py",
-    "{package}/ranges.py",
 )
 # In the folders above, but each benchmark's own.
 OWN = (

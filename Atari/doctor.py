@@ -13,19 +13,16 @@ from functools import partial
 from itertools import cycle
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from mlr_atari.build import settings_from
-from mlr_atari.environment import EnvironmentSettings, make_environment
+from mlr_atari.environment import make_environment
 from mlr_atari.estimate import estimate
 from mlr_atari.games import BENCHMARK_GAMES, rom_folder
 from mlr_atari.run import doctor
 from mlr_atari.run.doctor import Line
 from mlr_atari.run.seeding import episode_seed
-from mlr_atari.settings import load
+from mlr_atari.settings import Config, load
 
 
-def simulator(cfg: DictConfig) -> tuple[list[Line], float | None]:
+def simulator(cfg: Config) -> tuple[list[Line], float | None]:
     """The ROMs of the benchmark, of which only the game's own is needed, and how fast it is."""
     name, folder = cfg.game.name, rom_folder()
     missing = [
@@ -36,7 +33,7 @@ def simulator(cfg: DictConfig) -> tuple[list[Line], float | None]:
         remedy = "unset ALE_ROMS_DIR, or pip install --force-reinstall ale-py, which brings them"
         text = f"{len(missing)} missing in {folder}: {', '.join(missing)}"
         line = Line("wrong" if name in missing else "note", "ROMs", text, remedy)
-    settings = settings_from(EnvironmentSettings, cfg.environment)
+    settings = cfg.environment
     seeds, actions = partial(episode_seed, cfg.seed, "train"), cycle(range(18))
     played, seconds = doctor.play(
         partial(make_environment, name, settings, training=True, seed=cfg.seed, episode_seed=seeds),

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from mlr_atari import protocol
 from mlr_atari.build import set_up_process
@@ -28,6 +27,7 @@ from mlr_atari.rainbow import evaluation_noise
 from mlr_atari.run.checkpoint import Checkpointer
 from mlr_atari.run.evaluation import EvaluationEnvs, Policy, evaluate, record_video
 from mlr_atari.run.seeding import episode_seed
+from mlr_atari.settings import Config, of_run
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -43,9 +43,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def saved_policy(
-    cfg: DictConfig, run: Path, env: GameEnv, device: torch.device
-) -> tuple[Policy, int]:
+def saved_policy(cfg: Config, run: Path, env: GameEnv, device: torch.device) -> tuple[Policy, int]:
     """The noise-free policy of the newest valid checkpoint, and its agent step."""
     checkpoint = Checkpointer(run).newest(["agent"])
     if checkpoint is None:
@@ -66,13 +64,9 @@ def random_policy(env: GameEnv) -> Policy:
 
 def score(args: argparse.Namespace) -> None:
     """Play, film if asked to, and write what came of it into the run's folder."""
-    path = args.run / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(f"RUN={args.run}: has no config.yaml; give the folder of a run")
     if args.episodes < 1:
         raise ConfigError(f"--episodes={args.episodes}: must be at least 1")
-    cfg = OmegaConf.merge(OmegaConf.load(path), {"device": args.device})
-    assert isinstance(cfg, DictConfig)
+    cfg = of_run(args.run, device=args.device)
     device, seed, step = set_up_process(cfg), cfg.seed if args.seed is None else args.seed, None
     make, seeds = evaluation_factory(cfg), partial(episode_seed, seed, "evaluation")
     with (

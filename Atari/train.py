@@ -16,7 +16,6 @@ from functools import partial
 from operator import methodcaller
 
 import torch
-from omegaconf import DictConfig
 
 from mlr_atari import protocol
 from mlr_atari.build import set_up_process
@@ -26,20 +25,20 @@ from mlr_atari.learner import Learner
 from mlr_atari.parts import Parts, build_parts
 from mlr_atari.run import sweep
 from mlr_atari.run.checkpoint import Checkpointer, Stateful
-from mlr_atari.run.command import as_plain
 from mlr_atari.run.evaluation import evaluate
 from mlr_atari.run.folder import RunFolder
 from mlr_atari.run.progress import Progress, SaveSchedule
 from mlr_atari.run.records import Records
+from mlr_atari.run.schema import plain
 from mlr_atari.run.seeding import Streams, episode_seed
 from mlr_atari.run.signals import StopRequest
-from mlr_atari.settings import LAYOUT, compose, load
+from mlr_atari.settings import LAYOUT, Config, compose, load
 
 
 class Trainer:
     """The loop, and everything of the run that outlives one of its steps: `state`."""
 
-    def __init__(self, cfg: DictConfig, parts: Parts, folder: RunFolder, stop: StopRequest) -> None:
+    def __init__(self, cfg: Config, parts: Parts, folder: RunFolder, stop: StopRequest) -> None:
         self.cfg, self.parts, self.folder, self.stop = cfg, parts, folder, stop
         self.env, self.agent, self.replay = parts.env, parts.agent, parts.replay
         self.streams, self.progress = Streams(cfg.seed), Progress()
@@ -183,7 +182,7 @@ class Trainer:
             raise Preempted(f"{self.stop.reason} at agent step {step}; the same command goes on")
 
 
-def train(cfg: DictConfig, work: Callable[[Trainer], None] = methodcaller("train")) -> None:
+def train(cfg: Config, work: Callable[[Trainer], None] = methodcaller("train")) -> None:
     """Claim the run's folder and bring its run to the end, from wherever it stands.
 
     Args: `work`: what is done once the trainer is ready; `benchmark.py` measures instead.
@@ -191,7 +190,7 @@ def train(cfg: DictConfig, work: Callable[[Trainer], None] = methodcaller("train
     with (
         RunFolder(
             protocol.run_path(cfg),
-            as_plain(cfg),
+            plain(cfg),
             resume=cfg.resume,
             packages=protocol.PACKAGES,
         ) as folder,

@@ -14,20 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 
-from mlr_dmcontrol.build import settings_from
-from mlr_dmcontrol.environment import EnvironmentSettings, PixelControlEnv
+from mlr_dmcontrol.environment import PixelControlEnv
 from mlr_dmcontrol.errors import ConfigError
 from mlr_dmcontrol.estimate import estimate
 from mlr_dmcontrol.renderer import choose_renderer
 from mlr_dmcontrol.run import doctor
 from mlr_dmcontrol.run.doctor import Line
 from mlr_dmcontrol.run.seeding import episode_seed
-from mlr_dmcontrol.settings import load
+from mlr_dmcontrol.settings import Config, load
 
 
-def simulator(cfg: DictConfig) -> tuple[list[Line], float | None]:
+def simulator(cfg: Config) -> tuple[list[Line], float | None]:
     """The renderer that a run would use, and how fast it and the task are."""
     on_gpu = cfg.device != "cpu" and torch.cuda.is_available()
     try:
@@ -41,7 +39,7 @@ def simulator(cfg: DictConfig) -> tuple[list[Line], float | None]:
     elif renderer.software:
         remedy = "environment.fast_render=true (as in preset=laptop) draws faster, other pixels"
         line = Line("note", "renderer", str(renderer), remedy)
-    settings = settings_from(EnvironmentSettings, cfg.environment)
+    settings = cfg.environment
     seeds = partial(episode_seed, cfg.seed, "train")
     played, seconds = doctor.play(
         lambda: PixelControlEnv(cfg.task.name, settings, seeds),

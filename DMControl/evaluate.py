@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from mlr_dmcontrol import protocol
 from mlr_dmcontrol.build import set_up_process
@@ -27,6 +26,7 @@ from mlr_dmcontrol.parts import agent_for, evaluation_factory
 from mlr_dmcontrol.run.checkpoint import Checkpointer
 from mlr_dmcontrol.run.evaluation import EvaluationEnvs, Policy, evaluate, record_video
 from mlr_dmcontrol.run.seeding import Streams, episode_seed
+from mlr_dmcontrol.settings import Config, of_run
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -43,7 +43,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def saved_policy(
-    cfg: DictConfig, run: Path, env: PixelControlEnv, device: torch.device
+    cfg: Config, run: Path, env: PixelControlEnv, device: torch.device
 ) -> tuple[Policy, int]:
     """The mean policy of the newest valid checkpoint, and its agent step."""
     checkpoint = Checkpointer(run).newest(["agent"])
@@ -66,13 +66,9 @@ def random_policy(seed: int, env: PixelControlEnv) -> Policy:
 
 def score(args: argparse.Namespace) -> None:
     """Play, film if asked to, and write what came of it into the run's folder."""
-    path = args.run / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(f"RUN={args.run}: has no config.yaml; give the folder of a run")
     if args.episodes < 1:
         raise ConfigError(f"--episodes={args.episodes}: must be at least 1")
-    cfg = OmegaConf.merge(OmegaConf.load(path), {"device": args.device})
-    assert isinstance(cfg, DictConfig)
+    cfg = of_run(args.run, device=args.device)
     device, seed, step = set_up_process(cfg), cfg.seed if args.seed is None else args.seed, None
     make, seeds = evaluation_factory(cfg), partial(episode_seed, seed, "evaluation")
     places = min(args.episodes, cfg.evaluation.episodes)

@@ -56,13 +56,7 @@ class Augmentation:
     ) -> None:
         """Args: `pad`: largest shift in pixels. `intensity_scale`: standard deviation of the
         factor before it is clipped at two of them.
-
-        Raises:
-            ValueError: a name is not in `NAMES`.
         """
-        unknown = sorted(set(names) - set(NAMES))
-        if unknown:
-            raise ValueError(f"unknown augmentation {unknown}; known: {', '.join(NAMES)}")
         self.names = frozenset(names)
         self.image_size, self.pad, self.intensity_scale = image_size, pad, intensity_scale
 

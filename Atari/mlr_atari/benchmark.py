@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, Protocol
 
 import torch
-from omegaconf import DictConfig
 from torch.autograd import DeviceType
 
 from .cost import update_flops
@@ -27,6 +26,7 @@ from .learner import Learner
 from .machine import copy_rate, hardware, matmul_rate, seconds_of_call
 from .run.folder import revision
 from .run.progress import Progress
+from .settings import Config
 
 Row = dict[str, Any]
 Update = Callable[[], None]
@@ -44,7 +44,7 @@ _USAGE = "%(prog)s [options] [key=value ...]   (keys as for train.py; see train.
 class Trainer(Protocol):
     """What is measured: train.py's."""
 
-    cfg: DictConfig
+    cfg: Config
     learner: Learner
     progress: Progress
 
@@ -82,8 +82,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def main(
     argv: Sequence[str],
-    load: Callable[[Sequence[str]], DictConfig],
-    train: Callable[[DictConfig, Callable[[Trainer], None]], None],
+    load: Callable[[Sequence[str]], Config],
+    train: Callable[[Config, Callable[[Trainer], None]], None],
 ) -> int:
     """Measure and print; exit code 0, or train.py's where something is wrong.
 
@@ -144,7 +144,7 @@ def measure(trainer: Trainer, options: argparse.Namespace) -> Row:
     }
 
 
-def described(cfg: DictConfig, device: torch.device) -> Row:
+def described(cfg: Config, device: torch.device) -> Row:
     """What is measured, and on what."""
     modes = [name for name, on in (("compiled", cfg.compile), ("graph", cfg.cuda_graph)) if on]
     return {

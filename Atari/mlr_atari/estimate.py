@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from .build import build_agent
 from .cost import update_flops
 from .machine import matmul_rate
 from .protocol import plan
 from .run.sweep import Estimate
+from .settings import AgentSettings, Config
 
 STEP_SECONDS = 0.0008  # an agent step of the emulator: four frames and the resized picture
 _ACTIONS = 18  # the largest set; it hardly matters here
@@ -24,7 +23,7 @@ _COPIES = 5  # of each parameter in memory: itself, its gradient, two moments, a
 _SAVED = 4  # of them in a checkpoint
 
 
-def estimate(cfg: DictConfig, step_seconds: float | None = None) -> Estimate:
+def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
     """Cost of the whole run on the device that it would use.
 
     Args:
@@ -49,15 +48,13 @@ def estimate(cfg: DictConfig, step_seconds: float | None = None) -> Estimate:
     )
 
 
-def agent_cost(cfg: DictConfig) -> tuple[int, float]:
+def agent_cost(cfg: Config) -> tuple[int, float]:
     """Trained parameters of the configured agent, and operations of one of its updates."""
     environment = cfg.environment
-    return _agent_cost(
-        OmegaConf.to_yaml(cfg.agent), environment.frame_stack, environment.image_size
-    )
+    return _agent_cost(cfg.agent, environment.frame_stack, environment.image_size)
 
 
-def _uses_gpu(cfg: DictConfig) -> bool:
+def _uses_gpu(cfg: Config) -> bool:
     return cfg.device != "cpu" and torch.cuda.is_available()
 
 
@@ -67,10 +64,9 @@ def _rate(device: str) -> float:
 
 
 @cache
-def _agent_cost(agent: str, stack: int, image_size: int) -> tuple[int, float]:
-    settings: Any = OmegaConf.create(agent)
+def _agent_cost(agent: AgentSettings, stack: int, image_size: int) -> tuple[int, float]:
     built = build_agent(
-        settings,
+        agent,
         obs_shape=(stack, image_size, image_size),
         num_actions=_ACTIONS,
         device=torch.device("cpu"),

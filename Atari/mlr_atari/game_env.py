@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from .ranges import bounded, choice
+from .run.schema import bounded, choice
 
 MAX_STEPS = 27_000  # agent steps of a game: 30 minutes at 60 frames a second, frame skip 4
 

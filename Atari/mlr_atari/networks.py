@@ -26,6 +26,29 @@ def renormalize(features: Tensor) -> Tensor:
     return ((flat - low) / (high - low + RANGE_EPS)).view(features.shape)
 
 
+def feature_shape(image_size: int, layout: str, channels: Sequence[int]) -> tuple[int, int, int]:
+    """(C, h, w) of what the encoder's convolutions make of a square image.
+
+    Raises:
+        ConfigError: the number of `channels` is not the layout's number of layers, or nothing is
+            left of the image.
+    """
+    layers, side = ENCODERS[layout], image_size
+    if len(channels) != len(layers):
+        raise ConfigError(
+            f"agent.num_filters=[{','.join(map(str, channels))}]: encoder {layout} has "
+            f"{len(layers)} layers; give {len(layers)} numbers"
+        )
+    for kernel, stride in layers:
+        side = (side - kernel) // stride + 1
+    if side < 1:
+        raise ConfigError(
+            f"environment.image_size={image_size}: nothing is left of it behind the encoder; "
+            f"use larger images"
+        )
+    return channels[-1], side, side
+
+
 class Encoder(nn.Module):
     """Convolutions with ReLU, then optional min-max renormalisation (paper, appendix).
 
@@ -46,28 +69,17 @@ class Encoder(nn.Module):
         computes convolutions in bfloat16; weights and latents stay float32.
 
         Raises:
-            ConfigError: the number of `channels` is not the layout's number of layers.
+            ConfigError: as `feature_shape`.
         """
         super().__init__()
-        layers = ENCODERS[layout]
-        if len(channels) != len(layers):
-            raise ConfigError(
-                f"agent.num_filters={list(channels)}: encoder {layout} has {len(layers)} "
-                f"layers; give {len(layers)} numbers"
-            )
+        self.feature_shape = feature_shape(image_shape[1], layout, channels)
+        self.latent_dim = math.prod(self.feature_shape)
         widths = (image_shape[0], *channels)
         self.convs = nn.ModuleList(
             nn.Conv2d(widths[i], widths[i + 1], kernel, stride)
-            for i, (kernel, stride) in enumerate(layers)
+            for i, (kernel, stride) in enumerate(ENCODERS[layout])
         )
         self.renormalize, self.precision = renormalize, precision
-        height, width = image_shape[1:]
-        for kernel, stride in layers:
-            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
-        if min(height, width) < 1:
-            raise ConfigError(f"game.image_size={image_shape[1]}: too small for encoder {layout}")
-        self.feature_shape = (widths[-1], height, width)
-        self.latent_dim = math.prod(self.feature_shape)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def autocast(self) -> torch.autocast:

@@ -2,7 +2,7 @@
 
 A whole update of the published code can be repeated on given data::
 
-    agent = build_agent(cfg["agent"], obs_shape=(4, 84, 84), num_actions=4, device=cpu, seed=0)
+    agent = build_agent(cfg.agent, obs_shape=(4, 84, 84), num_actions=4, device=cpu, seed=0)
     load_official(agent, tensors)           # state_dict of the published model
     load_official(agent, tensors, target)   # ... and of its DQN target network, noise included
     stacks = FrameStacks.from_dense(obs_uint8, channels=1)       # (K, B, 4, 84, 84)

@@ -8,16 +8,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
-from .build import build_agent, settings_from
-from .environment import EnvironmentSettings, GameEnv, make_environment
+from .build import build_agent
+from .environment import GameEnv, make_environment
 from .machine import hardware
 from .protocol import Plan, plan
 from .rainbow import Rainbow
-from .replay import ReplaySettings, SequenceReplay
+from .replay import SequenceReplay
 from .run.evaluation import EvaluationEnvs
 from .run.seeding import episode_seed
+from .settings import Config
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Parts:
         self.evaluation_envs.close()
 
 
-def build_parts(cfg: DictConfig, device: torch.device) -> Parts:
+def build_parts(cfg: Config, device: torch.device) -> Parts:
     """Everything with its initial state, which the seed fixes.
 
     Raises:
         ConfigError: settings that do not fit each other, missing ROM or emulator.
     """
-    settings = settings_from(EnvironmentSettings, cfg.environment)
+    settings = cfg.environment
     env = make_environment(
         cfg.game.name,
         settings,
@@ -75,7 +75,7 @@ def build_parts(cfg: DictConfig, device: torch.device) -> Parts:
     numbers = plan(cfg)
     replay = SequenceReplay(
         numbers.capacity,
-        settings_from(ReplaySettings, cfg.agent),
+        cfg.agent,
         frame_stack=stack,
         frame_shape=(1, height, width),
         device=device,
@@ -86,16 +86,16 @@ def build_parts(cfg: DictConfig, device: torch.device) -> Parts:
     return Parts(numbers, env, evaluation_envs, agent, replay)
 
 
-def evaluation_factory(cfg: DictConfig) -> Callable[[], GameEnv]:
+def evaluation_factory(cfg: Config) -> Callable[[], GameEnv]:
     """Makes environments of the run's game to evaluate in: whole games, raw rewards.
 
     It can be sent to processes.
     """
-    settings = settings_from(EnvironmentSettings, cfg.environment)
+    settings = cfg.environment
     return partial(make_environment, cfg.game.name, settings, training=False, seed=cfg.seed)
 
 
-def agent_for(cfg: DictConfig, env: GameEnv, device: torch.device) -> Rainbow:
+def agent_for(cfg: Config, env: GameEnv, device: torch.device) -> Rainbow:
     """The run's agent, with its initial weights.
 
     Raises:

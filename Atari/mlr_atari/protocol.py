@@ -10,17 +10,17 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from .games import BENCHMARK_GAMES, canonical, folder_name
 
-from .games import BENCHMARK_GAMES, DEVELOPMENT_GAMES, canonical, folder_name
+if TYPE_CHECKING:
+    from .settings import Config
 
 NAME = "Atari-100k"
 TASK_KEY = "game"
 """Section of the configuration that says what is played."""
 TASKS, canonical_task = BENCHMARK_GAMES, canonical
-SWEEPS = {"all": TASKS, "dev": DEVELOPMENT_GAMES}
-"""What `game=all` and `game=dev` stand for."""
 
 STEP = "agent_step"
 """The counter that is the x-axis, and in which a budget counts."""
@@ -75,7 +75,7 @@ class Plan:
     capacity: int  # transitions that the replay has room for
 
 
-def plan(cfg: DictConfig) -> Plan:
+def plan(cfg: Config) -> Plan:
     """The numbers of a configured run."""
     agent = cfg.agent
     return Plan(
@@ -97,7 +97,7 @@ def evaluations(budget: int, every: int) -> tuple[int, ...]:
     return (*range(every, budget, every), budget)
 
 
-def run_path(cfg: DictConfig) -> Path:
+def run_path(cfg: Config) -> Path:
     """The folder that the configuration decides: `<runs_dir>/<game>/<agent>[-tag]/seed_<seed>`."""
     method = f"{cfg.agent.name}-{cfg.tag}" if cfg.tag else cfg.agent.name
     return Path(cfg.runs_dir) / folder_name(cfg.game.name) / method / f"seed_{cfg.seed}"

@@ -13,13 +13,14 @@ from torch import Tensor
 from .augmentation import NAMES as AUGMENTATIONS
 from .augmentation import Augmentation, AugmentationNoise
 from .batch import ActionNoise, Batch, UpdateNoise
+from .errors import ConfigError
 from .frames import FrameStacks
 from .losses import ActionValues
 from .momentum import MomentumTarget
 from .networks import ENCODERS, QNetwork
 from .objectives.interface import Metrics, Objective, Streams
 from .optimization import ClipGroup, Optimizer
-from .ranges import bounded, choice
+from .run.schema import bounded, choice
 
 _METRICS = ("loss/rl", "rl/q_value", "rl/priority")
 
@@ -48,9 +49,6 @@ class RainbowSettings:
     num_target_augmentations: int = bounded(1)
     separate_selection_draw: bool
 
-    discount: float = bounded(0, 1)
-    n_step: int = bounded(1)
-    n_step_end_flag: str = choice("n_step", "one_step")
     double_q: bool
     target_update_interval: int = bounded(1)
     redraw_target_noise: bool
@@ -69,13 +67,16 @@ class RainbowSettings:
     epsilon_evaluation: float = bounded(0, 1)
     redraw_noise_to_act: bool
 
-    time_limit: str = choice("bootstrap", "terminal")
-    replay: str = choice("prioritized", "uniform")
-    new_priority: str = choice("one", "largest")
-    priority_exponent: float = bounded(0, 1)
     importance_exponent_initial: float = bounded(0, 1)
     importance_exponent_final: float = bounded(0, 1)
     importance_exponent_steps: int = bounded(1)
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError: the support of the return distribution is empty."""
+        if self.v_min >= self.v_max:
+            raise ConfigError(
+                f"agent.v_min={self.v_min}: not below agent.v_max={self.v_max}; use a smaller one"
+            )
 
     def epsilon(self, agent_step: int) -> float:
         """Share of random actions at `agent_step` (from 0): constant until learning starts.

@@ -6,7 +6,7 @@ Letters: B sequences of K observations of S frames; t is the slot of a sequence'
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from .batch import Batch
 from .errors import CheckpointError
 from .frames import FrameStacks
 from .priorities import ProportionalPriorities
-from .ranges import bounded, choice
+from .run.schema import bounded, choice
 
 _SMALL = ("_action", "_reward", "_end", "_cap", "_history")  # arrays with one number a step
 
@@ -68,6 +68,8 @@ class SequenceReplay:
             ValueError: so small that no step could ever be drawn.
         """
         self._settings, self._capacity, self._depth = settings, capacity, frame_stack
+        # The agent's settings may be handed in: they are these and more.
+        self._kind = {field.name: getattr(settings, field.name) for field in fields(ReplaySettings)}
         self._behind = 1 + settings.n_step + settings.sequence_length
         self._ahead = frame_stack - 1
         if capacity <= self._behind + self._ahead:
@@ -234,7 +236,7 @@ class SequenceReplay:
         """Everything but the frames, oldest step first, so that it also fits a larger replay."""
         slots = self._live_slots()
         return {
-            "settings": asdict(self._settings),
+            "settings": self._kind,
             "shape": [self._depth, *self._frames.shape[1:]],
             "oldest": self.first_live_frame,
             "written": self._written,
@@ -251,7 +253,7 @@ class SequenceReplay:
             CheckpointError: it is the state of a replay of another kind, or of a larger one.
         """
         shape = [self._depth, *self._frames.shape[1:]]
-        for key, mine in (("settings", asdict(self._settings)), ("shape", shape)):
+        for key, mine in (("settings", self._kind), ("shape", shape)):
             if state[key] != mine:
                 raise CheckpointError(f"replay: saved with {key} {state[key]}, now {mine}")
         if state["written"] - state["oldest"] > self._capacity:

@@ -1,168 +1,166 @@
-"""The configuration of a run: read, checked and complete before anything expensive begins."""
+"""The configuration of a run: its sections, and the rules between them.
+
+Defaults are not here but in `configs/`. The settings of a part stand beside the part: of the
+environment, the agent, and each objective.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from omegaconf import OmegaConf
 
 from .environment import EnvironmentSettings
 from .errors import ConfigError
-from .games import BENCHMARK_GAMES, canonical
-from .objectives import available
-from .protocol import SWEEPS
+from .games import BENCHMARK_GAMES, DEVELOPMENT_GAMES, canonical
+from .networks import feature_shape
+from .objectives import objective_type
 from .rainbow import RainbowSettings
-from .ranges import bounded
-from .run.command import Layout, as_plain, compose_overrides, finished, read_command
-from .run.help import help_text
-from .run.schema import (
-    CheckpointSettings,
-    EvaluationSettings,
-    LoggingSettings,
-    RunSettings,
-    check_agent,
-    check_decoder,
-    check_execution,
-    check_patches,
-    check_section,
-)
+from .replay import ReplaySettings
+from .run import config
+from .run.schema import RunSettings, Subject, bounded, construct, plain
 
-LAYOUT = Layout(
+LAYOUT = config.Layout(
     Path(__file__).resolve().parents[1] / "configs",
     "game",
     canonical,
-    SWEEPS,
+    {"all": BENCHMARK_GAMES, "dev": DEVELOPMENT_GAMES},
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class GameSettings:
-    """What depends on the game; agents take the weights through `${game.mlr_weight}`."""
-
-    name: str
-    mlr_weight: float = bounded(0)
-    curl_weight: float = bounded(0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReplaySettings:
-    """The replay buffer."""
+class CapacitySettings:
+    """The section `replay`; how steps are drawn is the agent's."""
 
     capacity: int = bounded(1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaleSettings:
-    """Sizes that agents and the environment take through `${scale.…}`."""
+class AgentSettings(RainbowSettings, ReplaySettings):
+    """The section `agent`. With an objective it is an instance of the objective's settings too."""
 
-    image_size: int = bounded(16)
-    patch_size: int = bounded(1)
-    sequence_length: int = bounded(1)
-    cube_depth: int = bounded(1)
-    batch_size: int = bounded(1)
-    num_filters: tuple[int, ...] = bounded(1)
-    hidden_dim: int = bounded(1)
-    decoder_width: int | None = bounded(1)
-    cycle_steps: int = bounded(1)
-    virtual_per_action: int = bounded(1)
-    cycle_ramp_agent_steps: int = bounded(1)
+    name: str = ""  # of its file; an agent made by hand may do without
+    objective: str | None
 
 
-SECTIONS: Mapping[str, type] = {
-    "scale": ScaleSettings,
-    "game": GameSettings,
-    "environment": EnvironmentSettings,
-    "replay": ReplaySettings,
-    "evaluation": EvaluationSettings,
-    "logging": LoggingSettings,
-    "checkpoint": CheckpointSettings,
-}
+@dataclass(frozen=True, kw_only=True)
+class Config(RunSettings):
+    """All that a run is configured with: types and ranges hold, and so do the rules below."""
+
+    game: Subject
+    environment: EnvironmentSettings
+    replay: CapacitySettings
+    agent: AgentSettings
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError: keys that do not go together."""
+        super().__post_init__()
+        self._check_steps()
+        self._check_replay()
+        self._check_images()
+        if not self.agent.rl and not objective_weight(self.agent):
+            raise ConfigError(
+                f"agent.rl=false: agent={self.agent.name} has no objective to train by itself; "
+                f"choose one that has, such as agent=mlr"
+            )
+
+    @property
+    def subject(self) -> str:
+        return self.game.name
+
+    def _check_steps(self) -> None:
+        """Learning starts within the budget."""
+        starts = self.agent.learning_starts
+        if starts >= self.budget:
+            raise ConfigError(
+                f"agent.learning_starts={starts}: the run ends after {self.budget} agent steps, "
+                f"before any update; use a larger budget or fewer random steps"
+            )
+
+    def _check_replay(self) -> None:
+        """Sequences with their n-step returns can be drawn at every update."""
+        agent = self.agent
+        # The newest steps are off limits, and so are those whose frames the ring has overwritten.
+        span = agent.sequence_length + agent.n_step + self.environment.frame_stack
+        what = f"a sequence of {agent.sequence_length} with {agent.n_step}-step returns"
+        if agent.learning_starts <= span:
+            raise ConfigError(
+                f"agent.learning_starts={agent.learning_starts}: {what} cannot be drawn so early; "
+                f"use at least {span + 1}"
+            )
+        if self.replay.capacity <= span:
+            raise ConfigError(
+                f"replay.capacity={self.replay.capacity}: too small to hold {what}; "
+                f"use at least {span + 1}"
+            )
+
+    def _check_images(self) -> None:
+        """What looks at images can be made for the environment's; it says itself if not."""
+        agent, image_size = self.agent, self.environment.image_size
+        feature_shape(image_size, agent.encoder, agent.num_filters)
+        if agent.objective is not None:
+            objective_type(agent.objective).check(agent, image_size)
 
 
-def load(argv: Sequence[str]) -> DictConfig:
-    """The complete configuration that a command line asks for.
+def load(argv: Sequence[str]) -> Config:
+    """The configuration that a command line asks for.
 
     Prints and ends the process with code 0 for `--help` and `--print-config`.
-
-    Args:
-        argv: the words after `train.py`.
 
     Raises:
         ConfigError: the first thing that is wrong, in one line.
     """
-    if "--help" in argv or "-h" in argv:
-        print(help_text(LAYOUT, BENCHMARK_GAMES))
-        raise SystemExit(0)
-    command = read_command(argv, LAYOUT)
-    cfg = compose(command.overrides)
-    if command.print_config:
-        print(OmegaConf.to_yaml(cfg), end="")
-        raise SystemExit(0)
+    if {"-h", "--help"} & set(argv):
+        config.show(config.help_text(LAYOUT))
+    cfg = compose([word for word in argv if word not in config.FLAGS])
+    if "--print-config" in argv:
+        config.show(yaml.safe_dump(plain(cfg), sort_keys=False).rstrip())
     return cfg
 
 
-def compose(overrides: Sequence[str]) -> DictConfig:
-    """Compose, resolve and check one job; read-only. Command line and launchers both end here.
+def compose(words: Sequence[str]) -> Config:
+    """The configuration of one run from its words. Raises: ConfigError: as `load`."""
+    return from_values(config.compose(words, LAYOUT))
 
-    Args:
-        overrides: as `command.normalise` leaves them.
+
+def of_run(run: Path, **changes: Any) -> Config:
+    """The configuration in the folder of a run, but for `changes`.
+
+    Raises:
+        ConfigError: there is none, or it is of another version of this code.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"RUN={run}: has no config.yaml; give the folder of a run")
+    values: Any = OmegaConf.to_container(OmegaConf.load(path))
+    try:
+        return from_values({**values, **changes})
+    except ConfigError as error:
+        raise ConfigError(f"RUN={run}: {error}") from error
+
+
+def from_values(values: Mapping[str, Any]) -> Config:
+    """The configuration from nested plain values, as a run's config.yaml has them.
 
     Raises:
         ConfigError: as `load`.
     """
-    cfg = compose_overrides(overrides, LAYOUT)
-    check_values(as_plain(cfg))
-    return finished(cfg, LAYOUT)
+    return construct(Config, {**values, "agent": agent_settings(values.get("agent"))})
 
 
-def check_values(values: Mapping[str, Any]) -> None:
-    """Every type and range, and the rules that tie several keys together.
-
-    Args:
-        values: a composed and resolved configuration, nested plain values.
-
-    Raises:
-        ConfigError: the first thing that is wrong.
-    """
-    check_section(RunSettings, values, "", also=[*SECTIONS, "agent"])
-    for name, settings_type in SECTIONS.items():
-        check_section(settings_type, values[name], name)
-    objectives = {name: kind.settings_type for name, kind in available().items()}
-    check_agent(values["agent"], RainbowSettings, objectives)
-    check_execution(values)
-    _check_steps(values)
-    check_patches(values["agent"], values["environment"]["image_size"])
-    check_decoder(values["agent"], None)
-    _check_replay(values)
+def agent_settings(values: Any) -> AgentSettings:
+    """The section `agent` from plain values. Raises: ConfigError: as `load`."""
+    kind: Any = AgentSettings
+    if isinstance(values, Mapping) and values.get("objective") is not None:
+        own = objective_type(str(values["objective"])).settings_type
+        kind = make_dataclass(kind.__name__, [], bases=(own, kind), frozen=True, kw_only=True)
+    return construct(kind, values, "agent")  # type: ignore[no-any-return]
 
 
-def _check_steps(cfg: Mapping[str, Any]) -> None:
-    """Learning starts within the budget."""
-    budget, starts = cfg["budget"], cfg["agent"]["learning_starts"]
-    if starts >= budget:
-        raise ConfigError(
-            f"agent.learning_starts={starts}: the run ends after {budget} agent steps, before "
-            f"any update; use a larger budget or fewer random steps"
-        )
-
-
-def _check_replay(cfg: Mapping[str, Any]) -> None:
-    """Sequences with their n-step returns can be drawn at every update."""
-    agent = cfg["agent"]
-    length, n_step = agent["sequence_length"], agent["n_step"]
-    # The newest steps are off limits, and so are those whose frames the ring has overwritten.
-    span = length + n_step + cfg["environment"]["frame_stack"]
-    starts = cfg["agent"]["learning_starts"]
-    if starts <= span:
-        raise ConfigError(
-            f"agent.learning_starts={starts}: no sequence of {length} with {n_step}-step "
-            f"returns can be drawn so early; use at least {span + 1}"
-        )
-    if cfg["replay"]["capacity"] <= span:
-        raise ConfigError(
-            f"replay.capacity={cfg['replay']['capacity']}: too small to hold a sequence of "
-            f"{length} with {n_step}-step returns; use at least {span + 1}"
-        )
+def objective_weight(agent: AgentSettings) -> float:
+    """Weight of the agent's objective; 0 without one."""
+    return 0.0 if agent.objective is None else float(getattr(agent, f"{agent.objective}_weight"))

@@ -1,16 +1,6 @@
-"""What test_config.py and its like (the same in both trees) need to know of this benchmark."""
+"""What the twin tests of configuration and sweeps need to know of this benchmark."""
 
 from __future__ import annotations
-
-from mlr_atari import settings as config
-from mlr_atari.errors import ConfigError
-from mlr_atari.objectives import available
-from mlr_atari.rainbow import RainbowSettings as AgentSettings
-from mlr_atari.run import command, help, schema
-
-__all__ = ["AgentSettings", "ConfigError", "command", "config", "help", "schema"]
-
-OBJECTIVES = {name: kind.settings_type for name, kind in available().items()}
 
 SUBJECT = "game"
 PLAIN_AGENT = "rainbow"  # has no objective
@@ -60,11 +50,15 @@ FOR_ONE = {
     "boxing": {"agent.mlr_weight": 1.0},
 }
 
-# Rules that tie keys together: overrides, and the key that the error begins with.
-TOGETHER = [
-    (["agent.patch_size=10"], "agent.patch_size=10"),
-    (["agent.decoder_width=10", "agent.decoder_heads=4"], "agent.decoder_heads=4"),
-    (["budget=2000"], "agent.learning_starts=2000"),
-    (["agent.learning_starts=20"], "agent.learning_starts=20"),
-    (["replay.capacity=20"], "replay.capacity=20"),
-]
+# Rules that tie keys together: a command line, and what its refusal names besides the first word.
+TOGETHER = {
+    "agent.patch_size=10": "12",
+    "agent.decoder_heads=5": "49",
+    "agent.decoder_heads=4 agent.decoder_width=10": "5",
+    "agent.num_filters=[32,64]": "3",
+    "environment.image_size=16 agent.patch_size=8": "larger",
+    "agent.v_min=11.0": "v_max",
+    "agent.learning_starts=2000 budget=2000": "budget",
+    "agent.learning_starts=20": "31",
+    "replay.capacity=20": "31",
+}

@@ -13,9 +13,9 @@ from agents import agent_settings, small_agent
 from torch import Tensor
 
 from mlr_atari.batch import ActionNoise
-from mlr_atari.build import settings_from
-from mlr_atari.rainbow import RainbowSettings, evaluation_noise
+from mlr_atari.rainbow import evaluation_noise
 from mlr_atari.run.seeding import Streams
+from mlr_atari.settings import agent_settings as checked
 
 
 def _obs(count: int = 5) -> Tensor:
@@ -76,7 +76,7 @@ def test_action_noise_is_uniform_and_redraws_the_head_if_asked() -> None:
 
 def test_schedules_match_published(golden: Callable[[str], Any]) -> None:
     file = golden("atari_l_replay_rlpyt_b32d589")
-    settings = settings_from(RainbowSettings, agent_settings("rainbow"))
+    settings = checked(agent_settings("rainbow"))
     pairs = zip(file["eps_schedule/itr"], file["eps_schedule/eps"], strict=True)
     assert [settings.epsilon(int(step)) for step, _ in pairs] == list(file["eps_schedule/eps"])
     assert settings.epsilon_evaluation == file["eps_schedule/eval_eps_itr0_later"][1]
@@ -87,6 +87,6 @@ def test_schedules_match_published(golden: Callable[[str], Any]) -> None:
 
 def test_epsilon_of_drq() -> None:
     changes = {"learning_starts": 1600, "epsilon_decay_steps": 5000, "epsilon_final": 0.1}
-    settings = settings_from(RainbowSettings, agent_settings("rainbow", **changes))
+    settings = checked(agent_settings("rainbow", **changes))
     for step, value in {0: 1.0, 1600: 1.0, 4100: 0.55, 6600: 0.1, 9000: 0.1}.items():
         assert settings.epsilon(step) == pytest.approx(value)

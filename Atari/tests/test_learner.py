@@ -9,10 +9,11 @@ from agents import agent_settings
 from agents import updated as agent_updated
 from torch import Tensor
 
-from mlr_atari.build import build_agent, settings_from
+from mlr_atari.build import build_agent
 from mlr_atari.learner import Learner
-from mlr_atari.replay import ReplaySettings, SequenceReplay
+from mlr_atari.replay import SequenceReplay
 from mlr_atari.run.seeding import Streams
+from mlr_atari.settings import agent_settings as checked
 
 UPDATES, SIZE = 50, 48
 
@@ -21,13 +22,14 @@ def make_learner(
     name: str = "mlr", device: str = "cpu", *, compiled: bool = False, graph: bool = False
 ) -> Learner:
     """A learner of a tiny agent, on a replay of random frames; the same each time."""
-    settings = agent_settings(name, decoder_width=8, target_update_interval=2)
+    narrow = {"decoder_width": 8} if name == "mlr" else {}
+    settings = checked(agent_settings(name, target_update_interval=2, **narrow))
     place, draws = torch.device(device), np.random.default_rng(0)
     shape = (4, SIZE, SIZE)
     agent = build_agent(settings, obs_shape=shape, num_actions=4, device=place, seed=3)
     replay = SequenceReplay(
         120,
-        settings_from(ReplaySettings, settings),
+        settings,
         frame_stack=4,
         frame_shape=(1, SIZE, SIZE),
         device=place,

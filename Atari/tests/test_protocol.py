@@ -8,17 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from config_cases import config
 
 from mlr_atari import protocol
 from mlr_atari.games import BENCHMARK_GAMES
 from mlr_atari.protocol import evaluations, plan, updates
+from mlr_atari.settings import load
 
 TREE = Path(__file__).resolve().parents[1]
 
 
 def test_the_published_run() -> None:
-    cfg = config.load(["game=pong"])
+    cfg = load(["game=pong"])
     numbers = plan(cfg)
     assert numbers.agent_steps == 100_000
     assert numbers.agent_steps * cfg.environment.frame_skip == 400_000
@@ -29,7 +29,7 @@ def test_the_published_run() -> None:
 
 @pytest.mark.parametrize("game", ["pong", "up_n_down", "boxing", BENCHMARK_GAMES[0]])
 def test_every_game_has_the_same_numbers(game: str) -> None:
-    first, other = (plan(config.load([f"game={name}"])) for name in ("pong", game))
+    first, other = (plan(load([f"game={name}"])) for name in ("pong", game))
     assert first == other
 
 
@@ -50,7 +50,7 @@ def test_the_budget_itself_is_always_evaluated() -> None:
 def test_replay_has_room_for_the_run_and_no_more() -> None:
     for capacity, room in ((5000, 5000), (1_000_000, 20_000)):
         words = ["game=pong", "budget=20000", f"replay.capacity={capacity}"]
-        assert plan(config.load(words)).capacity == room
+        assert plan(load(words)).capacity == room
 
 
 def test_human_normalised_scores() -> None:

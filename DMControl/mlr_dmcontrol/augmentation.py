@@ -85,16 +85,13 @@ class Augmentation:
         `key`: what the user calls `menu`.
 
         Raises:
-            ConfigError: unknown or incompatible entries, or sizes that do not fit them.
+            ConfigError: entries that do not go together, or sizes that do not fit them.
         """
-        known = (*PLACES, *EFFECTS)
-        for name in menu:
-            if name not in known:
-                raise ConfigError(f"{key}={name}: unknown; choose from {', '.join(known)}")
         places = [name for name in PLACES if name in menu]
         if len(places) > 1 or len(set(menu)) < len(menu):
             raise ConfigError(
-                f"{key}={list(menu)}: choose each once, and at most one of {', '.join(PLACES)}"
+                f"{key}=[{','.join(menu)}]: does not go together; choose each once, and at most "
+                f"one of {', '.join(PLACES)}"
             )
         self.place = places[0] if places else None
         self.effects = [name for name in EFFECTS if name in menu]
@@ -105,7 +102,8 @@ class Augmentation:
             )
         if crop_size > image_size:
             raise ConfigError(
-                f"agent.crop_size={crop_size}: larger than the {image_size} pixels rendered"
+                f"agent.crop_size={crop_size}: larger than the {image_size} pixels rendered; "
+                f"use at most {image_size}"
             )
         self.image_size, self.crop_size = image_size, crop_size
         self.shift_pad, self.intensity_scale = shift_pad, intensity_scale

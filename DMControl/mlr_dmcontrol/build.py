@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from .augmentation import Augmentation
-from .errors import ConfigError
 from .machine import keep_freed_memory
 from .networks import Encoder, Networks
-from .objectives import Objective, available
+from .objectives import objective_type
 from .renderer import choose_renderer
 from .run.seeding import initialisation
 from .sac import SAC, SACSettings
+from .settings import AgentSettings, Config, agent_settings, objective_weight
 
-SettingsType = TypeVar("SettingsType")
 
-
-def set_up_process(cfg: DictConfig) -> torch.device:
+def set_up_process(cfg: Config) -> torch.device:
     """Choose what holds for the whole process, before anything else is built; returns the device.
 
     These are the device, the renderer, bit-identical or fastest kernels, the precision of CUDA's
@@ -57,7 +53,7 @@ def _device(name: str) -> torch.device:
 
 
 def build_agent(
-    agent_cfg: Mapping[str, Any],
+    agent: AgentSettings | Mapping[str, Any],
     *,
     obs_shape: tuple[int, int, int],
     action_dim: int,
@@ -68,7 +64,7 @@ def build_agent(
     """The agent of a run, with its initial weights.
 
     Args:
-        agent_cfg: the checked section `agent` of the config.
+        agent: the section `agent` of the configuration, or its plain values.
         obs_shape: (S*C, H, W), H = W, of uint8 observations as rendered.
         seed: the run's; weights are drawn on the CPU and do not depend on the device.
         precision: `fp32`, `tf32` (matrix products of CUDA; elsewhere fp32) or `bf16`.
@@ -76,7 +72,7 @@ def build_agent(
     Raises:
         ConfigError: settings that do not fit each other or the observations.
     """
-    settings = settings_from(SACSettings, agent_cfg)
+    settings = agent_settings(agent)
     with initialisation(seed, "agent"):
         networks = _networks(settings, obs_shape[0], action_dim, precision)
     image_size = obs_shape[-1]
@@ -87,44 +83,19 @@ def build_agent(
         "agent.augmentation",
         skip_last_offset=settings.skip_last_crop_offset,
     )
-    weight = objective_weight(agent_cfg)
+    weight = objective_weight(settings)
     objective = None
     if weight > 0:
-        kind = objective_type(agent_cfg["objective"])
-        own: Any = settings_from(kind.settings_type, agent_cfg)
-        menu, key = getattr(own, "objective_augmentation", None), "agent.objective_augmentation"
+        kind = objective_type(str(settings.objective))
+        menu, key = (
+            getattr(settings, "objective_augmentation", None),
+            "agent.objective_augmentation",
+        )
         views = augmentation if menu is None else _augmentation(settings, menu, image_size, key)
         # A seed of its own, so that adding an objective leaves the agent's weights alone.
         with initialisation(seed, "objective"):
-            objective = kind(own, networks, views)
+            objective = kind(settings, networks, views)
     return SAC(settings, networks, augmentation, objective, weight, device)
-
-
-def objective_type(name: str) -> type[Objective]:
-    """Raises: ConfigError: no file of objectives/ defines it."""
-    found = available()
-    if name not in found:
-        raise ConfigError(f"agent.objective={name}: unknown; choose from {', '.join(found)}")
-    return found[name]
-
-
-def objective_weight(agent_cfg: Mapping[str, Any]) -> float:
-    """Weight of the objective; 0 without one."""
-    name = agent_cfg["objective"]
-    return 0.0 if name is None else float(agent_cfg[f"{name}_weight"])
-
-
-def settings_from(kind: type[SettingsType], values: Mapping[str, Any]) -> SettingsType:
-    """An instance of the dataclass `kind` from the keys of the same names; lists become tuples."""
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    chosen = {name: values[name] for name in names}
-    is_list = {
-        name: not isinstance(value, (str, int, float, bool, type(None)))
-        for name, value in chosen.items()
-    }
-    return kind(
-        **{name: tuple(value) if is_list[name] else value for name, value in chosen.items()}
-    )
 
 
 def _networks(settings: SACSettings, channels: int, action_dim: int, precision: str) -> Networks:

@@ -14,8 +14,8 @@ import numpy as np
 
 from .errors import ConfigError
 from .protocol import PROTOCOL
-from .ranges import bounded
 from .renderer import Renderer, choose_renderer
+from .run.schema import bounded
 from .tasks import canonical, domain_and_task
 
 log = logging.getLogger(__name__)

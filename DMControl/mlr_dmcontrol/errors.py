@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class RunError(Exception):
     """Base of every error that `train.py` reports as `error: <message>`."""
@@ -37,3 +40,9 @@ class Preempted(RunError):
     """Asked to stop, and saved; the same command continues (75 is EX_TEMPFAIL)."""
 
     exit_code = 75
+
+
+def suggestion(word: str, known: Sequence[str], otherwise: str = "") -> str:
+    """`did you mean X?`; where nothing is close the choices, or what to do `otherwise`."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}?" if close else otherwise or f"choose from {', '.join(known)}"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from .build import build_agent
 from .cost import update_flops
@@ -14,6 +12,7 @@ from .environment import COLOURS, EPISODE_LENGTH
 from .machine import matmul_rate
 from .protocol import plan
 from .run.sweep import Estimate
+from .settings import AgentSettings, Config
 
 STEP_SECONDS = 0.02  # an agent step with a software renderer; a GPU draws several times as fast
 _ACTION_DIM = 6  # of the benchmark's largest; it hardly matters here
@@ -23,7 +22,7 @@ _COPIES = 5  # of each parameter in memory: itself, its gradient, two moments, a
 _SAVED = 4  # of them in a checkpoint
 
 
-def estimate(cfg: DictConfig, step_seconds: float | None = None) -> Estimate:
+def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
     """Cost of the whole run on the device that it would use.
 
     Args:
@@ -48,15 +47,13 @@ def estimate(cfg: DictConfig, step_seconds: float | None = None) -> Estimate:
     )
 
 
-def agent_cost(cfg: DictConfig) -> tuple[int, float]:
+def agent_cost(cfg: Config) -> tuple[int, float]:
     """Trained parameters of the configured agent, and operations of one of its updates."""
     environment = cfg.environment
-    return _agent_cost(
-        OmegaConf.to_yaml(cfg.agent), environment.frame_stack, environment.image_size
-    )
+    return _agent_cost(cfg.agent, environment.frame_stack, environment.image_size)
 
 
-def _uses_gpu(cfg: DictConfig) -> bool:
+def _uses_gpu(cfg: Config) -> bool:
     return cfg.device != "cpu" and torch.cuda.is_available()
 
 
@@ -66,10 +63,9 @@ def _rate(device: str) -> float:
 
 
 @cache
-def _agent_cost(agent: str, stack: int, image_size: int) -> tuple[int, float]:
-    settings: Any = OmegaConf.create(agent)
+def _agent_cost(agent: AgentSettings, stack: int, image_size: int) -> tuple[int, float]:
     built = build_agent(
-        settings,
+        agent,
         obs_shape=(COLOURS * stack, image_size, image_size),
         action_dim=_ACTION_DIM,
         device=torch.device("cpu"),
@@ -78,7 +74,7 @@ def _agent_cost(agent: str, stack: int, image_size: int) -> tuple[int, float]:
     return built.num_parameters, update_flops(built)
 
 
-def _activations(cfg: DictConfig) -> float:
+def _activations(cfg: Config) -> float:
     """Bytes of what the largest backward pass keeps."""
     agent, side, per_image = cfg.agent, cfg.agent.crop_size, 0.0
     for stride in agent.conv_strides:
@@ -86,6 +82,6 @@ def _activations(cfg: DictConfig) -> float:
         per_image += 4.0 * side * side * agent.num_filters * _GRAPH
     images = agent.batch_size
     if agent.objective is not None:
-        together = agent.get("sequences_at_once", agent.get("sequence_batch_size", 0))
-        images = max(images, together * agent.get("sequence_length", 1))
+        together = getattr(agent, "sequences_at_once", getattr(agent, "sequence_batch_size", 0))
+        images = max(images, together * getattr(agent, "sequence_length", 1))
     return images * per_image

@@ -35,6 +35,23 @@ class LatentHead(nn.Module):
         return latent.tanh() if self.tanh else latent
 
 
+def feature_side(image_size: int, strides: Sequence[int]) -> int:
+    """Side in pixels of what the encoder's convolutions make of an image.
+
+    Raises:
+        ConfigError: nothing is left of it.
+    """
+    side = image_size
+    for stride in strides:
+        side = (side - _KERNEL) // stride + 1
+    if side < 1:
+        raise ConfigError(
+            f"agent.conv_strides=[{','.join(map(str, strides))}]: nothing is left of {image_size} "
+            f"pixels; use fewer or smaller strides"
+        )
+    return side
+
+
 class Encoder(nn.Module):
     """3x3 convolutions with ReLU, then a latent head; the critic's, and the shared one."""
 
@@ -57,16 +74,11 @@ class Encoder(nn.Module):
         """
         super().__init__()
         layers: list[nn.Module] = []
-        size, incoming = image_size, channels
+        incoming = channels
         for stride in strides:
-            size = (size - _KERNEL) // stride + 1
             layers += [nn.Conv2d(incoming, num_filters, _KERNEL, stride), nn.ReLU(inplace=True)]
             incoming = num_filters
-        if size < 1:
-            raise ConfigError(
-                f"agent.conv_strides={list(strides)}: nothing is left of {image_size} pixels;"
-                f" use fewer or smaller strides"
-            )
+        size = feature_side(image_size, strides)
         self.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
         self.channels = channels
         self.latent_dim = latent_dim

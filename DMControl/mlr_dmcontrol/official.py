@@ -8,7 +8,7 @@ objective knows no `MTM/` names.
 
 A whole update of the published code can be repeated on given data::
 
-    agent = build_agent(cfg["agent"], obs_shape=(9, 100, 100), action_dim=3, ...)
+    agent = build_agent(settings.load(["agent=mlr_official"]).agent, obs_shape=(9, 100, 100), ...)
     load_official(agent, tensors)
     obs = FrameStacks.from_dense(obs_uint8, channels=3)          # (B, 9, 100, 100)
     windows = FrameStacks.from_dense(sequence_uint8, channels=3)  # (K, B', 9, 100, 100)

@@ -8,16 +8,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
-from .build import build_agent, settings_from
-from .environment import COLOURS, EnvironmentSettings, PixelControlEnv
+from .build import build_agent
+from .environment import COLOURS, PixelControlEnv
 from .machine import hardware
 from .protocol import Plan, plan
 from .replay import UniformReplay
 from .run.evaluation import EvaluationEnvs
 from .run.seeding import episode_seed
 from .sac import SAC
+from .settings import Config
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class Parts:
         self.evaluation_envs.close()
 
 
-def build_parts(cfg: DictConfig, device: torch.device) -> Parts:
+def build_parts(cfg: Config, device: torch.device) -> Parts:
     """Everything with its initial state, which the seed fixes.
 
     Raises:
         ConfigError: settings that do not fit each other.
     """
-    settings = settings_from(EnvironmentSettings, cfg.environment)
+    settings = cfg.environment
     env = PixelControlEnv(cfg.task.name, settings, partial(episode_seed, cfg.seed, "train"))
     _, height, width = env.obs_shape
     agent = agent_for(cfg, env, device)
@@ -89,13 +89,13 @@ def build_parts(cfg: DictConfig, device: torch.device) -> Parts:
     return Parts(numbers, env, evaluation_envs, agent, replay)
 
 
-def evaluation_factory(cfg: DictConfig) -> Callable[[], PixelControlEnv]:
+def evaluation_factory(cfg: Config) -> Callable[[], PixelControlEnv]:
     """Makes environments of the run's task to evaluate in; can be sent to processes."""
-    settings = settings_from(EnvironmentSettings, cfg.environment)
+    settings = cfg.environment
     return partial(PixelControlEnv, cfg.task.name, settings)
 
 
-def agent_for(cfg: DictConfig, env: PixelControlEnv, device: torch.device) -> SAC:
+def agent_for(cfg: Config, env: PixelControlEnv, device: torch.device) -> SAC:
     """The run's agent, with its initial weights.
 
     Raises:

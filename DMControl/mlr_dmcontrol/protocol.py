@@ -9,10 +9,12 @@ import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from .tasks import BENCHMARK_TASKS, canonical
 
-from .tasks import BENCHMARK_TASKS, DEVELOPMENT_TASKS, canonical
+if TYPE_CHECKING:
+    from .settings import Config
 
 NAME = "DMControl"
 PROTOCOL = "dmcontrol"
@@ -20,8 +22,6 @@ PROTOCOL = "dmcontrol"
 TASK_KEY = "task"
 """Section of the configuration that says what is played."""
 TASKS, canonical_task = BENCHMARK_TASKS, canonical
-SWEEPS = {"all": TASKS, "dev": DEVELOPMENT_TASKS}
-"""What `task=all` and `task=dev` stand for."""
 
 STEP = "env_step"
 """The counter that is the x-axis, and in which a budget counts."""
@@ -72,7 +72,7 @@ class Plan:
     capacity: int  # transitions that the replay has room for
 
 
-def plan(cfg: DictConfig) -> Plan:
+def plan(cfg: Config) -> Plan:
     """The numbers of a configured run."""
     repeat = cfg.environment.action_repeat
     steps = agent_steps(cfg.budget, repeat)
@@ -105,7 +105,7 @@ def evaluations(budget: int, action_repeat: int, every: int) -> tuple[int, ...]:
     return tuple(sorted({*(mark for mark in marks if mark < last), last}))
 
 
-def run_path(cfg: DictConfig) -> Path:
+def run_path(cfg: Config) -> Path:
     """The folder that the configuration decides: `<runs_dir>/<task>/<agent>[-tag]/seed_<seed>`."""
     method = f"{cfg.agent.name}-{cfg.tag}" if cfg.tag else cfg.agent.name
     return Path(cfg.runs_dir) / cfg.task.name / method / f"seed_{cfg.seed}"

@@ -14,8 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .augmentation import Augmentation, AugmentationNoise, center_crop, to_float
+from .augmentation import (
+    EFFECTS,
+    PLACES,
+    Augmentation,
+    AugmentationNoise,
+    center_crop,
+    to_float,
+)
 from .batch import Batch, UpdateNoise
+from .errors import ConfigError
 from .frames import FrameStacks
 from .losses import (
     actor_loss,
@@ -27,7 +35,7 @@ from .losses import (
 from .networks import CONV_INITS, Networks
 from .objectives.interface import Metrics, Objective, Streams
 from .optimization import Optimizer, ParameterGroup
-from .ranges import bounded, choice
+from .run.schema import bounded, choice
 
 _METRICS = (
     "loss/critic",
@@ -47,7 +55,7 @@ class SACSettings:
 
     rl: bool
     crop_size: int = bounded(1)
-    augmentation: tuple[str, ...]
+    augmentation: tuple[str, ...] = choice(*PLACES, *EFFECTS)
     shift_pad: int = bounded(0)
     intensity_scale: float = bounded(0)
     skip_last_crop_offset: bool
@@ -73,6 +81,14 @@ class SACSettings:
     encoder_tau: float = bounded(0, 1)
     actor_update_every: int = bounded(1)
     target_update_every: int = bounded(1)
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError: the bounds of the policy's deviation are crossed."""
+        if self.log_std_min > self.log_std_max:
+            raise ConfigError(
+                f"agent.log_std_min={self.log_std_min}: above agent.log_std_max="
+                f"{self.log_std_max}; use a smaller one"
+            )
 
 
 class SAC:

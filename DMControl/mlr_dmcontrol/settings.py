@@ -1,52 +1,35 @@
-"""The configuration of a run: read, checked and complete before anything expensive begins."""
+"""The configuration of a run: its sections, and the rules between them.
+
+Defaults are not here but in `configs/`. The settings of a part stand beside the part: of the
+environment, the agent, and each objective.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from omegaconf import OmegaConf
 
+from .augmentation import Augmentation
 from .environment import EPISODE_LENGTH, EnvironmentSettings
 from .errors import ConfigError
-from .objectives import available
-from .protocol import SWEEPS, agent_steps
-from .ranges import bounded
-from .run.command import Layout, as_plain, compose_overrides, finished, read_command
-from .run.help import help_text
-from .run.schema import (
-    CheckpointSettings,
-    EvaluationSettings,
-    LoggingSettings,
-    RunSettings,
-    check_agent,
-    check_decoder,
-    check_execution,
-    check_patches,
-    check_section,
-)
+from .networks import feature_side
+from .objectives import objective_type
+from .run import config
+from .run.schema import RunSettings, Subject, bounded, construct, plain
 from .sac import SACSettings
-from .tasks import BENCHMARK_TASKS, canonical
+from .tasks import BENCHMARK_TASKS, DEVELOPMENT_TASKS, canonical
 
-LAYOUT = Layout(
+LAYOUT = config.Layout(
     Path(__file__).resolve().parents[1] / "configs",
     "task",
     canonical,
-    SWEEPS,
+    {"all": BENCHMARK_TASKS, "dev": DEVELOPMENT_TASKS},
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskSettings:
-    """What depends on the task; agents take the last three through `${task.…}`."""
-
-    name: str
-    action_repeat: int = bounded(1)
-    cube_depth: int = bounded(1)
-    learning_rate: float = bounded(above=0)
-    target_ema_tau: float = bounded(above=0, high=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,138 +47,144 @@ class ReplaySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaleSettings:
-    """Sizes that agents and the environment take through `${scale.…}`."""
+class AgentSettings(SACSettings):
+    """The section `agent`. With an objective it is an instance of the objective's settings too."""
 
-    image_size: int = bounded(16)
-    crop_size: int = bounded(16)
-    patch_size: int = bounded(1)
-    sequence_length: int = bounded(1)
-    batch_size: int = bounded(1)
-    sequence_batch_size: int = bounded(1)
-    num_filters: int = bounded(1)
-    conv_strides: tuple[int, ...] = bounded(1)
-    hidden_dim: int = bounded(1)
-    warmup_updates: int = bounded(0)
+    name: str = ""  # of its file; an agent made by hand may do without
+    objective: str | None
 
 
-SECTIONS: Mapping[str, type] = {
-    "scale": ScaleSettings,
-    "task": TaskSettings,
-    "environment": EnvironmentSettings,
-    "training": TrainingSettings,
-    "replay": ReplaySettings,
-    "evaluation": EvaluationSettings,
-    "logging": LoggingSettings,
-    "checkpoint": CheckpointSettings,
-}
+@dataclass(frozen=True, kw_only=True)
+class Config(RunSettings):
+    """All that a run is configured with: types and ranges hold, and so do the rules below."""
+
+    task: Subject
+    environment: EnvironmentSettings
+    training: TrainingSettings
+    replay: ReplaySettings
+    agent: AgentSettings
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError: keys that do not go together."""
+        super().__post_init__()
+        self._check_steps()
+        self._check_replay()
+        self._check_images()
+        if not self.agent.rl and not objective_weight(self.agent):
+            raise ConfigError(
+                f"agent.rl=false: agent={self.agent.name} has no objective to train by itself; "
+                f"choose one that has, such as agent=mlr"
+            )
+
+    @property
+    def subject(self) -> str:
+        return self.task.name
+
+    def _check_steps(self) -> None:
+        """Budget, action repeat and the start of learning fit together."""
+        repeat, starts = self.environment.action_repeat, self.training.learning_starts
+        if self.budget % repeat:
+            raise ConfigError(
+                f"budget={self.budget}: no multiple of environment.action_repeat={repeat}; "
+                f"use {self.budget // repeat * repeat or repeat}"
+            )
+        if starts >= self.budget // repeat:
+            raise ConfigError(
+                f"training.learning_starts={starts}: the run ends after {self.budget // repeat} "
+                f"agent steps, before any update; use a larger budget or fewer random steps"
+            )
+
+    def _check_replay(self) -> None:
+        """Sequences can be drawn at every update.
+
+        A sequence holds no last transition of an episode, so an episode must be longer than one;
+        and the first update comes when there are `learning_starts` transitions.
+        """
+        length = getattr(self.agent, "sequence_length", 1)
+        episode = -(-EPISODE_LENGTH // self.environment.action_repeat)
+        if length >= episode:
+            raise ConfigError(
+                f"agent.sequence_length={length}: an episode has {episode} agent steps; "
+                f"use less than that"
+            )
+        if self.training.learning_starts <= length:
+            raise ConfigError(
+                f"training.learning_starts={self.training.learning_starts}: no sequence of "
+                f"{length} can be drawn so early; use at least {length + 1}"
+            )
+        least = 2 * (length + self.environment.frame_stack)
+        if self.replay.capacity < least:
+            raise ConfigError(
+                f"replay.capacity={self.replay.capacity}: too small to hold sequences of {length}; "
+                f"use at least {least}"
+            )
+
+    def _check_images(self) -> None:
+        """What looks at images can be made for the environment's; it says itself if not."""
+        agent, image_size = self.agent, self.environment.image_size
+        for key in ("augmentation", "objective_augmentation"):
+            if hasattr(agent, key):
+                Augmentation(getattr(agent, key), image_size, agent.crop_size, key=f"agent.{key}")
+        feature_side(agent.crop_size, agent.conv_strides)
+        if agent.objective is not None:
+            objective_type(agent.objective).check(agent, image_size)
 
 
-def load(argv: Sequence[str]) -> DictConfig:
-    """The complete configuration that a command line asks for.
+def load(argv: Sequence[str]) -> Config:
+    """The configuration that a command line asks for.
 
     Prints and ends the process with code 0 for `--help` and `--print-config`.
-
-    Args:
-        argv: the words after `train.py`.
 
     Raises:
         ConfigError: the first thing that is wrong, in one line.
     """
-    if "--help" in argv or "-h" in argv:
-        print(help_text(LAYOUT, BENCHMARK_TASKS))
-        raise SystemExit(0)
-    command = read_command(argv, LAYOUT)
-    cfg = compose(command.overrides)
-    if command.print_config:
-        print(OmegaConf.to_yaml(cfg), end="")
-        raise SystemExit(0)
+    if {"-h", "--help"} & set(argv):
+        config.show(config.help_text(LAYOUT))
+    cfg = compose([word for word in argv if word not in config.FLAGS])
+    if "--print-config" in argv:
+        config.show(yaml.safe_dump(plain(cfg), sort_keys=False).rstrip())
     return cfg
 
 
-def compose(overrides: Sequence[str]) -> DictConfig:
-    """Compose, resolve and check one job; read-only. Command line and launchers both end here.
+def compose(words: Sequence[str]) -> Config:
+    """The configuration of one run from its words. Raises: ConfigError: as `load`."""
+    return from_values(config.compose(words, LAYOUT))
 
-    Args:
-        overrides: as `command.normalise` leaves them.
+
+def of_run(run: Path, **changes: Any) -> Config:
+    """The configuration in the folder of a run, but for `changes`.
+
+    Raises:
+        ConfigError: there is none, or it is of another version of this code.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"RUN={run}: has no config.yaml; give the folder of a run")
+    values: Any = OmegaConf.to_container(OmegaConf.load(path))
+    try:
+        return from_values({**values, **changes})
+    except ConfigError as error:
+        raise ConfigError(f"RUN={run}: {error}") from error
+
+
+def from_values(values: Mapping[str, Any]) -> Config:
+    """The configuration from nested plain values, as a run's config.yaml has them.
 
     Raises:
         ConfigError: as `load`.
     """
-    cfg = compose_overrides(overrides, LAYOUT)
-    check_values(as_plain(cfg))
-    return finished(cfg, LAYOUT)
+    return construct(Config, {**values, "agent": agent_settings(values.get("agent"))})
 
 
-def check_values(values: Mapping[str, Any]) -> None:
-    """Every type and range, and the rules that tie several keys together.
-
-    Args:
-        values: a composed and resolved configuration, nested plain values.
-
-    Raises:
-        ConfigError: the first thing that is wrong.
-    """
-    check_section(RunSettings, values, "", also=[*SECTIONS, "agent"])
-    for name, settings_type in SECTIONS.items():
-        check_section(settings_type, values[name], name)
-    objectives = {name: kind.settings_type for name, kind in available().items()}
-    check_agent(values["agent"], SACSettings, objectives)
-    check_execution(values)
-    _check_steps(values)
-    _check_crop(values)
-    check_patches(values["agent"], values["environment"]["image_size"])
-    check_decoder(values["agent"], values["agent"].get("latent_dim"))
-    _check_replay(values)
+def agent_settings(values: Any) -> AgentSettings:
+    """The section `agent` from plain values. Raises: ConfigError: as `load`."""
+    kind: Any = AgentSettings
+    if isinstance(values, Mapping) and values.get("objective") is not None:
+        own = objective_type(str(values["objective"])).settings_type
+        kind = make_dataclass(kind.__name__, [], bases=(own, kind), frozen=True, kw_only=True)
+    return construct(kind, values, "agent")  # type: ignore[no-any-return]
 
 
-def _check_steps(cfg: Mapping[str, Any]) -> None:
-    """Budget, action repeat and the start of learning fit together."""
-    budget, repeat = cfg["budget"], cfg["environment"]["action_repeat"]
-    if budget % repeat:
-        raise ConfigError(
-            f"budget={budget}: no multiple of environment.action_repeat={repeat}; "
-            f"use {budget // repeat * repeat or repeat}"
-        )
-    starts, steps = cfg["training"]["learning_starts"], agent_steps(budget, repeat)
-    if starts >= steps:
-        raise ConfigError(
-            f"training.learning_starts={starts}: the run ends after {steps} agent steps, before "
-            f"any update; use a larger budget or fewer random steps"
-        )
-
-
-def _check_crop(cfg: Mapping[str, Any]) -> None:
-    """Crops fit into the image."""
-    agent, side = cfg["agent"], cfg["environment"]["image_size"]
-    crop = agent.get("crop_size", side)
-    if crop > side:
-        raise ConfigError(
-            f"agent.crop_size={crop}: larger than environment.image_size={side}; use at most {side}"
-        )
-
-
-def _check_replay(cfg: Mapping[str, Any]) -> None:
-    """Sequences can be drawn at every update.
-
-    A sequence holds no last transition of an episode, so an episode must be longer than one; and
-    the first update comes when there are `learning_starts` transitions.
-    """
-    length = cfg["agent"].get("sequence_length", 1)
-    environment = cfg["environment"]
-    episode = -(-EPISODE_LENGTH // environment["action_repeat"])
-    key = f"agent.sequence_length={length}"
-    if length >= episode:
-        raise ConfigError(f"{key}: an episode has {episode} agent steps; use less than that")
-    starts = cfg["training"]["learning_starts"]
-    if starts <= length:
-        raise ConfigError(
-            f"training.learning_starts={starts}: no sequence of {length} can be drawn so early; "
-            f"use at least {length + 1}"
-        )
-    least = 2 * (length + environment["frame_stack"])
-    if cfg["replay"]["capacity"] < least:
-        raise ConfigError(
-            f"replay.capacity={cfg['replay']['capacity']}: too small to hold sequences of "
-            f"{length}; use at least {least}"
-        )
+def objective_weight(agent: AgentSettings) -> float:
+    """Weight of the agent's objective; 0 without one."""
+    return 0.0 if agent.objective is None else float(getattr(agent, f"{agent.objective}_weight"))

@@ -1,16 +1,6 @@
-"""What test_config.py and its like (the same in both trees) need to know of this benchmark."""
+"""What the twin tests of configuration and sweeps need to know of this benchmark."""
 
 from __future__ import annotations
-
-from mlr_dmcontrol import settings as config
-from mlr_dmcontrol.errors import ConfigError
-from mlr_dmcontrol.objectives import available
-from mlr_dmcontrol.run import command, help, schema
-from mlr_dmcontrol.sac import SACSettings as AgentSettings
-
-__all__ = ["AgentSettings", "ConfigError", "command", "config", "help", "schema"]
-
-OBJECTIVES = {name: kind.settings_type for name, kind in available().items()}
 
 SUBJECT = "task"
 PLAIN_AGENT = "sac"  # has no objective
@@ -76,15 +66,19 @@ FOR_ONE = {
     "hopper_hop": _task(4, 8, 1e-3, 0.05),
 }
 
-# Rules that tie keys together: overrides, and the key that the error begins with.
-TOGETHER = [
-    (["agent.patch_size=7"], "agent.patch_size=7"),
-    (["agent.crop_size=101"], "agent.crop_size=101"),
-    (["agent.decoder_heads=3"], "agent.decoder_heads=3"),
-    (["agent.decoder_width=10", "agent.decoder_heads=4"], "agent.decoder_heads=4"),
-    (["budget=100001"], "budget=100001"),
-    (["budget=8000"], "training.learning_starts=1000"),
-    (["training.learning_starts=16"], "training.learning_starts=16"),
-    (["agent.sequence_length=125"], "agent.sequence_length=125"),
-    (["replay.capacity=20"], "replay.capacity=20"),
-]
+# Rules that tie keys together: a command line, and what its refusal names besides the first word.
+TOGETHER = {
+    "agent.patch_size=7": "10",
+    "agent.crop_size=101": "100",
+    "agent.decoder_heads=3": "25",
+    "agent.decoder_heads=4 agent.decoder_width=10": "5",
+    "agent.augmentation=[crop,shift]": "at most one",
+    "agent.crop_size=84 agent.augmentation=[shift]": "crop",
+    "agent.conv_strides=[9,9,9]": "strides",
+    "agent.log_std_min=3.0": "log_std_max",
+    "budget=100001": "100000",
+    "training.learning_starts=1000 budget=8000": "budget",
+    "training.learning_starts=16": "17",
+    "agent.sequence_length=125": "less",
+    "replay.capacity=20": "38",
+}

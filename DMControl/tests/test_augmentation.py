@@ -177,7 +177,6 @@ def test_boxes_stay_inside_and_keep_their_area() -> None:
 @pytest.mark.parametrize(
     ("menu", "sizes", "words"),
     [
-        (["crops"], (20, 16), "agent.augmentation=crops: unknown; choose from crop"),
         (["crop", "shift"], (20, 16), "at most one"),
         (["intensity", "intensity"], (20, 20), "once"),
         (["shift"], (20, 16), "agent.crop_size=16"),

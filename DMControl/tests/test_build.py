@@ -74,7 +74,7 @@ def test_other_augmentations_reach_the_agent() -> None:
     assert noise.obs.intensity.shape == (1, 6)
     centre = make_agent("sac", augmentation=["center_crop"])
     assert centre.draw_noise(Streams(0)).obs.offsets is None
-    with pytest.raises(ConfigError, match="agent.objective_augmentation=wobble"):
+    with pytest.raises(ConfigError, match=r"agent.objective_augmentation\[0\]=wobble"):
         make_agent("mlr", objective_augmentation=["wobble"])
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from config_cases import OBJECTIVES, config
 from small_agents import (
     agent_cfg,
     batch_for,
@@ -31,8 +30,10 @@ from mlr_dmcontrol.networks import Encoder
 from mlr_dmcontrol.objectives import available
 from mlr_dmcontrol.run.seeding import Streams
 from mlr_dmcontrol.sac import SAC
+from mlr_dmcontrol.settings import LAYOUT, load
 
-AGENTS, PRESETS = config.LAYOUT.options("agent"), config.LAYOUT.options("preset")
+OBJECTIVES = sorted(available())
+AGENTS, PRESETS = LAYOUT.options("agent"), LAYOUT.options("preset")
 WITH_OBJECTIVE = [name for name in AGENTS if agent_cfg(name)["objective"] is not None]
 DUE = {"actor_step": True, "target_step": True}
 
@@ -97,7 +98,7 @@ def test_restored_agents_go_on_exactly(name: str) -> None:
 def test_agents_work_at_every_preset(name: str, preset: str) -> None:
     fewer = {"batch_size": 2, "sequence_batch_size": 2, "num_filters": 4, "hidden_dim": 16}
     words = [f"scale.{key}={value}" for key, value in fewer.items()]
-    cfg = config.load([f"agent={name}", f"preset={preset}", *words])
+    cfg = load([f"agent={name}", f"preset={preset}", *words])
     side = cfg.environment.image_size
     agent = build_agent(cfg.agent, obs_shape=(9, side, side), action_dim=3, device="cpu", seed=0)
     assert agent.augmentation.image_size == side

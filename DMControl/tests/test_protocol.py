@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from config_cases import FOR_ONE, config
+from config_cases import FOR_ONE
 
 from mlr_dmcontrol import protocol
 from mlr_dmcontrol.protocol import (
@@ -16,6 +16,7 @@ from mlr_dmcontrol.protocol import (
     plan,
     updates,
 )
+from mlr_dmcontrol.settings import load
 
 REPEAT = {
     "cartpole_swingup": 8,
@@ -42,7 +43,7 @@ TREE = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize("budget", [100_000, 500_000])
 @pytest.mark.parametrize("task", FOR_ONE)
 def test_every_task_and_budget(task: str, budget: int) -> None:
-    cfg = config.load([f"task={task}", f"budget={budget}"])
+    cfg = load([f"task={task}", f"budget={budget}"])
     numbers = plan(cfg)
     assert (numbers.agent_steps, numbers.updates) == NUMBERS[budget, REPEAT[task]]
     env_steps = [step * REPEAT[task] for step in numbers.evaluations]
@@ -73,7 +74,7 @@ def test_replay_has_room_for_the_run_and_no_more() -> None:
     words = ["task=walker_walk", "budget=20000"]
     for capacity, room in ((1000, 1000), (100_000, 10_000)):
         wanted = [*words, f"replay.capacity={capacity}"]
-        assert plan(config.load(wanted)).capacity == room
+        assert plan(load(wanted)).capacity == room
 
 
 def test_scores_are_shares_of_the_largest_return() -> None:

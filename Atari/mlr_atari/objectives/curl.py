@@ -15,7 +15,7 @@ from ..frames import FrameStacks
 from ..momentum import MomentumTarget
 from ..networks import Encoder, QNetwork
 from ..optimization import ClipGroup
-from ..ranges import bounded, choice
+from ..run.schema import bounded, choice
 from .heads import health, health_names, picture
 from .interface import Metrics, Objective, Streams
 

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..errors import ConfigError
+
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:
     """Position table, float32 (length, width): sines in the even columns, cosines in the odd."""
@@ -19,6 +21,16 @@ def sinusoidal_positions(length: int, width: int) -> Tensor:
     return table
 
 
+def check_heads(num_heads: int, width: int) -> None:
+    """Raises: ConfigError: the width of a token cannot be shared out among the heads."""
+    if width % num_heads:
+        divisors = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
+        raise ConfigError(
+            f"agent.decoder_heads={num_heads}: does not divide the decoder's width {width}; "
+            f"use one of {divisors}"
+        )
+
+
 class Attention(nn.Module):
     """Attention of the first `queries` tokens to all tokens; no mask, no dropout, no QKV bias.
 
@@ -27,8 +39,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        if width % num_heads:
-            raise ValueError(f"num_heads={num_heads} does not divide the width {width}")
+        check_heads(num_heads, width)
         self.num_heads = num_heads
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(width, 2 * width, bias=False)

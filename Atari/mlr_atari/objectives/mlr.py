@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +15,13 @@ from ..batch import Batch
 from ..frames import FrameStacks
 from ..losses import one_hot
 from ..momentum import make_target
-from ..networks import Encoder, Projection, QNetwork
+from ..networks import Encoder, Projection, QNetwork, feature_shape
 from ..optimization import ClipGroup
-from ..ranges import bounded, choice
-from .decoder import LatentDecoder
+from ..run.schema import bounded, choice
+from .decoder import LatentDecoder, check_heads
 from .heads import distance, health, health_names, picture
 from .interface import Metrics, Objective, Streams
-from .masking import MODES, PER, CubeMasking, mask_frames, masked_steps
+from .masking import MODES, PER, CubeMasking, check_patches, mask_frames, masked_steps
 from .pixels import PixelDecoder, pixel_errors
 
 
@@ -120,6 +122,12 @@ class MLR(Objective):
         self.target_projection = make_target(projection, tau)
         # A tuple, because the projection's layers belong to the head and not to this module.
         self._projection = (projection,)
+
+    @classmethod
+    def check(cls, settings: Any, image_size: int) -> None:
+        check_patches(settings.patch_size, image_size)
+        latent_dim = math.prod(feature_shape(image_size, settings.encoder, settings.num_filters))
+        check_heads(settings.decoder_heads, settings.decoder_width or latent_dim)
 
     def draw_noise(self, streams: Streams, views: AugmentationNoise) -> MLRNoise:
         """Of stream `masking` the grid, of `objective` online and target, in this order."""

@@ -15,7 +15,7 @@ from ..batch import Batch
 from ..frames import FrameStacks
 from ..networks import Encoder, QNetwork
 from ..optimization import ClipGroup
-from ..ranges import bounded
+from ..run.schema import bounded
 from .heads import distance, health_names
 from .interface import Metrics, Streams
 from .spr import SPR, PredictionNoise, PredictionSettings

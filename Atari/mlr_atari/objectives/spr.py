@@ -14,7 +14,7 @@ from ..batch import Batch
 from ..momentum import MomentumTarget
 from ..networks import Encoder, Projection, QNetwork
 from ..optimization import ClipGroup
-from ..ranges import bounded
+from ..run.schema import bounded
 from .heads import distance, health, health_names, picture
 from .interface import Metrics, Objective, Streams
 from .transition import TransitionModel, rollout

@@ -14,14 +14,13 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ..errors import ConfigError, RunError
-from ..protocol import TASK_KEY
 from ..report import plots
 from ..run.checkpoint import Checkpointer
 from ..run.folder import write_atomically
+from ..settings import Config, of_run
 from . import figures, world
 from .linear import (
     MIN_EPISODES,
@@ -84,7 +83,7 @@ def probe(options: argparse.Namespace) -> None:
     Raises:
         ConfigError: no run, no checkpoint, or other episodes than before.
     """
-    configurations = [configuration(run, options.device) for run in options.runs]
+    configurations = [of_run(run, device=options.device) for run in options.runs]
     prober = Prober(Episodes(options.episodes, options.steps, options.seed), options.cache)
     rows: list[Row] = []
     signs = []
@@ -103,19 +102,6 @@ def probe(options: argparse.Namespace) -> None:
     print(f"written to {options.out}: probe.csv, probe.png, probe.md, collapse.csv, collapse.png")
 
 
-def configuration(run: Path, device: str) -> DictConfig:
-    """The run's, on `device`.
-
-    Raises:
-        ConfigError: it is no run.
-    """
-    if not (run / "config.yaml").is_file():
-        raise ConfigError(f"RUN={run}: has no config.yaml; give the folder of a run")
-    cfg = OmegaConf.merge(OmegaConf.load(run / "config.yaml"), {"device": device})
-    assert isinstance(cfg, DictConfig)
-    return cfg
-
-
 def newest(run: Path) -> dict[str, Any]:
     """The agent's state in the newest checkpoint.
 
@@ -132,13 +118,12 @@ def newest(run: Path) -> dict[str, Any]:
     return state
 
 
-def facts_of(cfg: DictConfig) -> Row:
+def facts_of(cfg: Config) -> Row:
     """Which run a row is of; ` alone` stands behind a method that was trained without RL."""
     alone = not cfg.agent.rl
     tag = "" if alone and cfg.tag == "alone" else cfg.tag
     method = (f"{cfg.agent.name}-{tag}" if tag else cfg.agent.name) + figures.ALONE * alone
-    subject = cfg[TASK_KEY].name
-    return {"subject": subject, "preset": cfg.preset, "method": method, "seed": cfg.seed}
+    return {"subject": cfg.subject, "preset": cfg.preset, "method": method, "seed": cfg.seed}
 
 
 def signs_of_collapse(run: Path, objective: str | None) -> pd.DataFrame:
@@ -183,7 +168,7 @@ class Prober:
         self._episodes, self._folder = episodes, folder
         self._known: dict[tuple[str, ...], Floats] = {}
 
-    def rows(self, cfg: DictConfig, state: dict[str, Any]) -> list[Row]:
+    def rows(self, cfg: Config, state: dict[str, Any]) -> list[Row]:
         """A row for each variable: R² of the agent's latents, of untrained ones and of pixels.
 
         Raises:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 from torch import Tensor
 
-from ..build import build_agent, set_up_process, settings_from
-from ..environment import AtariEnv, EnvironmentSettings
+from ..build import build_agent, set_up_process
+from ..environment import AtariEnv
 from ..errors import ConfigError
 from ..rainbow import Rainbow
+from ..settings import Config
 
 BASELINE = "rainbow"
 PICTURE = ("image_size", "frame_stack")  # settings that do not change what happens
@@ -59,7 +59,7 @@ Agent = Rainbow
 Environment = AtariEnv
 
 
-def environment_of(cfg: DictConfig) -> AtariEnv:
+def environment_of(cfg: Config) -> AtariEnv:
     """The run's console, playing whole games.
 
     Raises:
@@ -70,11 +70,11 @@ def environment_of(cfg: DictConfig) -> AtariEnv:
             f"game={cfg.game.name}: where it keeps its objects is not known; "
             f"one of {', '.join(GAMES)}"
         )
-    settings = settings_from(EnvironmentSettings, cfg.environment)
+    settings = cfg.environment
     return AtariEnv(cfg.game.name, settings, training=False, seed=0)
 
 
-def agent_of(cfg: DictConfig, env: AtariEnv) -> Rainbow:
+def agent_of(cfg: Config, env: AtariEnv) -> Rainbow:
     """The run's agent before anything was learnt."""
     return build_agent(
         cfg.agent,

@@ -25,12 +25,12 @@ from queue import SimpleQueue
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from ..errors import ConfigError, Preempted, RunError
-from .command import Layout, as_plain, expand_sweep, read_command
+from ..errors import ConfigError, Preempted, RunError, suggestion
+from .config import FLAGS, Layout, expand
 from .folder import look
-from .schema import suggestion
+from .schema import RunSettings, plain
 from .signals import StopRequest
 
 GIGA = 1e9
@@ -58,9 +58,9 @@ class Benchmark:
     """What a sweep has to know of the benchmark."""
 
     layout: Layout
-    compose: Callable[[Sequence[str]], DictConfig]  # overrides -> a checked configuration
-    run_path: Callable[[DictConfig], Path]
-    estimate: Callable[[DictConfig], Estimate]
+    compose: Callable[[Sequence[str]], RunSettings]  # words -> a checked configuration
+    run_path: Callable[[Any], Path]
+    estimate: Callable[[Any], Estimate]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Job:
     """One run of a sweep. `state` and `detail` are what `folder.look` says."""
 
     name: str
-    cfg: DictConfig
+    cfg: RunSettings
     command: tuple[str, ...]  # that would do it by hand
     path: Path
     state: str
@@ -143,15 +143,15 @@ def read(argv: Sequence[str], layout: Layout) -> tuple[list[list[str]], Launcher
     """
     keys = ("launcher=", "launcher.", "runs_per_gpu=", "jobs_at_once=")
     own = [word for word in argv if word.startswith(keys)]
-    command = read_command([word for word in argv if word not in own], layout)
-    for word in command.overrides:
+    words = [word for word in argv if word not in own and word not in FLAGS]
+    for word in words:
         if word.startswith("hydra.launcher."):
             new = word.removeprefix("hydra.").replace("launcher.ray.", "launcher.")
             new = new.replace("launcher.n_jobs=", "jobs_at_once=")
             raise ConfigError(f"{word}: has another name now; write {new}")
-    if command.multirun:
-        return expand_jobs(command.overrides, layout), _launcher(own, layout)
-    return [[*command.overrides, *own]], _launcher([], layout)
+    if {"-m", "--multirun"} & set(argv):
+        return expand_jobs(words, layout), _launcher(own, layout)
+    return [[*words, *own]], _launcher([], layout)
 
 
 def _launcher(words: Sequence[str], layout: Layout) -> Launcher:
@@ -190,7 +190,7 @@ def _read_yaml(path: Path, words: Sequence[str] = ()) -> dict[str, Any]:
     return settings  # type: ignore[no-any-return]
 
 
-def expand_jobs(overrides: Sequence[str], layout: Layout) -> list[list[str]]:
+def expand_jobs(words: Sequence[str], layout: Layout) -> list[list[str]]:
     """The jobs of a sweep: all combinations of several values, times the runs of its ablations.
 
     `ablation=<name>,...` stands for the runs in configs/ablation/<name>.yaml. Such a file begins
@@ -206,20 +206,20 @@ def expand_jobs(overrides: Sequence[str], layout: Layout) -> list[list[str]]:
     the command line take the place of the file's, for other sizes of pictures or sequences.
 
     Raises:
-        ConfigError: an unknown ablation, a file that is not as above, or an unreadable override.
+        ConfigError: an unknown ablation, a file that is not as above, or an unreadable word.
     """
-    plain = [word for word in overrides if not word.startswith("ablation=")]
-    named = [word.partition("=")[2] for word in overrides if word not in plain]
+    others = [word for word in words if not word.startswith("ablation=")]
+    named = [word.partition("=")[2] for word in words if word not in others]
     if not named:
-        return expand_sweep(plain)
+        return expand(others, layout)
     jobs = []
     for name in ",".join(named).split(","):
         sweep = _ablation(name, layout)
-        given = [word for word in plain if word.partition("=")[0] in sweep]
+        given = [word for word in others if word.partition("=")[0] in sweep]
         if given and len(sweep) > 1:
             raise ConfigError(f"{given[0]}: ablation={name} sets it, with other keys; leave it out")
-        as_it_is = expand_sweep([word for word in plain if word not in given])
-        runs = expand_sweep(given) if given else map(list, zip(*sweep.values(), strict=True))
+        as_it_is = expand([word for word in others if word not in given], layout)
+        runs = expand(given, layout) if given else map(list, zip(*sweep.values(), strict=True))
         jobs += as_it_is
         jobs += [[*_tagged(job, name, run), *run] for run in runs for job in as_it_is]
     return [job for i, job in enumerate(jobs) if job not in jobs[:i]]
@@ -246,7 +246,7 @@ def _tagged(job: Sequence[str], ablation: str, run: Sequence[str]) -> list[str]:
     label = run[0].partition("=")[2].translate(str.maketrans(",", "+", '[]" ')) or "none"
     tags = [word.partition("=")[2].strip("'\"") for word in job if word.startswith("tag=")]
     tag = "-".join(filter(None, (*tags, ablation, label)))
-    return [*(word for word in job if not word.startswith("tag=")), f"tag='{tag}'"]
+    return [*(word for word in job if not word.startswith("tag=")), f"tag={tag}"]
 
 
 def compose_jobs(jobs: Sequence[Sequence[str]], benchmark: Benchmark) -> list[Job]:
@@ -260,9 +260,7 @@ def compose_jobs(jobs: Sequence[Sequence[str]], benchmark: Benchmark) -> list[Jo
     for words in jobs:
         cfg = benchmark.compose(words)
         path = benchmark.run_path(cfg)
-        # An own game's option in Hydra's store is known to this process only; its name is to all.
-        others = [word for word in words if not word.startswith(f"{subject}=")]
-        command = (sys.executable, str(script), f"{subject}={cfg[subject].name}", *others)
+        command = (sys.executable, str(script), *words)
         if path in composed:
             different = sorted(set(command) ^ set(composed[path].command))
             raise ConfigError(
@@ -270,7 +268,7 @@ def compose_jobs(jobs: Sequence[Sequence[str]], benchmark: Benchmark) -> list[Jo
                 f"{subject}, agent, seed and tag, or one command with its own tag= for each value"
             )
         name = path.relative_to(cfg.runs_dir).as_posix()
-        state, detail = look(path, as_plain(cfg), cfg.resume)
+        state, detail = look(path, plain(cfg), cfg.resume)
         composed[path] = Job(name, cfg, command, path, state, detail)
     return list(composed.values())
 
@@ -527,7 +525,7 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
 
 def _without_outcome(job: Job, error: Exception) -> Outcome:
     """Of a run whose launcher cannot say how it ended; its process may go on."""
-    if look(job.path, as_plain(job.cfg))[0] == "finished":
+    if look(job.path, plain(job.cfg))[0] == "finished":
         return Outcome(job.name, 0)
     return Outcome(job.name, RunError.exit_code, f"the launcher lost it: {_first_line(error)}")
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from mlr_atari.errors import ConfigError
 from mlr_atari.objectives.decoder import LatentDecoder, sinusoidal_positions
 
 _PARTS = {"norm1": "norm1", "norm2": "norm2", "attn.proj": "attention.output"}
@@ -140,5 +141,5 @@ def test_positions_are_not_saved_and_wrong_lengths_are_refused() -> None:
         decoder(torch.randn(1, 5, 12), torch.randn(1, 5, 3))
     with pytest.raises(ValueError, match="actions"):
         decoder(torch.randn(1, 4, 12), torch.randn(1, 3, 3))
-    with pytest.raises(ValueError, match="num_heads"):
+    with pytest.raises(ConfigError, match=r"agent\.decoder_heads=5: "):
         _decoder(num_heads=5)

@@ -11,20 +11,19 @@ from pathlib import Path
 import config_cases as cases
 import pytest
 import torch
-from omegaconf import OmegaConf
 from small_run import TRAIN
 
 import train
 from mlr_atari.run import sweep
 from mlr_atari.run.sweep import Job, Launcher, Outcome, Pack
+from mlr_atari.settings import LAYOUT, compose
 
-LAYOUT = cases.config.LAYOUT
 SECOND = LAYOUT.sets["dev"][1]
 
 
 def jobs_of(folder: Path, *codes: str) -> list[Job]:
     """A job for each piece of Python, with its output below `folder`."""
-    cfg = OmegaConf.create({"runs_dir": str(folder), "device": "auto", "threads": 1})
+    cfg = compose([f"runs_dir={folder}", "threads=1"])
     return [
         Job(f"run{n}", cfg, (sys.executable, "-c", code), folder / f"run{n}", "waiting", "")
         for n, code in enumerate(codes)

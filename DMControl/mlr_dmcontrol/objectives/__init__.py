@@ -9,9 +9,10 @@ from __future__ import annotations
 import pkgutil
 from importlib import import_module
 
+from ..errors import ConfigError, suggestion
 from .interface import Objective
 
-__all__ = ["Objective", "available"]
+__all__ = ["Objective", "available", "objective_type"]
 
 
 def available() -> dict[str, type[Objective]]:
@@ -24,3 +25,12 @@ def available() -> dict[str, type[Objective]]:
             if is_own and issubclass(value, Objective) and value is not Objective:
                 found[name] = value
     return found
+
+
+def objective_type(name: str) -> type[Objective]:
+    """The objective of that name. Raises: ConfigError: no file of this folder defines it."""
+    known = available()
+    if name not in known:
+        remedy = suggestion(name, list(known))
+        raise ConfigError(f"agent.objective={name}: no such objective; {remedy}")
+    return known[name]

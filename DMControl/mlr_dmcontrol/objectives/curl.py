@@ -13,7 +13,7 @@ from ..augmentation import Augmentation, AugmentationNoise, center_crop
 from ..batch import Batch
 from ..networks import Encoder, Networks
 from ..optimization import ParameterGroup
-from ..ranges import bounded, choice
+from ..run.schema import bounded, choice
 from .heads import health, health_names, picture
 from .interface import TARGETS_MOVE, Metrics, Objective, Streams
 

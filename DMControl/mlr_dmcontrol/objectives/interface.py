@@ -54,6 +54,17 @@ class Objective(nn.Module, ABC):
         self.sequence_length: int = getattr(settings, "sequence_length", 1)
         self.sequence_batch_size: int = getattr(settings, "sequence_batch_size", 0)
 
+    @classmethod
+    def check(cls, settings: Any, image_size: int) -> None:
+        """What must hold between its keys and others; looked at before anything is built.
+
+        Args: `settings`: the whole section `agent`. `image_size`: side of a rendered image.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        del settings, image_size
+
     def draw_noise(self, streams: Streams, views: AugmentationNoise) -> Any:
         """All random numbers of one update: a dataclass of CPU tensors, or None.
 

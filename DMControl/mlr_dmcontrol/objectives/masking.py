@@ -17,6 +17,16 @@ MODES = ("cube", "spatial", "temporal")
 PER = ("batch", "sequence")
 
 
+def check_patches(patch_size: int, image_size: int) -> None:
+    """Raises: ConfigError: such patches do not tile an image."""
+    if image_size % patch_size:
+        divisors = ", ".join(str(n) for n in range(1, image_size + 1) if image_size % n == 0)
+        raise ConfigError(
+            f"agent.patch_size={patch_size}: does not divide the image's {image_size} pixels; "
+            f"use one of {divisors}"
+        )
+
+
 class CubeMasking:
     """Masks drawn patch by patch and constant in time within a block of steps.
 
@@ -45,21 +55,9 @@ class CubeMasking:
         """Args: sizes in pixels and steps; `per`: one mask for the `batch` or each `sequence`.
 
         Raises:
-            ConfigError: a value is out of range, or patches do not tile the image.
+            ConfigError: patches do not tile the image.
         """
-        _require("mask_ratio", mask_ratio, 0 <= mask_ratio <= 1, "it must lie in [0, 1]")
-        _require("sequence_length", sequence_length, sequence_length >= 1, "it must be at least 1")
-        _require("cube_depth", cube_depth, cube_depth >= 1, "it must be at least 1")
-        tiles = patch_size >= 1 and image_size % patch_size == 0
-        divisors = ", ".join(str(d) for d in range(1, image_size + 1) if image_size % d == 0)
-        _require(
-            "patch_size",
-            patch_size,
-            tiles,
-            f"it does not divide the image side of {image_size} pixels; use one of {divisors}",
-        )
-        _require("mask_mode", mode, mode in MODES, f"unknown; use one of {', '.join(MODES)}")
-        _require("mask_per", per, per in PER, f"unknown; use one of {', '.join(PER)}")
+        check_patches(patch_size, image_size)
         self.patch_size = patch_size
         self.sequence_length = sequence_length
         self.mask_ratio = mask_ratio
@@ -122,8 +120,3 @@ def _choose(ratio: float, items: int, lead: tuple[int, ...], generator: torch.Ge
     # Ranks of double-precision draws: equal ones, which would favour early items, do not occur.
     ranks = torch.rand(*lead, items, generator=generator, dtype=torch.float64).argsort(-1)
     return ranks < math.floor(ratio * items)
-
-
-def _require(key: str, value: object, holds: bool, problem: str) -> None:
-    if not holds:
-        raise ConfigError(f"agent.{key}={value}: {problem}")

@@ -5,21 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..augmentation import Augmentation, AugmentationNoise, center_crop
+from ..augmentation import EFFECTS, PLACES, Augmentation, AugmentationNoise, center_crop
 from ..batch import Batch, SequenceBatch
 from ..frames import FrameStacks
 from ..momentum import make_target
 from ..networks import Encoder, Networks, initialise_truncated
 from ..optimization import ClipGroup, ParameterGroup
-from ..ranges import bounded, choice
-from .decoder import LatentDecoder
+from ..run.schema import bounded, choice
+from .decoder import LatentDecoder, check_heads
 from .heads import distance, health, health_names, picture, projection_head, windows_of
 from .interface import Metrics, Objective, Streams
-from .masking import MODES, PER, CubeMasking, mask_frames, masked_steps
+from .masking import MODES, PER, CubeMasking, check_patches, mask_frames, masked_steps
 from .pixels import PixelDecoder, pixel_errors
 
 _DIAGNOSED_SEQUENCES = 16
@@ -32,7 +33,7 @@ class Settings:
     mlr_weight: float = bounded(0)
     sequence_length: int = bounded(1)
     sequence_batch_size: int = bounded(1)
-    objective_augmentation: tuple[str, ...]
+    objective_augmentation: tuple[str, ...] = choice(*PLACES, *EFFECTS)
     mask_ratio: float = bounded(0, 1)
     patch_size: int = bounded(1)
     cube_depth: int = bounded(1)
@@ -140,6 +141,11 @@ class MLR(Objective):
         if settings.redraw_linear_maps:
             initialise_truncated(self.target_encoder)
             initialise_truncated(self.target_projection)
+
+    @classmethod
+    def check(cls, settings: Any, image_size: int) -> None:
+        check_patches(settings.patch_size, image_size)
+        check_heads(settings.decoder_heads, settings.decoder_width or settings.latent_dim)
 
     def draw_noise(self, streams: Streams, views: AugmentationNoise) -> MLRNoise:
         """Of stream `masking` the grid, of `objective` online and target, in this order."""

@@ -15,7 +15,7 @@ from ..batch import Batch, SequenceBatch
 from ..frames import FrameStacks
 from ..networks import Encoder, Networks
 from ..optimization import ClipGroup
-from ..ranges import bounded
+from ..run.schema import bounded
 from .heads import distance, health_names, windows_of
 from .interface import Metrics, Streams
 from .spr import SPR, PredictionNoise, PredictionSettings

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..augmentation import Augmentation, AugmentationNoise, center_crop
+from ..augmentation import EFFECTS, PLACES, Augmentation, AugmentationNoise, center_crop
 from ..batch import Batch, SequenceBatch
 from ..momentum import MomentumTarget
 from ..networks import Encoder, Networks
 from ..optimization import ClipGroup, ParameterGroup
-from ..ranges import bounded
+from ..run.schema import bounded, choice
 from .heads import distance, health, health_names, picture, projection_head, windows_of
 from .interface import Metrics, Objective, Streams
 from .transition import TransitionModel, rollout
@@ -26,7 +26,7 @@ class PredictionSettings:
 
     sequence_length: int = bounded(2)
     sequence_batch_size: int = bounded(1)
-    objective_augmentation: tuple[str, ...]
+    objective_augmentation: tuple[str, ...] = choice(*PLACES, *EFFECTS)
     transition_hidden_dim: int = bounded(1)
     projection_dim: int = bounded(1)
     target_ema_tau: float = bounded(0, 1)

@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 
 from ..protocol import TASK_KEY
+from ..run.schema import plain
 from ..run.seeding import episode_seed
+from ..settings import Config
 from . import world
 
 _LONGEST = (1, 8)  # decisions that an action is held for at most, of episodes in turn
@@ -54,12 +55,12 @@ class Recording:
     key: str
 
 
-def record(cfg: DictConfig, env: world.Environment, episodes: Episodes, folder: Path) -> Recording:
+def record(cfg: Config, env: world.Environment, episodes: Episodes, folder: Path) -> Recording:
     """These episodes of a run's environment, from `folder` if they were played before."""
-    settings = {str(name): value for name, value in cfg.environment.items()}
+    settings = plain(cfg.environment)
     pictures = {name: settings.pop(name) for name in world.PICTURE}
     played = {"episodes": episodes.count, "steps": episodes.steps, "seed": episodes.seed}
-    key = _digest(settings | played | {TASK_KEY: cfg[TASK_KEY].name, "format": _FORMAT})
+    key = _digest(settings | played | {TASK_KEY: cfg.subject, "format": _FORMAT})
     path = folder / f"{key}-{_digest(pictures)}.npz"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)

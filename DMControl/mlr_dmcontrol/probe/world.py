@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 from torch import Tensor
 
 from ..augmentation import center_crop, to_float
-from ..build import build_agent, set_up_process, settings_from
-from ..environment import EnvironmentSettings, PixelControlEnv
+from ..build import build_agent, set_up_process
+from ..environment import PixelControlEnv
 from ..renderer import choose_renderer
 from ..sac import SAC
+from ..settings import Config
 
 BASELINE = "sac"
 PICTURE = ("image_size", "frame_stack", "fast_render")  # settings that change no state
@@ -32,14 +32,14 @@ Agent = SAC
 Environment = PixelControlEnv
 
 
-def environment_of(cfg: DictConfig) -> PixelControlEnv:
+def environment_of(cfg: Config) -> PixelControlEnv:
     """The run's simulator."""
     if "MUJOCO_GL" not in os.environ:
         choose_renderer(0 if torch.cuda.is_available() else None)
-    return PixelControlEnv(cfg.task.name, settings_from(EnvironmentSettings, cfg.environment))
+    return PixelControlEnv(cfg.task.name, cfg.environment)
 
 
-def agent_of(cfg: DictConfig, env: PixelControlEnv) -> SAC:
+def agent_of(cfg: Config, env: PixelControlEnv) -> SAC:
     """The run's agent before anything was learnt."""
     return build_agent(
         cfg.agent,

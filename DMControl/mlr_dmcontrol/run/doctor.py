@@ -17,10 +17,10 @@ from typing import Any
 
 import psutil
 import torch
-from omegaconf import DictConfig
 
 from ..errors import RunError
 from .folder import installed
+from .schema import RunSettings
 from .sweep import GIGA, Estimate, free_disk, hours_text
 
 _COLOURS = {"ok": "32", "note": "33", "wrong": "31"}
@@ -40,9 +40,9 @@ class Line:
 def main(
     argv: Sequence[str],
     *,
-    load: Callable[[Sequence[str]], DictConfig],
-    simulator: Callable[[DictConfig], tuple[list[Line], float | None]],
-    estimate: Callable[[DictConfig, float | None], Estimate],
+    load: Callable[[Sequence[str]], RunSettings],
+    simulator: Callable[[Any], tuple[list[Line], float | None]],
+    estimate: Callable[[Any, float | None], Estimate],
     requirements: Path,
     in_lock_step: Sequence[str] = (),
 ) -> int:
@@ -131,7 +131,7 @@ def refusal(name: str, error: Exception) -> Line:
     return Line("wrong", name, text or remedy or repr(error), remedy if text else _INSTALL)
 
 
-def room(cfg: DictConfig, cost: Estimate) -> Iterator[Line]:
+def room(cfg: RunSettings, cost: Estimate) -> Iterator[Line]:
     """Memory and disk against what the run needs, and the hours."""
     on_gpu = cfg.device != "cpu" and torch.cuda.is_available()
     memory = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available

@@ -1,41 +1,138 @@
-"""What may stand in a configuration: the sections that both benchmarks share, and the checks.
+"""Settings as dataclasses: what may stand in a field, and the sections that every run has.
 
-Defaults are not here but in `configs/`; this file holds types, ranges and the wording of errors.
-A section that belongs to one benchmark is a dataclass in its `run/config.py`.
+A part's settings are a frozen dataclass without defaults (defaults live in YAML). Its fields say
+which values make sense, and `construct` turns a violation into one line for the user::
+
+    @dataclass(frozen=True, kw_only=True)  # kw_only: plain fields may follow in any order
+    class Settings:
+        mask_ratio: float = bounded(0, 1)
+        precision: str = choice("fp32", "tf32", "bf16")
+
+A rule between fields is in `__post_init__` of the class that has them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import operator
 import re
+import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from ..errors import ConfigError
-from ..ranges import bounded, check, choice
+from ..errors import ConfigError, suggestion
 
-# Sections that only feed other keys through ${...}; the resolved configuration leaves them out.
-SOURCES = ("scale",)
+LARGEST = 2**31 - 1  # of every number: what lies beyond is a slip, and some libraries hang on it
+
+SettingsType = TypeVar("SettingsType")
+
+_ENDS = {
+    "at least": operator.ge,
+    "above": operator.gt,
+    "at most": operator.le,
+    "below": operator.lt,
+}
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+
+
+def bounded(
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A number, or a list of numbers, in `[low, high]`; `above` and `below` exclude the end."""
+    ends = {"at least": low, "above": above, "at most": high, "below": below}
+    return field(metadata={"ends": {word: end for word, end in ends.items() if end is not None}})
+
+
+def choice(*values: str | int) -> Any:
+    """One of `values`, or a list of some of them."""
+    return field(metadata={"choices": values})
+
+
+def construct(kind: type[SettingsType], values: Any, section: str = "") -> SettingsType:
+    """An instance of a dataclass from nested plain values; lists become tuples.
+
+    Args:
+        values: a mapping with a value for each field, of its type and in its range.
+        section: what the user writes before the keys, such as `agent`.
+
+    Raises:
+        ConfigError: naming the first key that is unknown, missing or wrong.
+    """
+    if isinstance(values, kind):
+        return values
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{section}={values}: is a section; set its keys, {section}.<key>=…")
+    prefix = f"{section}." if section else ""
+    fields = {each.name: each for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name, value in values.items():
+        if name not in fields:
+            remedy = suggestion(str(name), list(fields))
+            raise ConfigError(f"{prefix}{name}={value}: unknown key; {remedy}")
+    hints, arguments = typing.get_type_hints(kind), {}
+    for name, each in fields.items():
+        if name not in values and each.default is dataclasses.MISSING:
+            raise ConfigError(f"{prefix}{name}: missing; it needs a value in the YAML")
+        if name in values:
+            arguments[name] = _value(values[name], hints[name], each.metadata, prefix + name)
+    return kind(**arguments)
+
+
+def plain(settings: Any) -> Any:
+    """What `construct` makes such settings from: nested dictionaries, lists for tuples."""
+    if dataclasses.is_dataclass(settings):
+        names = (each.name for each in dataclasses.fields(settings))
+        return {name: plain(getattr(settings, name)) for name in names}
+    return list(settings) if isinstance(settings, tuple) else settings
+
+
+def _value(value: Any, kind: Any, rule: Mapping[str, Any], key: str) -> Any:
+    """`value` as a field of type `kind` holds it; raises ConfigError."""
+    kinds = typing.get_args(kind)
+    if type(None) in kinds:
+        return None if value is None else _value(value, kinds[0], rule, key)
+    if dataclasses.is_dataclass(kind):
+        return construct(kind, value, key)  # type: ignore[arg-type]
+    if typing.get_origin(kind) is tuple:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ConfigError(f"{key}={value}: must be a list, such as [{value}]")
+        entries = enumerate(value)
+        return tuple(_value(entry, kinds[0], rule, f"{key}[{i}]") for i, entry in entries)
+    if problem := _problem(value, kind, rule):
+        shown = str(value).lower() if isinstance(value, bool) else value
+        raise ConfigError(f"{key}={shown}: {problem}")
+    return float(value) if kind is float else value
+
+
+def _problem(value: Any, kind: type, rule: Mapping[str, Any]) -> str | None:
+    """What is wrong with a number, a switch or a word."""
+    accepted = (int, float) if kind is float else (kind,)
+    if not any(type(value) is each for each in accepted):
+        return f"must be {_KINDS[kind]}"
+    if kind in (int, float) and not abs(value) <= LARGEST:  # also where it is not a number
+        return f"must be finite and at most {LARGEST}"
+    ends, choices = rule.get("ends", {}), rule.get("choices", (value,))
+    if not all(_ENDS[word](value, end) for word, end in ends.items()):
+        return f"must be {' and '.join(f'{word} {end}' for word, end in ends.items())}"
+    return (
+        None
+        if value in choices
+        else f"no such choice; {suggestion(str(value), [str(each) for each in choices])}"
+    )
+
+
+# ---- what every run has ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """Keys at the top of the configuration."""
+class Subject:
+    """What is played. Its other values are where they are used, since two copies could differ."""
 
-    preset: str
-    budget: int = bounded(1)
-    seed: int = bounded(0, 2**31 - 1)
-    device: str
-    precision: str = choice("fp32", "tf32", "bf16")
-    compile: bool
-    cuda_graph: bool
-    deterministic: bool
-    threads: int = bounded(0)
-    runs_dir: str
-    tag: str
-    resume: str = choice("auto", "never", "must")
+    name: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,74 +161,50 @@ class CheckpointSettings:
     keep: int = bounded(2)
 
 
-def suggestion(word: str, known: Sequence[str]) -> str:
-    """`did you mean X?`, or the choices when nothing is close."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """The top of a configuration; a benchmark's own adds sections."""
 
+    preset: str
+    budget: int = bounded(1)
+    seed: int = bounded(0)
+    device: str
+    precision: str = choice("fp32", "tf32", "bf16")
+    compile: bool
+    cuda_graph: bool
+    deterministic: bool
+    threads: int = bounded(0, 1024)
+    runs_dir: str
+    tag: str
+    resume: str = choice("auto", "never", "must")
+    evaluation: EvaluationSettings
+    logging: LoggingSettings
+    checkpoint: CheckpointSettings
 
-def check_section(settings_type: type, values: Any, prefix: str, also: Sequence[str] = ()) -> None:
-    """Check one section: no key unknown, none missing, each of its type and in its range.
-
-    Args:
-        also: keys that are known although `settings_type` has no such field.
-
-    Raises:
-        ConfigError: for the first key that is wrong.
-    """
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{prefix}={values}: is a section; set its keys, {prefix}.<key>=<value>")
-    known = [field.name for field in dataclasses.fields(settings_type)] + list(also)
-    for key in values:
-        if key not in known:
-            name = f"{prefix}.{key}" if prefix else str(key)
-            raise ConfigError(f"{name}={values[key]}: unknown key; {suggestion(str(key), known)}")
-    check(settings_type, values, prefix)
-
-
-def check_agent(
-    values: Mapping[str, Any],
-    agent_settings: type,
-    objective_settings: Mapping[str, type],
-) -> None:
-    """Check the flat `agent` section: its name, its objective's name, and the keys of both.
-
-    Raises:
-        ConfigError: as `check_section`, or for an objective that does not exist.
-    """
-    objective = values.get("objective")
-    if objective is not None and objective not in objective_settings:
-        known = sorted(objective_settings)
-        raise ConfigError(
-            f"agent.objective={objective}: no such objective; {suggestion(str(objective), known)}"
-        )
-    own = ["name", "objective"]
-    if objective is not None:
-        settings = objective_settings[objective]
-        own += [field.name for field in dataclasses.fields(settings)]
-        check(settings, values, "agent")
-    check_section(agent_settings, values, "agent", also=own)
-    if not values["rl"] and (objective is None or not values[f"{objective}_weight"]):
-        raise ConfigError(
-            f"agent.rl=false: agent={values['name']} has no objective to train by itself; "
-            f"choose one that has, such as agent=mlr"
-        )
+    def __post_init__(self) -> None:
+        """Raises: ConfigError: a device that is not there, or keys that do not go together."""
+        check_device(self.device)
+        if self.compile and self.deterministic:
+            raise ConfigError("compile=true: does not go with deterministic=true; set one to false")
+        if self.cuda_graph and self.device == "cpu":
+            raise ConfigError("cuda_graph=true: needs a GPU; use cuda_graph=false with device=cpu")
+        if re.fullmatch(r"[\w.+=-]*", self.tag) is None:
+            raise ConfigError(
+                f"tag={self.tag}: becomes part of a folder's name; use letters, digits,"
+                " and any of . _ + = -"
+            )
+        if not self.runs_dir:
+            raise ConfigError("runs_dir=: is empty; name a folder, such as runs_dir=runs")
 
 
 def check_device(device: str) -> None:
-    """Check that `device` is well spelt and, if it is a GPU, there.
-
-    PyTorch is imported only for `cuda` and `cuda:n`.
-
-    Raises:
-        ConfigError: a wrong word, no GPU, or a number beyond the last GPU.
-    """
-    if device in ("auto", "cpu"):
-        return
-    match = re.fullmatch(r"cuda(?::(\d+))?", device)
+    """Raises: ConfigError: `device` is misspelt, or a GPU that is not there."""
+    match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
     if match is None:
         raise ConfigError(f"device={device}: unknown device; write auto, cpu, cuda or cuda:<n>")
-    import torch
+    if not device.startswith("cuda"):
+        return
+    import torch  # only where a GPU is asked for by name
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
@@ -140,56 +213,3 @@ def check_device(device: str) -> None:
     if int(match[1] or 0) >= count:
         names = ", ".join(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(count))
         raise ConfigError(f"device={device}: no such GPU; there is {names}")
-
-
-def check_execution(cfg: Mapping[str, Any]) -> None:
-    """Rules among the top-level keys that say how the run is computed.
-
-    Raises:
-        ConfigError: for the first pair that does not go together.
-    """
-    check_device(cfg["device"])
-    if cfg["compile"] and cfg["deterministic"]:
-        raise ConfigError("compile=true: does not go with deterministic=true; set one to false")
-    if cfg["cuda_graph"] and cfg["device"] == "cpu":
-        raise ConfigError("cuda_graph=true: needs a GPU; use cuda_graph=false with device=cpu")
-    if cfg["tag"] and re.fullmatch(r"[\w.+=-]+", cfg["tag"]) is None:
-        raise ConfigError(
-            f"tag={cfg['tag']}: becomes part of a folder's name; use letters, digits,"
-            " and any of . _ + = -"
-        )
-    if not cfg["runs_dir"]:
-        raise ConfigError("runs_dir=: is empty; name a folder, such as runs_dir=runs")
-
-
-def check_decoder(agent: Mapping[str, Any], latent_dim: int | None) -> None:
-    """The decoder's width can be shared out among its heads.
-
-    Args:
-        latent_dim: the width that `decoder_width: null` stands for, if it is known.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    width, heads = agent.get("decoder_width") or latent_dim, agent.get("decoder_heads", 1)
-    if width is not None and width % heads:
-        divisors = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
-        raise ConfigError(
-            f"agent.decoder_heads={heads}: does not divide the decoder's width {width}; "
-            f"use one of {divisors}"
-        )
-
-
-def check_patches(agent: Mapping[str, Any], image_size: int) -> None:
-    """Patches tile the image.
-
-    Raises:
-        ConfigError: they do not.
-    """
-    patch = agent.get("patch_size", 1)
-    if image_size % patch:
-        divisors = ", ".join(str(n) for n in range(2, image_size + 1) if image_size % n == 0)
-        raise ConfigError(
-            f"agent.patch_size={patch}: does not divide environment.image_size={image_size}; "
-            f"use one of {divisors}"
-        )
