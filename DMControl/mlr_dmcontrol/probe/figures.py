@@ -41,7 +41,7 @@ def table(scores: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for (*place, method), runs in by_run(scores).groupby([*PLACE, "method"], sort=False):
         line = {"": ", ".join(place), "method": method, "seeds": len(runs)}
-        line["R²"] = _text(runs["r2"])
+        line["R²"] = _text(runs["r2"], most=1.0)
         for name, title in _REFERENCES.items():
             line[title] = _text(runs["r2"] - runs[name], "+")
         lines.append(line)
@@ -95,7 +95,7 @@ def collapse(rows: pd.DataFrame) -> Figure:
 def _means(axes: Axes, runs: pd.DataFrame) -> None:
     methods = list(runs.groupby("method", sort=False)["r2"])
     for at, (_, values) in enumerate(methods):
-        colour, interval = plots.COLOURS[at % len(plots.COLOURS)], _interval(values)
+        colour, interval = plots.COLOURS[at % len(plots.COLOURS)], _interval(values, 1.0)
         axes.plot([interval.low, interval.high], [at, at], color=colour, lw=5, alpha=0.4)
         axes.plot(values, [at] * len(values), "o", ms=3, color=colour)
     for style, name in ((":", "untrained"), ("--", "pca")):
@@ -119,16 +119,17 @@ def _variables(axes: Axes, rows: pd.DataFrame) -> None:
     axes.figure.colorbar(image, ax=axes, label="R²")
 
 
-def _interval(values: pd.Series) -> Interval:
-    return statistics.interval(statistics.mean, {"": values})
+def _interval(values: pd.Series, most: float = np.inf) -> Interval:
+    """Over seeds. Args: `most`: no value can be larger, such as 1 for R²."""
+    return statistics.interval(statistics.mean, {"": values}, limits=(-np.inf, most))
 
 
-def _text(values: pd.Series, sign: str = "") -> str:
+def _text(values: pd.Series, sign: str = "", most: float = np.inf) -> str:
     """Mean with its interval over seeds; nothing of no value."""
     values = values.dropna()
     if not len(values):
         return ""
-    found = _interval(values)
+    found = _interval(values, most)
     text = f"{found.value:{sign}.3f}"
     interval = f" [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
     return text if np.isnan(found.low) else text + interval
