@@ -106,13 +106,16 @@ class CategoricalValues(ActionValues):
         self.register_buffer("support", torch.linspace(v_min, v_max, num_atoms), persistent=False)
 
     def q_values(self, outputs: Tensor) -> Tensor:
+        """Means of the distributions: (..., A, N) -> (..., A)."""
         return outputs.softmax(dim=-1) @ self.support
 
     def target(self, outputs: Tensor, action: Tensor, returns: Tensor, discounts: Tensor) -> Tensor:
+        """Probabilities (B, N) of R + γⁿ Z, projected; (B, A, N), (B,), (B,), (B,)."""
         probabilities = select_action(outputs, action).softmax(dim=-1)
         return project_distribution(probabilities, returns, discounts, self.support)
 
     def loss(self, outputs: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """`categorical_loss` of the actions taken: (..., B, A, N), (B,), (B, N) -> (..., B) twice."""
         return categorical_loss(select_action(outputs, action).log_softmax(dim=-1), target)
 
 
@@ -126,11 +129,14 @@ class ScalarValues(ActionValues):
         self.huber_delta = huber_delta
 
     def q_values(self, outputs: Tensor) -> Tensor:
+        """The outputs themselves: (..., A, 1) -> (..., A)."""
         return outputs.squeeze(-1)
 
     def target(self, outputs: Tensor, action: Tensor, returns: Tensor, discounts: Tensor) -> Tensor:
+        """R + γⁿ Q, (B, 1); (B, A, 1), (B,), (B,), (B,)."""
         return (returns + discounts * select_action(outputs, action).squeeze(-1))[:, None]
 
     def loss(self, outputs: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """`scalar_loss` of the actions taken: (..., B, A, 1), (B,), (B, 1) -> (..., B) twice."""
         values = select_action(outputs, action).squeeze(-1)
         return scalar_loss(values, target.squeeze(-1), self.huber_delta)

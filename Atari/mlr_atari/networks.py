@@ -147,11 +147,13 @@ class _ScaledGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, scale: float) -> Tensor:
+        """(*) -> (*)."""
         ctx.scale = scale
         return inputs.view_as(inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """(*) -> (*)."""
         return grad * ctx.scale, None
 
 

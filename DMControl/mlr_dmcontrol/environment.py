@@ -144,7 +144,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self.observation, {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Repeat `action`; see the class.
+        """Repeat `action`, float32 (A,) in [-1, 1], and sum the rewards.
 
         Returns:
             Observation, reward, terminated (the task ended), truncated (time is up), {}.
