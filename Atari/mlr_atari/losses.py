@@ -115,7 +115,7 @@ class CategoricalValues(ActionValues):
         return project_distribution(probabilities, returns, discounts, self.support)
 
     def loss(self, outputs: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """`categorical_loss` of the actions taken: (..., B, A, N), (B,), (B, N) -> (..., B) twice."""
+        """`categorical_loss` of what was done: (..., B, A, N), (B,), (B, N) -> (..., B) twice."""
         return categorical_loss(select_action(outputs, action).log_softmax(dim=-1), target)
 
 
@@ -137,6 +137,6 @@ class ScalarValues(ActionValues):
         return (returns + discounts * select_action(outputs, action).squeeze(-1))[:, None]
 
     def loss(self, outputs: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """`scalar_loss` of the actions taken: (..., B, A, 1), (B,), (B, 1) -> (..., B) twice."""
+        """`scalar_loss` of what was done: (..., B, A, 1), (B,), (B, 1) -> (..., B) twice."""
         values = select_action(outputs, action).squeeze(-1)
         return scalar_loss(values, target.squeeze(-1), self.huber_delta)

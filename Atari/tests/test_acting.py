@@ -83,10 +83,3 @@ def test_schedules_match_published(golden: Callable[[str], Any]) -> None:
     steps, exponents = file["beta_schedule/itr"], file["beta_schedule/beta_after_itr"]
     ours = [settings.importance_exponent(int(step)) for step in steps]
     assert ours == pytest.approx(list(exponents), abs=1e-7)
-
-
-def test_epsilon_of_drq() -> None:
-    changes = {"learning_starts": 1600, "epsilon_decay_steps": 5000, "epsilon_final": 0.1}
-    settings = checked(agent_settings("rainbow", **changes))
-    for step, value in {0: 1.0, 1600: 1.0, 4100: 0.55, 6600: 0.1, 9000: 0.1}.items():
-        assert settings.epsilon(step) == pytest.approx(value)

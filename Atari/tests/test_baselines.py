@@ -14,7 +14,6 @@ from mlr_atari.augmentation import AugmentationNoise
 from mlr_atari.frames import FrameStacks
 from mlr_atari.objectives.curl import CURL, ContrastHead, contrast, crop_pad_crop
 from mlr_atari.run.seeding import Streams
-from mlr_atari.settings import load
 
 # ---- the files -----------------------------------------------------------------------------
 
@@ -137,14 +136,6 @@ def test_weights_of_the_contrastive_head(latent_dim: int, total: int) -> None:
     assert torch.allclose(normal.var(-1, unbiased=False), torch.ones(5), atol=1e-3)
 
 
-def test_published_weight_of_curl_depends_on_the_game() -> None:
-    for game in ("pong", "boxing", "private_eye", "freeway", "alien"):
-        for name, small in (("curl_published", 0.01), ("curl", 1.0)):
-            words = [f"game={game}", f"agent={name}"]
-            agent = load(words).agent
-            assert agent.curl_weight == (1.0 if game == "alien" else small)
-
-
 def test_curl_published_clips_everything_together() -> None:
     agent, _ = parts("curl_published", CURL)
     (group,) = agent.optimizer.clip
@@ -178,10 +169,3 @@ def test_der_acts_and_bootstraps_with_noise_of_its_own() -> None:
     assert not torch.equal(before, agent.network.head.noise)
     updated(agent, synthetic_batch(0), agent.draw_noise(streams))
     assert not torch.equal(agent.target_network.head.noise, agent.network.head.noise)
-
-
-def test_drq_has_neither_noise_nor_a_support() -> None:
-    agent = small_agent("drq")
-    assert agent.network.head.noise_size == 0
-    assert agent.values.num_atoms == 1
-    assert not any("sigma" in name for name, _ in agent.network.named_parameters())

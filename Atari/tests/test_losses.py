@@ -85,18 +85,6 @@ def test_scalar_loss_by_hand() -> None:
     assert torch.allclose(priorities, torch.tensor([0.5, 1.0]))
 
 
-def test_drawn_losses_equal_separate_ones() -> None:
-    """A leading dimension of augmentation draws changes nothing for each draw."""
-    values = CategoricalValues(7, -1.0, 1.0)
-    outputs, action = torch.randn(3, 5, 4, 7), torch.randint(4, (5,))
-    target = torch.randn(5, 7).softmax(-1)
-    losses, priorities = values.loss(outputs, action, target)
-    for draw in range(3):
-        alone, priority = values.loss(outputs[draw], action, target)
-        assert torch.equal(losses[draw], alone)
-        assert torch.equal(priorities[draw], priority)
-
-
 def test_selection_and_its_gradient() -> None:
     outputs = torch.randn(2, 3, 4, requires_grad=True)
     selected = select_action(outputs, torch.tensor([2, 0]))

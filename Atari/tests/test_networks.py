@@ -111,17 +111,6 @@ def test_plain_head_matches_published(golden: Callable[[str], Any]) -> None:
     file.check("plain_out", head(file.tensor("input").flatten(1), noisy=True))
 
 
-def test_normals_behind_published_noise(golden: Callable[[str], Any]) -> None:
-    file = golden("atari_i_noisy_dueling_head")
-    draws = [file.tensor(f"noise/lin{i}_raw_{side}") for i in range(4) for side in ("in", "out")]
-    buffers = {
-        f"head.{name}.{kind}": file.tensor(f"noise/lin{i}_{kind}")
-        for i, name in enumerate(HEAD_LAYERS)
-        for kind in ("weight_epsilon", "bias_epsilon")
-    }
-    assert torch.allclose(head_normals(buffers), torch.cat(draws), rtol=1e-4, atol=1e-6)
-
-
 def test_normals_are_found_although_some_are_zero() -> None:
     """The outer product hides the input draws wherever an output draw is zero."""
     draws = torch.randn(40, generator=torch.Generator().manual_seed(0))
@@ -160,14 +149,3 @@ def test_noise_is_factorised() -> None:
     expected = inputs @ weight.t() + bias
     assert torch.allclose(layer(inputs, (noise_in, noise_out)), expected, atol=1e-6)
     assert torch.allclose(layer(inputs), inputs @ layer.weight_mu.t() + layer.bias_mu, atol=1e-6)
-
-
-def test_noise_survives_a_state_dict() -> None:
-    head, other = (DuelingHead(6, 3, 5, hidden=4, sigma=0.5) for _ in range(2))
-    head.redraw(torch.randn(head.noise_size))
-    latents = torch.randn(2, 6)
-    assert not torch.equal(head(latents, noisy=True), head(latents, noisy=False))
-    address = other.noise.data_ptr()
-    other.load_state_dict(head.state_dict())
-    assert other.noise.data_ptr() == address
-    assert torch.equal(other(latents, noisy=True), head(latents, noisy=True))

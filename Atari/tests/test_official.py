@@ -31,6 +31,8 @@ def test_round_trip_of_published_weights(golden: Callable[[str], Any]) -> None:
     for name, tensor in tensors.items():
         if name != "head.advantage_bias":
             assert torch.equal(exported[name], tensor), name
+    for name, tensor in file.tensors("buffer/").items():
+        assert torch.allclose(exported[name], tensor, atol=1e-5), name
 
 
 def test_an_agent_that_was_loaded_continues_as_the_other_would() -> None:

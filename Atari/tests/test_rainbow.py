@@ -201,16 +201,6 @@ def test_the_network_that_picks_sees_a_draw_of_its_own() -> None:
     assert torch.equal(seen["network"], seen["target_network"])
 
 
-def test_single_q_learning_asks_the_target_network() -> None:
-    single = small_agent("rainbow", double_q=False)
-    noise = single.draw_noise(Streams(1))
-    assert noise.selection is None
-    asked: list[str] = []
-    single.network.register_forward_hook(lambda *_: asked.append("online"))
-    single._regression_target(synthetic_batch(0), noise)
-    assert asked == []
-
-
 def test_bfloat16_stays_close_and_weights_stay_float32() -> None:
     exact, rough = small_agent("mlr"), small_agent("mlr", precision="bf16")
     ours, theirs = run_updates(exact, 2)[-1], run_updates(rough, 2)[-1]

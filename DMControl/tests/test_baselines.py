@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from small_agents import TINY, agent_cfg, make_batch, objective_of, tiny
-from torch import Tensor, nn
+from torch import nn
 
 from mlr_dmcontrol.augmentation import AugmentationNoise, center_crop, to_float
 from mlr_dmcontrol.networks import Encoder, initialise_orthogonal
@@ -181,35 +181,3 @@ def test_orthogonal_convolutions() -> None:
             torch.testing.assert_close(kernel @ kernel.T, 2 * torch.eye(8), atol=1e-5, rtol=0)
             assert layer.weight[:, :, 0, 0].abs().max() > 0.01
             assert layer.weight.is_contiguous(memory_format=torch.channels_last)
-
-
-# --- costs ----------------------------------------------------------------------------------------
-
-B, W, K, M = 6, 3, 3, 2  # transitions, windows, steps predicted, cycles
-
-
-@pytest.mark.parametrize(
-    "name, with_gradient, without",
-    [
-        ("sac", B, 2 * B),
-        ("sac_plain", B, 2 * B),
-        ("drq", 2 * B, 4 * B),
-        ("curl", 2 * B, 3 * B),
-        ("spr", B + W, 2 * B + K * W),
-        ("playvirtual", B + W, 2 * B + K * W + M * W),
-        ("mlr", B + (K + 1) * W, 2 * B + (K + 1) * W),
-    ],
-)
-def test_images_of_an_update(name: str, with_gradient: int, without: int) -> None:
-    agent, seen = tiny(name), {True: 0, False: 0}
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen[output.requires_grad] += len(output)
-
-    encoders = [agent.networks, *([agent.objective] if agent.objective else [])]
-    for encoder in (each for part in encoders for each in part.modules()):
-        if isinstance(encoder, Encoder):
-            encoder.convolutions.register_forward_hook(count)
-    batch = make_batch(agent, size=agent.augmentation.image_size)
-    agent.update(batch, agent.draw_noise(Streams(0)), actor_step=False, target_step=False)
-    assert seen == {True: with_gradient, False: without}
