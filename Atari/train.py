@@ -10,7 +10,6 @@ The same command again goes on where the run stopped, or says that it is finishe
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import methodcaller
@@ -49,15 +48,9 @@ class Trainer:
             compile_losses=cfg.compile,
             cuda_graph=cfg.cuda_graph,
         )
-        self.metrics, self.guard = self.learner.metrics, self.learner.guard
+        names = (*self.agent.metric_names, *self.learner.diagnostic_names)
         self.records = Records(
-            folder,
-            self.progress,
-            self.metrics,
-            protocol,
-            names=(*self.agent.metric_names, *self.learner.diagnostic_names),
-            task=cfg.game.name,
-            budget=cfg.budget,
+            folder, self.progress, self.learner.metrics, protocol, names, cfg.game.name, cfg.budget
         )
         self.checkpointer = Checkpointer(folder.path, cfg.checkpoint.keep, folder.identity)
         self.schedule = SaveSchedule(cfg.checkpoint.every_minutes, cfg.checkpoint.every_steps)
@@ -66,30 +59,21 @@ class Trainer:
             "replay": self.replay,
             "environment": self.env,
             "progress": self.progress,
-            "metrics": self.metrics,
+            "metrics": self.learner.metrics,
             "records": self.records,
             "streams": self.streams,  # last: nothing may draw after it was restored
         }
 
     def run(self, work: Callable[[Trainer], None]) -> None:
         """Restore what an earlier process saved and start to write down, then do the `work`."""
-        cfg = self.cfg
-        facts = {"preset": cfg.preset, "budget": cfg.budget, "precision": cfg.precision}
-        facts |= self.parts.facts()
+        cfg, facts = self.cfg, self.parts.facts(self.cfg)
+        if self.agent.device.type == "cpu" and cfg.preset == "paper":
+            facts["expected"] = f"{sweep.hours_text(estimate(cfg).hours)} without a GPU"
         with self.records:
             self.restore()
             self.folder.begin(**facts)
             self.schedule.saved(self.progress.agent_step)
-            banner = {
-                "run": f"{cfg.agent.name} on {cfg.game.name}, seed {cfg.seed}",
-                **facts,
-                "folder": self.folder.path,
-                "curves": f"tensorboard --logdir {cfg.runs_dir}",
-            }
-            if self.agent.device.type == "cpu" and cfg.preset == "paper":
-                time_needed = sweep.hours_text(estimate(cfg).hours)
-                banner["expected"] = f"{time_needed} without a GPU; preset=laptop takes minutes"
-            self.records.open(banner)
+            self.records.open(facts)
             work(self)
 
     def restore(self) -> None:
@@ -112,7 +96,7 @@ class Trainer:
                 self.save()
             self.step()
             if progress.agent_step % self.cfg.logging.every == 0:
-                self.guard.check(self.folder.path, progress.watched())
+                self.check()
                 self.records.log(self.learner.diagnostics())
         self.save(final=True)
         self.records.finish()
@@ -148,35 +132,36 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Score the noise-free policy on its own games, always the same ones; changes nothing."""
-        progress, chosen = self.progress, self.cfg.evaluation
+        progress, evaluation = self.progress, self.cfg.evaluation
         if progress.evaluated_at == progress.agent_step:
             return
-        self.guard.check(self.folder.path, progress.watched())
+        self.check()
         last = progress.agent_step == self.parts.plan.agent_steps
-        start = time.perf_counter()
         with self.folder.stopwatch("evaluation"):
             result = evaluate(
                 self.agent.evaluation_policy,
                 self.parts.evaluation_envs,
-                chosen.final_episodes if last else chosen.episodes,
+                evaluation.final_episodes if last else evaluation.episodes,
                 partial(episode_seed, self.cfg.seed, "evaluation"),
                 should_stop=lambda: self.stop.requested,
             )
         if result is None:
             self.save()
             return
-        self.records.evaluated(result.scores, result.lengths, time.perf_counter() - start)
+        self.records.evaluated(result)
         self.records.preview(self.learner.preview())
+
+    def check(self, **more: float) -> None:
+        """Raise NonFiniteError if a loss, gradient norm, return or one of `more` is no number."""
+        self.learner.guard.check(self.folder.path, self.progress.watched() | more)
 
     def save(self, *, final: bool = False) -> None:
         """Write a checkpoint; raises Preempted after it if the process was asked to stop."""
-        self.guard.check(self.folder.path, self.progress.watched())
-        stopping = self.stop.requested and not final
-        step = self.progress.agent_step
+        self.check()
+        step, stopping = self.progress.agent_step, self.stop.requested and not final
+        required = final or stopping
         with self.folder.stopwatch("checkpoint"):
-            self.checkpointer.save(
-                step, self.state, self.replay, final=final, required=final or stopping
-            )
+            self.checkpointer.save(step, self.state, self.replay, final=final, required=required)
         self.schedule.saved(step)
         if stopping:
             raise Preempted(f"{self.stop.reason} at agent step {step}; the same command goes on")
@@ -189,18 +174,14 @@ def train(cfg: Config, work: Callable[[Trainer], None] = methodcaller("train")) 
     """
     with (
         RunFolder(
-            protocol.run_path(cfg),
-            plain(cfg),
-            resume=cfg.resume,
-            packages=protocol.PACKAGES,
+            protocol.run_path(cfg), plain(cfg), resume=cfg.resume, packages=protocol.PACKAGES
         ) as folder,
         StopRequest() as stop,
     ):
         if folder.finished:
             print(f"{folder.path} is finished: see final.json; nothing to do")
             return
-        device = set_up_process(cfg)
-        with build_parts(cfg, device) as parts:
+        with build_parts(cfg, set_up_process(cfg)) as parts:
             Trainer(cfg, parts, folder, stop).run(work)
 
 

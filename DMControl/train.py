@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import methodcaller
@@ -51,15 +50,9 @@ class Trainer:
             compile_losses=cfg.compile,
             cuda_graph=cfg.cuda_graph,
         )
-        self.metrics, self.guard = self.learner.metrics, self.learner.guard
+        names = (*self.agent.metric_names, *self.learner.diagnostic_names)
         self.records = Records(
-            folder,
-            self.progress,
-            self.metrics,
-            protocol,
-            names=(*self.agent.metric_names, *self.learner.diagnostic_names),
-            task=cfg.task.name,
-            budget=cfg.budget,
+            folder, self.progress, self.learner.metrics, protocol, names, cfg.task.name, cfg.budget
         )
         self.checkpointer = Checkpointer(folder.path, cfg.checkpoint.keep, folder.identity)
         self.schedule = SaveSchedule(cfg.checkpoint.every_minutes, cfg.checkpoint.every_steps)
@@ -68,30 +61,21 @@ class Trainer:
             "replay": self.replay,
             "environment": self.env,
             "progress": self.progress,
-            "metrics": self.metrics,
+            "metrics": self.learner.metrics,
             "records": self.records,
             "streams": self.streams,  # last: nothing may draw after it was restored
         }
 
     def run(self, work: Callable[[Trainer], None]) -> None:
         """Restore what an earlier process saved and start to write down, then do the `work`."""
-        cfg = self.cfg
-        facts = {"preset": cfg.preset, "budget": cfg.budget, "precision": cfg.precision}
-        facts |= self.parts.facts()
+        cfg, facts = self.cfg, self.parts.facts(self.cfg)
+        if self.agent.device.type == "cpu" and cfg.preset == "paper":
+            facts["expected"] = f"{sweep.hours_text(estimate(cfg).hours)} without a GPU"
         with self.records:
             self.checkpointer.load(self.state, self.replay)
             self.folder.begin(**facts)
             self.schedule.saved(self.progress.agent_step)
-            banner = {
-                "run": f"{cfg.agent.name} on {cfg.task.name}, seed {cfg.seed}",
-                **facts,
-                "folder": self.folder.path,
-                "curves": f"tensorboard --logdir {cfg.runs_dir}",
-            }
-            if self.agent.device.type == "cpu" and cfg.preset == "paper":
-                time_needed = sweep.hours_text(estimate(cfg).hours)
-                banner["expected"] = f"{time_needed} without a GPU; preset=laptop takes minutes"
-            self.records.open(banner)
+            self.records.open(facts)
             work(self)
 
     def train(self) -> None:
@@ -107,7 +91,7 @@ class Trainer:
                 self.save()
             self.step()
             if progress.agent_step % self.cfg.logging.every == 0:
-                self.guard.check(self.folder.path, progress.watched())
+                self.check()
                 self.records.log(self.learner.diagnostics())
         self.save(final=True)
         self.records.finish()
@@ -122,7 +106,7 @@ class Trainer:
         with stopwatch("act"):
             action = self.act()
         if not np.isfinite(action).all():  # the simulator would fail
-            self.guard.check(self.folder.path, {**progress.watched(), "action": math.nan})
+            self.check(action=math.nan)
         if progress.agent_step >= self.cfg.training.learning_starts:
             with stopwatch("update"):
                 self.learner.update(progress.agent_step)
@@ -138,46 +122,42 @@ class Trainer:
         """A random action until learning starts, then a sample of the policy, if there is one."""
         explore, size = self.streams["exploration"], self.env.action_dim
         if self.progress.agent_step < self.cfg.training.learning_starts or not self.cfg.agent.rl:
-            action = torch.rand(size, generator=explore) * 2 - 1
-        else:
-            obs, noise = (
-                torch.from_numpy(self.env.observation),
-                torch.randn(size, generator=explore),
-            )
-            action = self.agent.act(obs[None], noise[None])[0].cpu()
-        return action.numpy()
+            return (torch.rand(size, generator=explore) * 2 - 1).numpy()
+        obs, noise = torch.from_numpy(self.env.observation), torch.randn(size, generator=explore)
+        return self.agent.act(obs[None], noise[None])[0].cpu().numpy()
 
     def evaluate(self) -> None:
         """Score the mean policy on its own episodes, always the same ones; changes nothing."""
-        progress, chosen = self.progress, self.cfg.evaluation
+        progress, evaluation = self.progress, self.cfg.evaluation
         if progress.evaluated_at == progress.agent_step:
             return
-        self.guard.check(self.folder.path, progress.watched())
+        self.check()
         last = progress.agent_step == self.parts.plan.agent_steps
-        start = time.perf_counter()
         with self.folder.stopwatch("evaluation"):
             result = evaluate(
                 self.agent.evaluation_policy,
                 self.parts.evaluation_envs,
-                chosen.final_episodes if last else chosen.episodes,
+                evaluation.final_episodes if last else evaluation.episodes,
                 partial(episode_seed, self.cfg.seed, "evaluation"),
                 should_stop=lambda: self.stop.requested,
             )
         if result is None:
             self.save()
             return
-        self.records.evaluated(result.scores, result.lengths, time.perf_counter() - start)
+        self.records.evaluated(result)
         self.records.preview(self.learner.preview())
+
+    def check(self, **more: float) -> None:
+        """Raise NonFiniteError if a loss, gradient norm, return or one of `more` is no number."""
+        self.learner.guard.check(self.folder.path, self.progress.watched() | more)
 
     def save(self, *, final: bool = False) -> None:
         """Write a checkpoint; raises Preempted after it if the process was asked to stop."""
-        self.guard.check(self.folder.path, self.progress.watched())
-        stopping = self.stop.requested and not final
-        step = self.progress.agent_step
+        self.check()
+        step, stopping = self.progress.agent_step, self.stop.requested and not final
+        required = final or stopping
         with self.folder.stopwatch("checkpoint"):
-            self.checkpointer.save(
-                step, self.state, self.replay, final=final, required=final or stopping
-            )
+            self.checkpointer.save(step, self.state, self.replay, final=final, required=required)
         self.schedule.saved(step)
         if stopping:
             raise Preempted(f"{self.stop.reason} at agent step {step}; the same command goes on")
@@ -190,18 +170,14 @@ def train(cfg: Config, work: Callable[[Trainer], None] = methodcaller("train")) 
     """
     with (
         RunFolder(
-            protocol.run_path(cfg),
-            plain(cfg),
-            resume=cfg.resume,
-            packages=protocol.PACKAGES,
+            protocol.run_path(cfg), plain(cfg), resume=cfg.resume, packages=protocol.PACKAGES
         ) as folder,
         StopRequest() as stop,
     ):
         if folder.finished:
             print(f"{folder.path} is finished: see final.json; nothing to do")
             return
-        device = set_up_process(cfg)
-        with build_parts(cfg, device) as parts:
+        with build_parts(cfg, set_up_process(cfg)) as parts:
             Trainer(cfg, parts, folder, stop).run(work)
 
 

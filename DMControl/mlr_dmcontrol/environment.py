@@ -168,13 +168,13 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             self._control = None
 
     def identity(self) -> dict[str, str]:
-        """What was followed and what drew the observations, by name, for the run's records."""
+        """What is played, by which rules and drawn by what, for the run's records."""
         from OpenGL import GL
 
         with self._control.physics.contexts.gl.make_current() as context:
             name = context.call(GL.glGetString, GL.GL_RENDERER).decode()
         renderer = Renderer(os.environ["MUJOCO_GL"], name)
-        return {"protocol": PROTOCOL, "renderer": str(renderer)}
+        return {"task": self.task, "protocol": PROTOCOL, "renderer": str(renderer)}
 
     def state_dict(self) -> dict[str, Any]:
         """The open episode as its seed and actions, and the observation they led to."""

@@ -36,11 +36,15 @@ class Parts:
         objective = self.agent.objective
         return 0 if objective is None else objective.sequence_batch_size
 
-    def facts(self) -> dict[str, Any]:
-        """What `run.json` and the banner say of them."""
+    def facts(self, cfg: Config) -> dict[str, Any]:
+        """What `run.json` and the banner say of a run beside its status, versions and times."""
         plan, env, agent = self.plan, self.env, self.agent
         return {
+            "method": cfg.agent.name,
             **env.identity(),
+            "seed": cfg.seed,
+            "preset": cfg.preset,
+            "budget": cfg.budget,
             "agent_steps": plan.agent_steps,
             "env_steps": plan.env_steps,
             "updates": plan.updates,
@@ -50,6 +54,7 @@ class Parts:
             "parameters": agent.num_parameters,
             "replay": f"{self.replay.nbytes / 1e6:,.0f} MB for {plan.capacity:,} transitions",
             "device": str(agent.device),
+            "precision": cfg.precision,
             "hardware": hardware(agent.device),
         }
 

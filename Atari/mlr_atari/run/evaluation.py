@@ -10,10 +10,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,6 +39,7 @@ class EvaluationResult:
 
     scores: list[float]  # sums of rewards
     lengths: list[int]  # agent steps
+    seconds: float = field(default=0.0, compare=False)  # that it took
 
 
 class Order(NamedTuple):
@@ -119,7 +121,7 @@ def evaluate(
     Returns:
         The result, or None if it was stopped.
     """
-    result = EvaluationResult([0.0] * episodes, [0] * episodes)
+    start, scores, lengths = time.perf_counter(), [0.0] * episodes, [0] * episodes
     waiting, playing = iter(range(episodes)), dict[int, _Episode]()  # by place
     while not should_stop():
         orders = _decide(policy, envs, playing) if playing else []
@@ -129,12 +131,12 @@ def evaluate(
             playing[place] = _Episode(number, _generator(seed), np.empty(0))
             orders.append(Order(place, seed, None))
         if not orders:
-            return result
+            return EvaluationResult(scores, lengths, time.perf_counter() - start)
         for order, (obs, reward, over) in zip(orders, envs.advance(orders), strict=True):
             episode = playing[order.place]
             episode.obs = obs
-            result.lengths[episode.number] += order.seed is None
-            result.scores[episode.number] += reward
+            lengths[episode.number] += order.seed is None
+            scores[episode.number] += reward
             if over:
                 del playing[order.place]
     return None

@@ -27,6 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from ..errors import CheckpointError, StorageError
+from .evaluation import EvaluationResult
 from .folder import RunFolder
 from .progress import LastMetrics, Progress
 
@@ -76,7 +77,6 @@ class Records:
         progress: Progress,
         metrics: LastMetrics,
         benchmark: Benchmark,
-        *,
         names: Sequence[str],
         task: str,
         budget: int,
@@ -133,7 +133,9 @@ class Records:
         except OSError as error:
             raise StorageError(f"{self.folder.path} cannot be written: {error}") from error
         self._since = self._now()
-        self._console.start(self.step, f"MLR on {self.benchmark.NAME}", facts)
+        folder = self.folder.path
+        places = {"folder": folder, "curves": f"tensorboard --logdir {folder.parents[2]}"}
+        self._console.start(self.step, f"MLR on {self.benchmark.NAME}", {**facts, **places})
 
     def episode_ended(self) -> None:
         """An episode is over; its return is a point of TensorBoard's curve."""
@@ -155,23 +157,27 @@ class Records:
         shown |= {name: value for name, value in values.items() if name.startswith("loss/")}
         self._console.progress(self.step, shown)
 
-    def evaluated(self, values: Sequence[float], lengths: Sequence[int], seconds: float) -> None:
+    def evaluated(self, result: EvaluationResult) -> None:
         """The policy was scored: a row, a row for each episode, charts, a line."""
-        progress, benchmark = self.progress, self.benchmark
+        progress, benchmark, values = self.progress, self.benchmark, result.scores
         progress.evaluated_at, progress.evaluation = progress.agent_step, list(values)
         score, steps = self._score(), self._steps()
         deviation = statistics.stdev(values) if len(values) > 1 else None
         self._tables["eval"].append({**steps, "episodes": len(values), "std": deviation, **score})
-        for episode, (value, length) in enumerate(zip(values, lengths, strict=True)):
+        for episode, (value, length) in enumerate(zip(values, result.lengths, strict=True)):
             cells = {"episode": episode, "value": value, "length": length}
             self._tables["eval_episodes"].append({**steps, **cells})
-        charts = {f"eval/{benchmark.CHART}": score["mean"], "time/evaluation_seconds": seconds}
+        charts = {
+            f"eval/{benchmark.CHART}": score["mean"],
+            "time/evaluation_seconds": result.seconds,
+        }
         if score["normalized"] is not None:
             charts["eval/normalized_score"] = score["normalized"]
-        self._scalars(charts)
+        self._scalars({**charts, "time/evaluation_seconds": result.seconds})
         self._console.line(
             f"evaluation at {self.step:,} {benchmark.STEP_NAME}: {benchmark.METRIC} "
-            f"{score['mean']:.1f} ± {deviation or 0.0:.1f} over {len(values)}, {seconds:.0f} s"
+            f"{score['mean']:.1f} ± {deviation or 0.0:.1f} over {len(values)}, "
+            f"{result.seconds:.0f} s"
         )
 
     def preview(self, image: Tensor | None) -> None:

@@ -24,6 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mlr_dmcontrol import protocol
 from mlr_dmcontrol.errors import CheckpointError
+from mlr_dmcontrol.run.evaluation import EvaluationResult
 from mlr_dmcontrol.run.folder import RunFolder
 from mlr_dmcontrol.run.progress import LastMetrics, Progress
 from mlr_dmcontrol.run.records import Console, CsvTable, Records, TensorBoard, fetch
@@ -59,7 +60,7 @@ def live(records: Records, steps: int) -> None:
         records.progress.step(0.5, 1)
         if records.progress.agent_step % 3 == 0:
             records.episode_ended()
-            records.evaluated([records.step / 7, 1.0], [8, 9], seconds=0.1)
+            records.evaluated(EvaluationResult([records.step / 7, 1.0], [8, 9]))
         records.log({NAMES[1]: records.step / 7})
 
 
