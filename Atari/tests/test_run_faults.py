@@ -149,26 +149,18 @@ def test_a_disk_that_stays_full_ends_the_run_which_goes_on_later(tmp_path: Path)
 
 # --- 4: numbers that are none ---------------------------------------------------------------------
 
-SELDOM = [pytest.param(where, marks=pytest.mark.soak) for where in ("scale", "gradient", "reward")]
 
-
-@pytest.mark.parametrize(
-    "where", ["loss", *SELDOM, pytest.param("parameter", marks=pytest.mark.soak)]
-)
-def test_a_nan_ends_the_run_soon_and_is_in_no_checkpoint(tmp_path: Path, where: str) -> None:
+def test_a_nan_ends_the_run_soon_and_is_in_no_checkpoint(tmp_path: Path) -> None:
     step = LEARNING_STARTS + 7
     words = f"checkpoint.every_steps={3 * EVERY}"
-    ended = train(tmp_path, words, what=(NotANumber(where, step),))
+    ended = train(tmp_path, words, what=(NotANumber(step),))
     assert ended.code == 4, ended.output
     assert ended.last_line.startswith("error: ")
     text = (folder(tmp_path) / "nonfinite.json").read_text()
     report = json.loads(text, parse_constant=pytest.fail)
     assert step <= report["agent_step"] <= step + LOG_EVERY
-    if where == "reward":
-        assert report["episode_returns"] == "nan"
-    else:
-        assert report["update_step"] == step - LEARNING_STARTS  # the very first one
-        assert any(not math.isfinite(float(value)) for value in report["metrics"].values())
+    assert report["update_step"] == step - LEARNING_STARTS  # the very first one
+    assert any(not math.isfinite(float(value)) for value in report["metrics"].values())
     saved = newest(tmp_path)
     assert saved.step <= step
     assert first_non_finite(saved.items) is None
@@ -191,52 +183,33 @@ def wait_for_a_save(run: Started, runs: Path) -> None:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.soak)])
-def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, kills: int) -> None:
-    """Every other time while the disk is slow, and so within a save."""
-    chance, torn, known = random.Random(kills), 0, 0
-    for number in range(kills):
+@pytest.mark.parametrize("times", [4, pytest.param(20, marks=pytest.mark.soak)])
+def test_killed_or_asked_to_stop_at_random_moments_it_ends_the_same(
+    tmp_path: Path, times: int
+) -> None:
+    """Every other time killed while the disk is slow, and so within a save."""
+    chance, torn, known = random.Random(times), 0, 0
+    for number in range(times):
         run = start(tmp_path, SAVING, what=(Report(), SlowDisk(0.1 * (number % 2))))
         run.wait_for("\nat ", 1 + chance.randrange(2 * EVERY))
         if number % 2:
             wait_for_a_save(run, tmp_path)
         time.sleep(chance.uniform(0, 0.2))
-        run.kill()
+        run.kill(signal.SIGKILL if number % 2 else chance.choice([signal.SIGKILL, signal.SIGTERM]))
         ended = run.end()
-        assert ended.code in (-signal.SIGKILL, 0), ended.output
+        assert ended.code in (-signal.SIGKILL, 75, 0), ended.output
         torn += bool(leftovers(folder(tmp_path)))
         known = max(known, reached(ended.output))
-        if known >= EVERY:
+        if ended.code == 75:
+            assert newest(tmp_path).step >= reached(ended.output)
+        elif known >= EVERY:
             assert newest(tmp_path).step >= known // EVERY * EVERY  # at most one interval is lost
         if ended.code == 0:
             assert_same(tmp_path, uninterrupted())
             shutil.rmtree(folder(tmp_path))
             known = 0
-    assert torn, f"none of {kills} kills hit a save"
+    assert torn, f"none of {times} hit a save"
     finish(tmp_path, SAVING)
-
-
-@pytest.mark.soak
-def test_asked_at_random_moments_it_stops_within_ten_seconds(tmp_path: Path) -> None:
-    chance, codes = random.Random(5), []
-    while codes.count(75) < 5:
-        run = start(tmp_path, what=(Report(),))
-        run.wait_for("\nat ", 1 + chance.randrange(EVERY))
-        time.sleep(chance.uniform(0, 0.2))
-        begin = time.monotonic()
-        run.kill(signal.SIGTERM)
-        ended = run.end()
-        assert time.monotonic() - begin < 10
-        codes.append(ended.code)
-        assert ended.code in (75, 0), ended.output
-        if ended.code == 75:  # the step under way was its last
-            last = reached(ended.output)
-            assert newest(tmp_path).step == steps(folder(tmp_path))[-1]
-            assert last <= newest(tmp_path).step <= last + 1
-        else:
-            assert_same(tmp_path, uninterrupted())
-            shutil.rmtree(folder(tmp_path))
-    finish(tmp_path)
 
 
 def test_a_second_interrupt_ends_at_once_and_loses_only_that_save(stopped: Path) -> None:

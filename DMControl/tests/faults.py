@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import math
 import os
 import signal
 import sys
@@ -22,8 +23,6 @@ from unittest.mock import patch
 import torch
 
 import train
-
-NAN = float("nan")
 
 Fault = Callable[[train.Trainer], None]
 
@@ -154,57 +153,15 @@ class FullDisk:
         trainer.save = save_in_vain  # type: ignore[method-assign]
 
 
-class SpoiltAugmentation:
-    """An augmentation whose images are no numbers."""
-
-    def __init__(self, real: Any) -> None:
-        self.real = real
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.real(*arguments) * NAN
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.real, name)
-
-
 @dataclass(frozen=True)
 class NotANumber:
-    """From a step on there are NaNs in the computation."""
+    """Before step `at_step` a parameter becomes a NaN."""
 
-    where: str
     at_step: int
 
     def __call__(self, trainer: train.Trainer) -> None:
         def step() -> None:
             if trainer.progress.agent_step == self.at_step:
-                self.spoil(trainer)
+                next(iter(trainer.agent.objective.parameters())).data.view(-1)[0] = math.nan
 
         before(trainer, "step", step)
-
-    def spoil(self, trainer: Any) -> None:
-        agent = trainer.agent
-        parameter = next(agent.objective.parameters())
-        if self.where == "scale":
-            agent.augmentation = SpoiltAugmentation(agent.augmentation)
-        elif self.where == "gradient":
-            parameter.register_hook(lambda gradient: gradient * NAN)
-        elif self.where == "parameter":
-            parameter.data.view(-1)[0] = NAN
-        elif self.where == "loss":
-            loss = agent.objective.loss
-
-            def bad_loss(*arguments: Any) -> Any:
-                value, metrics = loss(*arguments)
-                return value * NAN, {name: metric * NAN for name, metric in metrics.items()}
-
-            agent.objective.loss = bad_loss
-        else:
-            env_step = trainer.env.step
-
-            def bad_step(action: Any) -> Any:
-                obs, _, *rest = env_step(action)
-                if "raw_reward" in rest[-1]:
-                    rest[-1]["raw_reward"] = NAN
-                return obs, NAN, *rest
-
-            trainer.env.step = bad_step

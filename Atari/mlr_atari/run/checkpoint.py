@@ -14,13 +14,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import shutil
 import time
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,7 +36,7 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 2
 _ATTEMPTS = 3  # failed saves in a row that end a run
-_FREE_SPACE = 1.5  # times what will be written
+_FREE_SPACE = 1.5  # times what the last save wrote
 _LARGEST_JSON = 2**24  # bytes; one of the benchmark's 100k steps takes some kilobytes
 _JSON = re.compile(r"step_(\d{9,})\.json")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -127,8 +126,9 @@ class Checkpointer:
         self._files = self._folder / "files"
         self._block_size = block_size
         # Of the checkpoint that was saved or restored last: its step, and its blocks by `stop`.
-        self._step: float = math.inf
+        self._last_step: int | None = None
         self._blocks: dict[int, Block] = {}
+        self._written = 0  # bytes of the last save
         self._failures = 0
 
     def save(
@@ -161,7 +161,7 @@ class Checkpointer:
         except OSError as error:
             self._tidy()
             self._failures += 1
-            what = f"step {step} could not be saved ({error}); last good step: {self._last()}"
+            what = f"step {step} could not be saved ({error}); last good step: {self._last_step}"
             if required or self._failures == _ATTEMPTS:
                 raise StorageError(
                     f"{self._folder}: {what}; make room, then run the same command again"
@@ -198,7 +198,7 @@ class Checkpointer:
             self._blocks = {block.stop: block for block in checkpoint.frames}
         except (LookupError, ValueError, TypeError, AttributeError, RuntimeError, OSError) as error:
             raise CheckpointError(f"{path}: {name} does not fit this run: {error}") from error
-        self._step = checkpoint.step
+        self._last_step = checkpoint.step
         log.info("restored %s", path)
         return checkpoint.step
 
@@ -240,14 +240,16 @@ class Checkpointer:
         if bad := first_non_finite(states):
             write_report(self._run_folder, {"step": step, "not_finite": bad})
             what = f"{bad} holds a NaN or infinity at step {step} and was not saved"
-            raise NonFiniteError(f"{what}; last good step: {self._last()}")
+            raise NonFiniteError(f"{what}; last good step: {self._last_step}")
         trees = {name: plain(tree, name) for name, tree in states.items()}
         self._files.mkdir(parents=True, exist_ok=True)
         self._tidy()
-        blocks = self._live_blocks(frames)
-        planned = self._require_space(trees, frames, blocks)
+        free, wanted = shutil.disk_usage(self._folder).free, _FREE_SPACE * self._written
+        if free < wanted:
+            raise OSError(f"{free / 1e6:.0f} MB free, {wanted / 1e6:.0f} MB wanted")
         with suppress(OSError):
             final = final or _read_json(path).final
+        blocks, self._written = self._live_blocks(frames), 0
         parts = {name: self._write(tree) for name, tree in trees.items()}
         for place, (start, stop, file) in enumerate(blocks):
             if not file:
@@ -256,10 +258,10 @@ class Checkpointer:
             sync_folder(folder)
         record = {"run": self._run, "step": step, "final": final, "parts": parts, "frames": blocks}
         write_atomically(path, sealed({"schema": SCHEMA, **record}))
-        self._step, self._blocks = step, {block.stop: block for block in blocks}
+        self._last_step, self._blocks = step, {block.stop: block for block in blocks}
         self._tidy()
         seconds = time.perf_counter() - began
-        log.info("saved %s, %.1f MB in %.2f s", path.stem, planned / 1e6, seconds)
+        log.info("saved %s, %.1f MB in %.2f s", path.stem, self._written / 1e6, seconds)
         return path
 
     def _write(self, tree: Any) -> str:
@@ -273,6 +275,7 @@ class Checkpointer:
                 raise error.__context__ or error from None  # torch hides what the disk said
             file.flush()
             os.fsync(file.fileno())
+        self._written += new.stat().st_size
         name = _digest(new)
         os.replace(new, self._files / name)
         return name
@@ -287,18 +290,6 @@ class Checkpointer:
             blocks.append(saved if saved.start <= new.start else new)
         return blocks
 
-    def _require_space(self, trees: Any, frames: FrameStore, blocks: Sequence[Block]) -> int:
-        """Raises OSError unless there is room for what will be written; returns its bytes."""
-        new = [block for block in blocks if not block.file]
-        planned = tree_bytes(trees)
-        if new:
-            one = frames.read_frames(new[-1].stop - 1, new[-1].stop)
-            planned += one.nbytes * sum(block.stop - block.start for block in new)
-        free, wanted = shutil.disk_usage(self._folder).free, _FREE_SPACE * planned
-        if free < wanted:
-            raise OSError(f"{free / 1e6:.0f} MB free, {wanted / 1e6:.0f} MB wanted")
-        return planned
-
     def _tidy(self) -> None:
         """Remove old checkpoints, those of a past left behind, and the files that none names."""
         try:
@@ -306,7 +297,8 @@ class Checkpointer:
             for path in published:
                 with suppress(Damaged):
                     known[path] = _read_json(path)
-            past = [path for path in published if _step(path) <= self._step]
+            last = self._last_step
+            past = [path for path in published if last is None or _step(path) <= last]
             final = [path for path in past if path in known and known[path].final]
             kept = {*past[-self._keep :], *final}
             needed = {file for path in kept & known.keys() for file in known[path].files.values()}
@@ -354,10 +346,6 @@ class Checkpointer:
         paths = (path for path in self._folder.glob("step_*") if _JSON.fullmatch(path.name))
         return sorted(paths, key=_step)
 
-    def _last(self) -> int | str:
-        published = self._published()
-        return _step(published[-1]) if published else "none"
-
     def _path(self, step: int) -> Path:
         return self._folder / f"step_{step:09d}.json"
 
@@ -383,14 +371,6 @@ def plain(tree: Any, name: str) -> Any:
     if type(tree) not in _PLAIN:
         raise TypeError(f"{name}: a {type(tree).__name__} cannot be saved")
     return tree
-
-
-def tree_bytes(tree: Any) -> int:
-    """Bytes of the tensors in nested dicts, lists and tuples."""
-    if isinstance(tree, Tensor):
-        return tree.nbytes
-    children = tree.values() if isinstance(tree, dict) else tree
-    return sum(map(tree_bytes, children)) if isinstance(tree, dict | list | tuple) else 0
 
 
 def _step(path: Path) -> int:

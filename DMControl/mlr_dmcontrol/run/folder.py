@@ -306,7 +306,7 @@ def _examine(
     new = old if config is None else flatten(config)
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     grown = [key for key in differing if key in MAY_GROW and _larger(new.get(key), old.get(key))]
-    refused = [key for key in differing if key not in grown and not _listed(key, MAY_CHANGE)]
+    refused = [key for key in differing if key not in grown and not _may_change(key)]
     shown = ", ".join(f"{key}={new.get(key)} (was {old.get(key)})" for key in refused or differing)
     if refused:
         raise ConfigError(
@@ -332,13 +332,13 @@ def _parse_yaml(text: str) -> Any:
 
 def _identity(config: Mapping[str, Any]) -> str:
     """Digest of what may not change in the configuration of a run."""
-    changeable = (*MAY_CHANGE, *MAY_GROW)
-    fixed = {key: value for key, value in flatten(config).items() if not _listed(key, changeable)}
+    flat = flatten(config)
+    fixed = {key: flat[key] for key in flat if key not in MAY_GROW and not _may_change(key)}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
-def _listed(key: str, keys: Collection[str]) -> bool:
-    return any(key == listed or key.startswith(f"{listed}.") for listed in keys)
+def _may_change(key: str) -> bool:
+    return f"{key}.".startswith(tuple(f"{name}." for name in MAY_CHANGE))
 
 
 def _larger(new: Any, old: Any) -> bool:

@@ -24,7 +24,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from small_checkpoints import BLOCK, Run, contents, files, forge, forge_part, leftovers, steps
+from small_checkpoints import Run, contents, files, forge, forge_part, leftovers, steps
 
 from mlr_dmcontrol.errors import CheckpointError, NonFiniteError, StorageError
 from mlr_dmcontrol.run.checkpoint import Checkpointer
@@ -32,38 +32,33 @@ from mlr_dmcontrol.run.checkpoint import Checkpointer
 # --- damage -------------------------------------------------------------------------------------
 
 
-def flip(path: Path, position: int = -1, bit: int = 4) -> None:
+def flip(path: Path, position: int, bit: int = 4) -> None:
     data = bytearray(path.read_bytes())
-    data[len(data) // 2 if position < 0 else position] ^= 1 << bit
+    data[position] ^= 1 << bit
     path.write_bytes(data)
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def extend(path: Path) -> None:
-    path.write_bytes(path.read_bytes() + b"\0")
-
-
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "flipped": lambda path: flip(path, path.stat().st_size // 2),
+    "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: path.write_bytes(b""),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    "removed": Path.unlink,
+}
 FILES = ["json", "agent", "replay", "streams", "frames 4", "frames 8"]  # frames 8 to 10: the head
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, empty, extend, Path.unlink])
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_detected_and_the_previous_checkpoint_used(
-    tmp_path: Path, name: str, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, name: str, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for step in (6, 11):
         Run(tmp_path).save(step)
     path = files(tmp_path, 11)[name]
-    damage(path)
+    DAMAGES[damage](path)
     before, restored = contents(tmp_path), Run(tmp_path)
-    removed = damage is Path.unlink and name == "json"  # that is no checkpoint
+    removed = (damage, name) == ("removed", "json")  # that is no checkpoint
     assert restored.load() == restored.part.step == 6
     assert contents(tmp_path) == before
     messages = [line.getMessage() for line in caplog.records if line.levelname == "WARNING"]
@@ -78,7 +73,7 @@ def test_all_damaged_ends_the_run_and_changes_nothing(tmp_path: Path) -> None:
     run = Run(tmp_path)
     for step in (6, 11):
         run.save(step)
-        flip(files(tmp_path, step)["agent"])
+        flip(files(tmp_path, step)["agent"], 100)
     before, restored = contents(tmp_path), Run(tmp_path)
     with pytest.raises(CheckpointError, match="none of the 2 checkpoints can be used") as raised:
         restored.load()
@@ -263,8 +258,10 @@ def test_three_failures_in_a_row_end_the_run(
     with pytest.raises(StorageError, match="last good step: 8") as raised:
         run.save(11)
     assert raised.value.exit_code == 3
+    run.checkpointer = Run(tmp_path).checkpointer
+    run.load()
     with pytest.raises(StorageError, match="last good step: 8"):  # or a single one
-        Run(tmp_path).save(12, required=True)
+        run.save(12, required=True)
     assert Run(tmp_path).load() == 8
     assert not leftovers(tmp_path)
 
@@ -272,20 +269,19 @@ def test_three_failures_in_a_row_end_the_run(
 def test_room_is_checked_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = Run(tmp_path, frames_a_step=BLOCK)
+    run = Run(tmp_path)
     run.save(2)
-    generators = sum(tensor.nbytes for tensor in run.streams.state_dict().values())
-    new = run.part.tensors["weight"].nbytes + generators + BLOCK * 12  # one new block
+    written = [path.stat().st_size for name, path in files(tmp_path, 2).items() if name != "json"]
 
     def free(room: int) -> None:
         usage = shutil.disk_usage(tmp_path)._replace(free=room)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
 
-    free(new * 3 // 2 - 1)
+    free(sum(written) * 3 // 2 - 1)
     with patch.object(os, "replace", pytest.fail):
         assert run.save(3) is None
     assert "MB wanted" in caplog.records[-1].getMessage()
-    free(new * 3 // 2 + 1)
+    free(sum(written) * 3 // 2 + 1)
     assert run.save(3) is not None
 
 
@@ -312,12 +308,7 @@ def test_a_non_finite_state_is_never_saved(tmp_path: Path, bad: float) -> None:
 def save_for_ever(folder: Path) -> None:
     """Resume, then save every step, each wait for the disk being longer; never returns."""
     real = os.fsync
-
-    def slow(descriptor: int) -> None:
-        time.sleep(0.002)
-        real(descriptor)
-
-    os.fsync = slow
+    os.fsync = lambda descriptor: time.sleep(0.002) or real(descriptor)
     run = Run(folder)
     step = run.load() or 0
     while True:
@@ -328,7 +319,7 @@ def save_for_ever(folder: Path) -> None:
 
 @pytest.mark.parametrize("kills", [10, pytest.param(200, marks=pytest.mark.soak)])
 def test_kills_during_saves_lose_only_that_save(tmp_path: Path, kills: int) -> None:
-    chance, torn, step = random.Random(3), 0, 0
+    chance, torn, reached = random.Random(3), 0, tmp_path / "reached"
     for _ in range(kills):
         child = os.fork()
         if child == 0:
@@ -340,19 +331,16 @@ def test_kills_during_saves_lose_only_that_save(tmp_path: Path, kills: int) -> N
         os.kill(child, signal.SIGKILL)
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
         torn += bool(leftovers(tmp_path))
-        reached = tmp_path / "reached"
-        run = Run(tmp_path)
-        step = run.load() or 0
-        assert step >= int((reached.exists() and reached.read_text()) or 0)
-        reference = Run(tmp_path)
-        reference.advance(step)
-        assert torch.equal(run.ring.frames, reference.ring.frames)
-        assert step == 0 or torch.equal(
-            run.part.tensors["weight"], reference.part.tensors["weight"]
-        )
+        run, reference = Run(tmp_path), Run(tmp_path)
+        step = run.load()
+        if step is not None:
+            assert step >= int((reached.exists() and reached.read_text()) or 0)
+            reference.advance(step)
+            assert run.part.tensors["weight"].equal(reference.part.tensors["weight"])
+            assert run.ring.frames.equal(reference.ring.frames)
     assert torn >= kills // 4  # many must have hit a save
-    run.save(step + 1)
-    assert len(steps(tmp_path)) <= 2
+    run.save(1000)
+    assert len(steps(tmp_path)) == 2
     assert not leftovers(tmp_path)
 
 
