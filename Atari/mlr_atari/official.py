@@ -37,6 +37,27 @@ the dueling head, so its gradient is zero; exported as zeros), `dynamics_model.*
 `position.*` (a constant table), and sigma and epsilon of `global_target_classifier.*`. An agent
 without objective ignores the objective's tensors as well. The head's epsilon buffers may be
 left out: then the agent keeps its noise.
+
+Parity is checked from outside of this repository, too, by what follows, so names and arguments
+stay; a test calls each::
+
+    settings.compose(words)
+    build.build_agent(agent, obs_shape, num_actions, device, seed, precision)
+    official.load_official(agent, tensors, target)
+    official.export_official(agent, of)
+    official.head_normals(tensors)
+    frames.FrameStacks.from_dense(obs, channels)
+    batch.Batch(obs, n_step_obs, action, n_step_return, bootstrap_discount, ends,
+        importance_weights)
+    batch.UpdateNoise(head, target_head, obs, n_step_obs, selection, objective)
+    augmentation.AugmentationNoise(offsets, intensity, warp)
+    objectives.mlr.MLRNoise(grid, online, target)
+    rainbow.Rainbow.set_schedules(agent_step)
+    rainbow.Rainbow.update(batch, noise, copy_target)
+    rainbow.Rainbow.rl_loss(batch, noise)
+    objectives.interface.Objective.loss(encoder, batch, noise)
+    environment.EnvironmentSettings(protocol, emulator, image_size, frame_stack, frame_skip)
+    environment.make_environment(game, settings, training, seed, episode_seed)
 """
 
 from __future__ import annotations

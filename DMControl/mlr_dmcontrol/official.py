@@ -31,6 +31,27 @@ Images that are 84x84 already need offsets 0. `agent.update_critic`, `update_obj
 its step is `agent.objective.loss(agent.encoder, batch, noise.objective)`; after
 `.backward()`, `export_official(agent, lambda parameter: parameter.grad)` gives the published
 names. Published encoders divide images of 0..255 themselves; here the augmentation does.
+
+Parity is checked from outside of this repository, too, by what follows, so names and arguments
+stay; a test calls each::
+
+    settings.compose(words)
+    build.build_agent(agent, obs_shape, action_dim, device, seed, precision)
+    official.load_official(agent, tensors)
+    official.export_official(agent, of)
+    frames.FrameStacks.from_dense(obs, channels)
+    batch.Batch(obs, next_obs, action, reward, terminated, sequence)
+    batch.SequenceBatch(obs, action, reward)
+    batch.UpdateNoise(obs, next_obs, next_action, action, objective)
+    augmentation.AugmentationNoise(offsets, intensity, affine, box)
+    objectives.mlr.MLRNoise(grid, online, target)
+    sac.SAC.set_schedules(agent_step)
+    sac.SAC.update(batch, noise, actor_step, target_step)
+    sac.SAC.critic_terms(batch, noise)
+    sac.SAC.actor_terms(batch, noise)
+    objectives.interface.Objective.loss(encoder, batch, noise)
+    environment.EnvironmentSettings(image_size, frame_stack, action_repeat, camera_id, fast_render)
+    environment.PixelControlEnv(task, settings, episode_seed)
 """
 
 from __future__ import annotations
