@@ -13,8 +13,8 @@ from functools import partial
 from itertools import cycle
 from pathlib import Path
 
+from mlr_atari.cost import estimate
 from mlr_atari.environment import make_environment
-from mlr_atari.estimate import estimate
 from mlr_atari.games import BENCHMARK_GAMES, rom_folder
 from mlr_atari.run import doctor
 from mlr_atari.run.doctor import Line

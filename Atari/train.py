@@ -18,8 +18,8 @@ import torch
 
 from mlr_atari import protocol
 from mlr_atari.build import set_up_process
+from mlr_atari.cost import estimate
 from mlr_atari.errors import Preempted, RunError
-from mlr_atari.estimate import estimate
 from mlr_atari.learner import Learner
 from mlr_atari.parts import Parts, build_parts
 from mlr_atari.run import sweep

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mlr_dmcontrol.cost import estimate
 from mlr_dmcontrol.environment import PixelControlEnv
 from mlr_dmcontrol.errors import ConfigError
-from mlr_dmcontrol.estimate import estimate
 from mlr_dmcontrol.renderer import choose_renderer
 from mlr_dmcontrol.run import doctor
 from mlr_dmcontrol.run.doctor import Line

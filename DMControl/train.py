@@ -20,8 +20,8 @@ import torch
 
 from mlr_dmcontrol import protocol
 from mlr_dmcontrol.build import set_up_process
+from mlr_dmcontrol.cost import estimate
 from mlr_dmcontrol.errors import Preempted, RunError
-from mlr_dmcontrol.estimate import estimate
 from mlr_dmcontrol.learner import Learner
 from mlr_dmcontrol.parts import Parts, build_parts
 from mlr_dmcontrol.run import sweep

@@ -1,17 +1,61 @@
-"""What an update costs in arithmetic, from which the hours of a run follow."""
+"""What a configured run costs: operations, hours, memory and disk; nothing of it is started.
+
+An update's operations and the bytes on disk are counted. Hours are those of a matrix product of as
+many operations, and memory is twice what a backward pass keeps: both within a factor of two.
+"""
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from .batch import Batch
+from .build import build_agent
 from .device import to_device
 from .frames import FrameStacks
+from .machine import matmul_rate
+from .protocol import plan
 from .rainbow import Rainbow
 from .run.seeding import Streams
+from .run.sweep import Estimate
+from .settings import AgentSettings, Config
+
+_STEP_SECONDS = 0.0008  # an agent step of the emulator: four frames and the resized picture
+_ACTIONS = 18  # the largest set; it hardly matters here
+_GAME_STEPS = 2000  # agent steps of an evaluation's game, about
+_PROCESS = 0.6e9  # bytes: Python, PyTorch and the emulator before anything is allocated
+_RECORDS = 2e7  # bytes of tables, TensorBoard and log
+
+_rate = cache(matmul_rate)
+
+
+def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
+    """Cost of the whole run on the device that it would use.
+
+    Args:
+        cfg: a checked configuration.
+        step_seconds: an agent step of the emulator, with its picture; None: a usual one.
+    """
+    numbers, side, seconds = plan(cfg), cfg.environment.image_size, step_seconds or _STEP_SECONDS
+    on_gpu = cfg.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    games = cfg.evaluation.episodes * len(numbers.evaluations) + cfg.evaluation.final_episodes
+    steps = numbers.agent_steps + games * min(_GAME_STEPS, numbers.agent_steps)
+    flops, kept, state = _agent_cost(cfg.agent, cfg.environment.frame_stack, side, cfg.precision)
+    rate, replay = _rate(device), numbers.capacity * side**2
+    return Estimate(
+        hours=(numbers.updates * flops / rate + steps * seconds) / 3600,
+        memory=_PROCESS + replay + 4 / 3 * state + 2 * kept,  # and gradients of both
+        disk=replay + (cfg.checkpoint.keep + 1) * state + _RECORDS,
+        basis=f"{rate / 1e9:,.0f} billion operations a second on the {device} (a matrix product) "
+        f"and {1000 * seconds:.1f} ms a step",
+    )
 
 
 def update_flops(agent: Rainbow) -> float:
@@ -20,7 +64,34 @@ def update_flops(agent: Rainbow) -> float:
     They are counted in a dry run, in which tensors have shapes but no numbers: it takes a second
     at any size, and changes nothing. Adam and element-wise work are not counted.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    return _dry_run(agent)[0]
+
+
+@cache
+def _agent_cost(
+    agent: AgentSettings, stack: int, side: int, precision: str
+) -> tuple[float, float, float]:
+    """Of such an agent: what `_dry_run` counts, and the bytes of its weights and moments."""
+    shape, device = (stack, side, side), torch.device("cpu")
+    built = build_agent(
+        agent, obs_shape=shape, num_actions=_ACTIONS, device=device, seed=0, precision=precision
+    )
+    state = [leaf for leaf in tree_leaves(built.state_dict()) if isinstance(leaf, Tensor)]
+    return *_dry_run(built), float(sum(tensor.nbytes for tensor in state))
+
+
+def _dry_run(agent: Rainbow) -> tuple[float, float]:
+    """Operations of an update, and the bytes that its backward pass needs."""
+    saved: dict[int, int] = {}  # bytes by storage
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage, owner = tensor.untyped_storage(), tensor if tensor._base is None else tensor._base
+        if not (owner.is_leaf and owner.requires_grad):  # a weight is there anyway
+            saved[storage._cdata] = storage.nbytes()
+        return tensor
+
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake, saved_tensors_hooks(keep, lambda tensor: tensor):
         batch = _batch(agent)
         noise = to_device(agent.draw_noise(Streams(0)), agent.device)
         with FlopCounterMode(display=False) as counter:
@@ -29,7 +100,7 @@ def update_flops(agent: Rainbow) -> float:
                 own, _ = agent.objective.loss(agent.encoder, batch, noise.objective)
                 loss = loss + agent.objective_weight * own
             torch.autograd.grad(loss, agent.optimizer.parameters, allow_unused=True)
-    return float(counter.get_total_flops())
+    return float(counter.get_total_flops()), sum(saved.values())
 
 
 def _batch(agent: Rainbow) -> Batch:

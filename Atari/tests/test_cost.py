@@ -9,8 +9,9 @@ import torch
 from agents import small_agent, synthetic_batch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlr_atari.cost import update_flops
+from mlr_atari.cost import estimate, update_flops
 from mlr_atari.run.seeding import Streams
+from mlr_atari.settings import load
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "agent"
 AGENTS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
@@ -21,14 +22,15 @@ def test_the_dry_run_counts_what_an_update_computes(name: str) -> None:
     narrow = {"num_filters": [4, 2]} if name in ("der_published", "curl_published") else {}
     agent = small_agent(name, **narrow)
     before = {key: value.clone() for key, value in agent.network.state_dict().items()}
-    found = update_flops(agent)
-    assert all(torch.equal(before[key], each) for key, each in agent.network.state_dict().items())
-    assert all(each.grad is None for each in agent.network.parameters())
+    counted = update_flops(agent)
+    after = agent.network.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert all(parameter.grad is None for parameter in agent.network.parameters())
     length = agent.settings.sequence_length
     batch, noise = synthetic_batch(0, length=length), agent.draw_noise(Streams(0))
     with FlopCounterMode(display=False) as counter:
         agent.update(batch, noise, **agent.due())
-    assert found == counter.get_total_flops()
+    assert counted == counter.get_total_flops()
 
 
 def test_the_baseline_by_hand() -> None:
@@ -39,3 +41,14 @@ def test_the_baseline_by_hand() -> None:
     learnt = 3 * (sum(convs) + head) - convs[0]  # nobody asks for a gradient of the pixels
     others = 2 * (sum(convs) + head)  # the target network, and the one that picks
     assert update_flops(agent) == pytest.approx(size * (learnt + others), rel=0.02)
+
+
+def test_memory_follows_the_batch_and_disk_the_network() -> None:
+    words = ["preset=laptop", "game=pong", "device=cpu", "agent=mlr"]
+    plain, batch, network = (
+        estimate(load([*words, *more]))
+        for more in ([], ["scale.batch_size=512"], ["scale.hidden_dim=512"])
+    )
+    assert batch.disk == plain.disk < network.disk
+    assert plain.memory < batch.memory
+    assert plain.hours < min(batch.hours, network.hours)

@@ -1,20 +1,62 @@
-"""What an update costs in arithmetic, from which hours and shares of a machine's limit follow."""
+"""What a configured run costs: operations, hours, memory and disk; nothing of it is started.
+
+An update's operations and the bytes on disk are counted. Hours are those of a matrix product of as
+many operations, and memory is twice what a backward pass keeps: both within a factor of two.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from .batch import Batch, SequenceBatch
+from .build import build_agent
 from .device import to_device
-from .environment import COLOURS
+from .environment import COLOURS, EPISODE_LENGTH
 from .frames import FrameStacks
+from .machine import matmul_rate
+from .protocol import plan
 from .run.seeding import Streams
+from .run.sweep import Estimate
 from .sac import SAC
+from .settings import AgentSettings, Config
+
+_STEP_SECONDS = 0.02  # an agent step with a software renderer; a GPU draws several times as fast
+_ACTIONS = 6  # of the benchmark's largest task; it hardly matters here
+_PROCESS = 0.7e9  # bytes: Python, PyTorch and MuJoCo before anything is allocated
+_RECORDS = 2e7  # bytes of tables, TensorBoard and log
+
+_rate = cache(matmul_rate)
+
+
+def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
+    """Cost of the whole run on the device that it would use.
+
+    Args:
+        cfg: a checked configuration.
+        step_seconds: an agent step of the simulator, with its picture; None: a usual one.
+    """
+    numbers, side, seconds = plan(cfg), cfg.environment.image_size, step_seconds or _STEP_SECONDS
+    on_gpu = cfg.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    episodes = cfg.evaluation.episodes * len(numbers.evaluations) + cfg.evaluation.final_episodes
+    steps = numbers.agent_steps + episodes * EPISODE_LENGTH / cfg.environment.action_repeat
+    flops, kept, state = _agent_cost(cfg.agent, cfg.environment.frame_stack, side, cfg.precision)
+    rate, replay = _rate(device), (numbers.capacity + 1) * COLOURS * side**2
+    return Estimate(
+        hours=(numbers.updates * flops / rate + steps * seconds) / 3600,
+        memory=_PROCESS + replay + 4 / 3 * state + 2 * kept,  # and gradients of both
+        disk=replay + (cfg.checkpoint.keep + 1) * state + _RECORDS,
+        basis=f"{rate / 1e9:,.0f} billion operations a second on the {device} (a matrix product) "
+        f"and {1000 * seconds:.1f} ms a step",
+    )
 
 
 def update_flops(agent: SAC) -> float:
@@ -23,28 +65,58 @@ def update_flops(agent: SAC) -> float:
     They are counted in a dry run, in which tensors have shapes but no numbers: it takes a second
     at any size, and changes nothing. Optimisers and element-wise work are not counted.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    return _dry_run(agent)[0]
+
+
+@cache
+def _agent_cost(
+    agent: AgentSettings, stack: int, side: int, precision: str
+) -> tuple[float, float, float]:
+    """Of such an agent: what `_dry_run` counts, and the bytes of its weights and moments."""
+    shape, device = (COLOURS * stack, side, side), torch.device("cpu")
+    built = build_agent(
+        agent, obs_shape=shape, action_dim=_ACTIONS, device=device, seed=0, precision=precision
+    )
+    state = [leaf for leaf in tree_leaves(built.state_dict()) if isinstance(leaf, Tensor)]
+    return *_dry_run(built), float(sum(tensor.nbytes for tensor in state))
+
+
+def _dry_run(agent: SAC) -> tuple[float, float]:
+    """Operations of a mean update, and bytes that the largest of its backward passes needs."""
+    saved: dict[int, int] = {}  # bytes by storage, of the loss at hand
+    kept = [0]  # their sum, of each loss
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage, owner = tensor.untyped_storage(), tensor if tensor._base is None else tensor._base
+        if not (owner.is_leaf and owner.requires_grad):  # a weight is there anyway
+            saved[storage._cdata] = storage.nbytes()
+        return tensor
+
+    def differentiate(loss: Tensor, parameters: Sequence[Tensor]) -> None:
+        kept.append(sum(saved.values()))
+        saved.clear()
+        torch.autograd.grad(loss, list(parameters), allow_unused=True)
+
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake, saved_tensors_hooks(keep, lambda tensor: tensor):
         batch = _batch(agent)
         noise = to_device(agent.draw_noise(Streams(0)), agent.device)
         with FlopCounterMode(display=False) as always:
             if agent.settings.rl:
                 loss, _ = agent.critic_terms(batch, noise)
-                _differentiate(loss, agent.critic_optimizer.parameters)
+                differentiate(loss, agent.critic_optimizer.parameters)
             if agent.objective is not None and agent.objective_optimizer is not None:
                 for _, piece, own in agent.objective.pieces(batch, noise.objective):
                     loss, _ = agent.objective.loss(agent.encoder, piece, own)
-                    _differentiate(loss, agent.objective_optimizer.parameters)
+                    differentiate(loss, agent.objective_optimizer.parameters)
         with FlopCounterMode(display=False) as sometimes:
             if agent.settings.rl:
                 loss = agent.actor_terms(batch, noise)[0]
-                _differentiate(loss, agent.actor_optimizer.parameters)
-    interval = agent.settings.actor_update_every
-    return float(always.get_total_flops() + sometimes.get_total_flops() / interval)
-
-
-def _differentiate(loss: Tensor, parameters: Sequence[Tensor]) -> None:
-    """As `Optimizer.accumulate`, but no gradient is kept."""
-    torch.autograd.grad(loss, list(parameters), allow_unused=True)
+                differentiate(loss, agent.actor_optimizer.parameters)
+    flops = (
+        always.get_total_flops() + sometimes.get_total_flops() / agent.settings.actor_update_every
+    )
+    return flops, max(kept)
 
 
 def _batch(agent: SAC) -> Batch:

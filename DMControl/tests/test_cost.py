@@ -9,9 +9,10 @@ import torch
 from small_agents import TINY, make_agent, make_batch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlr_dmcontrol.cost import update_flops
+from mlr_dmcontrol.cost import estimate, update_flops
 from mlr_dmcontrol.run.seeding import Streams
 from mlr_dmcontrol.sac import SAC
+from mlr_dmcontrol.settings import load
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "agent"
 AGENTS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
@@ -33,10 +34,11 @@ def test_the_dry_run_counts_what_an_update_computes(name: str) -> None:
     # Objective networks that depend on the image's size see 32 pixels, as the batch has them.
     agent = make_agent(name, **(TINY if "drq" not in name else TINY | {"crop_size": 32}))
     before = {key: value.clone() for key, value in agent.networks.state_dict().items()}
-    found = update_flops(agent)
-    assert all(torch.equal(before[key], each) for key, each in agent.networks.state_dict().items())
-    assert all(each.grad is None for each in agent.networks.parameters())
-    assert found == block(agent) / 2
+    counted = update_flops(agent)
+    after = agent.networks.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert all(parameter.grad is None for parameter in agent.networks.parameters())
+    assert counted == block(agent) / 2
 
 
 def test_sac_by_hand() -> None:
@@ -61,3 +63,14 @@ def test_cost_grows_with_the_batch() -> None:
     rl = update_flops(make_agent("sac", **TINY))
     assert update_flops(two) - update_flops(one) == pytest.approx(rl)
     assert update_flops(sequences) - rl == pytest.approx(2 * (update_flops(one) - rl), rel=1e-6)
+
+
+def test_memory_follows_the_batch_and_disk_the_network() -> None:
+    words = ["preset=laptop", "task=cheetah_run", "device=cpu", "agent=mlr"]
+    plain, batch, network = (
+        estimate(load([*words, *more]))
+        for more in ([], ["scale.batch_size=512"], ["scale.hidden_dim=512"])
+    )
+    assert batch.disk == plain.disk < network.disk
+    assert plain.memory < batch.memory
+    assert plain.hours < min(batch.hours, network.hours)

@@ -292,7 +292,10 @@ def plan_text(rows: Sequence[tuple[Job, Estimate]]) -> str:
             f"{max(cost.memory for cost in todo) / GIGA:.1f} GB memory a run, {disk / GIGA:.1f} GB "
             f"disk of {free / GIGA:.1f} GB free{'' if disk < free else ': NOT ENOUGH'}"
         )
-        lines.append(f"hours from {todo[0].basis}; a run that resumes is counted whole")
+        lines.append(
+            f"hours from {todo[0].basis}; they and memory are right within a factor of two, and a "
+            f"run that resumes is counted whole"
+        )
     return "\n".join(lines)
 
 
