@@ -41,8 +41,7 @@ def _status(paths: Sequence[Path]) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     if arguments.runs:
         found = runs.load(arguments.runs)
-        for line in found.unreadable:
-            print(f"unreadable, left out: {line}", file=sys.stderr)
+        print("".join(f"{note}\n" for note in found.notes), end="", file=sys.stderr)
         if not len(found.runs):
             print("error: no run folder (with a run.json) to read there", file=sys.stderr)
             return 2
@@ -126,10 +125,13 @@ def _figures(
 
 def _write_table(folder: Path, stem: str, title: str, table: pd.DataFrame, caption: str) -> None:
     caption = f"{title}. {caption} {tables.INTERVALS}"
-    sides = "l" + "r" * (len(table.columns) - 1)
     markdown = f"{tables.markdown(table)}\n\n{caption}\n"
     latex = table.to_latex(
-        index=False, escape=True, column_format=sides, caption=caption, label=f"tab:{stem}"
+        index=False,
+        escape=True,
+        column_format="l" + "r" * (len(table.columns) - 1),
+        caption=caption.translate({ord(sign): f"\\{sign}" for sign in "%_&#${}"}),
+        label=f"tab:{stem}",
     )
     (folder / f"{stem}.md").write_text(markdown, encoding="utf-8")
     (folder / f"{stem}.tex").write_text(latex, encoding="utf-8")

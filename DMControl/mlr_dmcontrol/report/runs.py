@@ -61,8 +61,9 @@ Evaluating does not touch training; the length of the final evaluation is compar
 STATUSES = ("running", "finished", "preempted", "failed")
 NAMED = 3
 """So many runs are named in one line of a list; of more, the number."""
-_CONFIG_BYTES, _BYTES = 100_000, 64_000_000
-_DEPTH = 20  # of mappings and lists in a configuration
+# Larger than anything that a run writes: more is neither loaded, nor counted or averaged.
+_CONFIG_BYTES, _BYTES, _DEPTH, _WHOLE, _SCORE = 100_000, 64_000_000, 20, 2**53, 1e100
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML was built with it
 _KINDS = {str: "a line of text", int: "a whole number, at least 0", list: "a list"}
 
 
@@ -84,9 +85,10 @@ class Runs:
 
     Attributes:
         runs: a row a run: `RUN_COLUMNS` (`values` a tuple, empty before the end), `name`
-            (`<task>/<method>/seed_<n>`), `status`, `error`, `doubt` (why its score is not to be
-            trusted), `host`, `pid`, `origin` (where it lies) and `config` (flat, without the
-            `INCIDENTAL` keys; empty in a row of results, which has its digest in `settings`).
+            (`<task>/<method>/seed_<n>`), `status`, `doubt` (why its score is not to be trusted),
+            `origin` (where it lies) and `config` (flat, without the `INCIDENTAL` keys; empty in a
+            row of results, which has its digest in `settings`). Of a folder also `error`, `host`
+            and `pid` of its last process.
         curves: a row an evaluation: `run` (label of its row in `runs`), `step` on the benchmark's
             axis, `EVALUATION` and `normalized`; in order of steps, the final evaluation last.
         unreadable: what was found but cannot be read, a line each.
@@ -95,6 +97,13 @@ class Runs:
     runs: pd.DataFrame
     curves: pd.DataFrame
     unreadable: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is wrong with what was found, a line each."""
+        doubtful = self.runs[self.runs["doubt"] != ""]
+        doubts = (f"doubtful: {run.origin}: {run.doubt}" for run in doubtful.itertuples())
+        return (*(f"unreadable, left out: {line}" for line in self.unreadable), *doubts)
 
 
 # --- finding and reading ------------------------------------------------------------------------
@@ -155,17 +164,13 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         ConfigError: what a run of this project always has is missing or damaged.
         OSError: a file cannot be read.
     """
-    place, record = folder / "run.json", _mapping(folder / "run.json", json.loads)
-    config = _Fields(folder / "config.yaml", _mapping(folder / "config.yaml", _parse_yaml))
-    info = _Fields(place, record)
-    status = info.get("status", str)
+    info, config = _load(folder / "run.json"), _load(folder / "config.yaml")
+    status, task = info.get("status", str), config.get(f"{protocol.TASK_KEY}.name", str)
     if status not in STATUSES:
-        raise ConfigError(f"{place}: status={status}; must be one of {', '.join(STATUSES)}")
-    running = status == "running"
+        raise ConfigError(f"{info.path}: status={status}; must be one of {', '.join(STATUSES)}")
     agent, tag = config.get("agent.name", str), config.get("tag", str, default="")
-    final = _final(folder / "final.json")
-    task, method = config.get(f"{protocol.TASK_KEY}.name", str), f"{agent}-{tag}".rstrip("-")
-    seed = config.get("seed", int)
+    method, seed = f"{agent}-{tag}" if tag else agent, config.get("seed", int)
+    final = _final(folder / "final.json") if status == "finished" else dict(_NO_SCORE)
     shared = comparable(config.content)
     row = {
         "method": method,
@@ -176,19 +181,19 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "budget": config.get("budget", int),
         **final,
         "normalized": protocol.normalize(task, final["mean"]),
-        "settings": digest(shared),
+        "settings": _digest(config.path, shared),
         **_facts(info),
         "name": f"{task}/{method}/seed_{seed}",
         "status": status,
-        "error": text(record.get("last_error") or ""),
-        "doubt": _doubt(folder / "eval_episodes.csv", final, running),
-        "host": text(record.get("host") or ""),
+        "error": text(info.content.get("last_error") or ""),
+        "doubt": _doubt(folder / "eval_episodes.csv", final) if final["values"] else "",
+        "host": text(info.content.get("host") or ""),
         "pid": info.get("pid", int, default=0),
         "origin": str(folder),
         "config": shared,
     }
-    columns = {"agent_step": int, "env_step": int, "episodes": int, "mean": float}
-    return row, _table(folder / "eval.csv", columns, running)
+    columns = {"agent_step": _whole, "env_step": _whole, "episodes": _whole, "mean": _score}
+    return row, _table(folder / "eval.csv", columns, growing=status == "running")
 
 
 def results(folder: Path) -> Runs:
@@ -205,10 +210,7 @@ def results(folder: Path) -> Runs:
         normalized=list(map(protocol.normalize, runs["task"], runs["mean"])),
         name=name,
         status="finished",
-        error="",
         doubt="",
-        host="",
-        pid=0,
         origin="results: " + name,
         config=[{}] * len(runs),
     )
@@ -223,12 +225,6 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in flatten(config).items()
         if not any(key == name or key.startswith(f"{name}.") for name in INCIDENTAL)
     }
-
-
-def digest(shared: Mapping[str, Any]) -> str:
-    """Short fingerprint of a comparable configuration, the same for all seeds."""
-    content = json.dumps(shared, sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def text(value: Any) -> str:
@@ -254,24 +250,32 @@ class _Fields:
             value = value.get(part) if isinstance(value, Mapping) else None
         value = default if value is None else value
         good = isinstance(value, kind) and not isinstance(value, bool)
-        if kind is int and good:
-            good = 0 <= value < 2**53
-        if kind is str and good:
-            good = value.isprintable() and len(value) <= 200
+        if good and kind is int:
+            good = 0 <= value < _WHOLE
+        if good and kind is str:
+            good = value.isprintable() and len(value) <= 100
         if not good:
             raise ConfigError(f"{self.path}: {key}={text(value)}; must be {_KINDS[kind]}")
         return value
 
 
+_NO_SCORE: dict[str, Any] = {
+    "agent_step": 0,
+    "env_step": 0,
+    "episodes": 0,
+    "mean": math.nan,
+    "values": (),
+}
+
+
 def _final(path: Path) -> dict[str, Any]:
-    """The final evaluation, `EVALUATION` and `values`; no values and NaN before there is one."""
+    """The final evaluation: `EVALUATION` and `values`."""
     if not path.exists():
-        return {"agent_step": 0, "env_step": 0, "episodes": 0, "mean": math.nan, "values": ()}
-    final = _Fields(path, _mapping(path, json.loads))
+        return dict(_NO_SCORE)
+    final = _load(path)
     values, mean = final.get("values", list), final.content.get("mean")
-    for value in (*values, 0.0 if mean is None else mean):
-        if not _is_number(value):
-            raise ConfigError(f"{path}: {text(value)} is no score; must be a number")
+    if not all(map(_is_number, (*values, 0.0 if mean is None else mean))):
+        raise ConfigError(f"{path}: mean={text(mean)}, values={text(values)}; must be numbers")
     return {
         "agent_step": final.get("agent_step", int),
         "env_step": final.get("env_step", int),
@@ -281,11 +285,20 @@ def _final(path: Path) -> dict[str, Any]:
     }
 
 
-def _doubt(path: Path, final: Mapping[str, Any], running: bool) -> str:
-    rows = _table(path, {"agent_step": int, "value": float}, running)
+def _doubt(path: Path, final: Mapping[str, Any]) -> str:
+    rows = _table(path, {"agent_step": _whole, "value": _score}, growing=False)
     values = [row["value"] for row in rows if row["agent_step"] == final["agent_step"]]
     same = list(map(repr, values)) == list(map(repr, final["values"]))
-    return "" if same or not rows or not final["values"] else f"{path.name} has other episodes"
+    return "" if same or not rows else f"{path.name} has other episodes than final.json"
+
+
+def _digest(path: Path, shared: Mapping[str, Any]) -> str:
+    """Short fingerprint of a comparable configuration, the same for all seeds."""
+    try:
+        content = json.dumps(shared, sort_keys=True)
+    except TypeError as error:
+        raise ConfigError(f"{path}: holds more than names and plain values ({error})") from error
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def _facts(info: _Fields) -> dict[str, str]:
@@ -303,15 +316,28 @@ def _facts(info: _Fields) -> dict[str, str]:
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, int):
-        return not isinstance(value, bool) and abs(value) < 2**53
-    return isinstance(value, float)
+    number = isinstance(value, float | int) and not isinstance(value, bool)
+    return number and not _SCORE <= abs(value) < math.inf
 
 
-def _mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    content = _text(path, _CONFIG_BYTES if parse is _parse_yaml else _BYTES)
+def _score(cell: str) -> float:
+    if not _is_number(value := float(cell)):
+        raise ValueError(f"{text(cell)} is no score")
+    return value
+
+
+def _whole(cell: str) -> int:
+    if not 0 <= (value := int(cell)) < _WHOLE:
+        raise ValueError(f"{text(cell)} is no count")
+    return value
+
+
+def _load(path: Path) -> _Fields:
+    """A file of names and values, JSON or YAML by its name."""
+    yaml_file = path.suffix == ".yaml"
+    content = _text(path, _CONFIG_BYTES if yaml_file else _BYTES)
     try:
-        found = parse(content)
+        found = _parse_yaml(content) if yaml_file else json.loads(content)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else getattr(error, "lineno", None)
@@ -319,26 +345,28 @@ def _mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
         raise ConfigError(f"{_at(path, line)}: cannot be read ({text(problem)})") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: is not a mapping of names to values")
-    return found
+    return _Fields(path, found)
 
 
 def _parse_yaml(content: str) -> Any:
     # A few lines of aliases can stand for billions of values, and brackets are slow to close.
     depth = 0
-    for event in yaml.parse(content, yaml.SafeLoader):
+    for event in yaml.parse(content, _LOADER):
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEPTH or isinstance(event, yaml.AliasEvent):
             raise yaml.MarkedYAMLError(problem="not of ours", problem_mark=event.start_mark)
-    return yaml.safe_load(content)
+    return yaml.load(content, _LOADER)  # noqa: S506, it is a safe one
 
 
-def _table(path: Path, columns: Mapping[str, type], running: bool) -> list[dict[str, Any]]:
+def _table(
+    path: Path, columns: Mapping[str, Callable[[str], Any]], growing: bool
+) -> list[dict[str, Any]]:
     """The named columns of a CSV file; none without one. What is being written is not read yet."""
     if not path.exists():
         return []
     content = _text(path, _BYTES)
-    if running:
+    if growing:
         content = content[: content.rfind("\n") + 1]
     rows: list[dict[str, Any]] = []
     reader = csv.reader(io.StringIO(content, newline=""), strict=True)
@@ -350,7 +378,7 @@ def _table(path: Path, columns: Mapping[str, type], running: bool) -> list[dict[
             if len(cells) != len(header):
                 raise ValueError(f"{len(cells)} cells; must be {len(header)}")
             named = dict(zip(header, cells, strict=True))
-            rows.append({name: kind(named[name]) for name, kind in columns.items()})
+            rows.append({name: convert(named[name]) for name, convert in columns.items()})
         if not content.endswith("\n"):
             raise ValueError("is cut: it has no end")
     except (ValueError, csv.Error) as error:
@@ -394,7 +422,7 @@ def _kept(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 def _joined(runs: pd.DataFrame, curves: pd.DataFrame, unreadable: Iterable[str]) -> Runs:
     """Curves end in the final evaluation, which replaces those at its step or later."""
-    runs = runs if len(runs) else pd.DataFrame(columns=[*RUN_COLUMNS, "name"])
+    runs = runs if len(runs) else pd.DataFrame(columns=[*RUN_COLUMNS, "name", "doubt"])
     curves = curves if len(curves) else pd.DataFrame(columns=["run", *EVALUATION])
     final = runs[runs["episodes"] > 0]
     before = ~(curves[protocol.STEP] >= curves["run"].map(final[protocol.STEP]))
@@ -436,7 +464,7 @@ def unfit(run: Any) -> list[str]:
         return [f"{run.origin}: not finished ({run.status}{': ' if run.error else ''}{run.error})"]
     if not run.values:
         return [f"{run.origin}: finished, but there is no final score of any episode"]
-    reasons = [f"{run.origin}: {run.doubt} than final.json"] if run.doubt else []
+    reasons = []
     if not all(map(math.isfinite, (run.mean, *run.values))):
         reasons.append(f"{run.origin}: the final score is not a finite number")
     elif not math.isclose(run.mean, math.fsum(run.values) / len(run.values), rel_tol=1e-4):

@@ -173,11 +173,11 @@ def _stretch(metric: Metric, samples: Sequence[np.ndarray]) -> np.ndarray:
     counts = np.asarray([runs.shape[-1] for runs in samples])
     # Where nothing varies all tasks count the same; the interval has no width to be stretched.
     parts = np.stack([_variance(metric, samples, task) for task in range(len(counts))], -1) + 1e-30
-    total = parts.sum(-1)
-    freedom = total**2 / (parts**2 / (counts - 1)).sum(-1)
+    shares = parts / parts.sum(-1, keepdims=True)
+    freedom = 1.0 / (shares**2 / (counts - 1)).sum(-1)
     tail = (1.0 - CONFIDENCE) / 2.0
     few = stats.t.isf(tail, freedom) / stats.norm.isf(tail)
-    return np.asarray(few * np.sqrt(total / (parts * (counts - 1) / counts).sum(-1)))
+    return np.asarray(few / np.sqrt((shares * (counts - 1) / counts).sum(-1)))
 
 
 def _variance(metric: Metric, samples: Sequence[np.ndarray], task: int) -> np.ndarray:

@@ -28,7 +28,7 @@ METRIC_NAMES = {
 INTERVALS = (
     "Intervals are 95 % percentile intervals of the stratified bootstrap over runs, stretched for"
     " their small number n by t/z (Student's t with Welch and Satterthwaite's degrees of freedom)"
-    " and √(n/(n−1))."
+    " and sqrt(n/(n-1))."
 )
 JUDGEMENTS = (
     "is ahead of",
@@ -52,7 +52,7 @@ class Study:
         setting: what they share; None for several settings or without runs.
         published: the published benchmark they may be compared with; None: no such comparison.
         reasons: why they should not be compared; not empty only where that was overruled.
-        unreadable: runs that were found but cannot be read, a line each.
+        notes: runs that are left out or doubtful, a line each.
     """
 
     runs: pd.DataFrame
@@ -60,7 +60,7 @@ class Study:
     setting: Setting | None
     published: str | None
     reasons: tuple[str, ...] = ()
-    unreadable: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -75,7 +75,7 @@ class Study:
         if self.reasons:
             return "mixed"
         name = "-".join(map(str, self.setting)) if self.setting else f"published-{self.published}"
-        return re.sub(r"[^\w-]+", "_", name)
+        return re.sub(r"[^\w-]+", "_", name)[:60]
 
     @property
     def methods(self) -> list[str]:
@@ -106,7 +106,8 @@ class Study:
         """Evaluations of a method's runs: a row a step, a column a run, NaN where it has none."""
         own = self.runs[(self.runs["method"] == method) & (self.runs["task"] == task)]
         points = self.curves[self.curves["run"].isin(own.index)]
-        return points.pivot_table(index="step", columns="run", values=column, dropna=False)
+        table = points.pivot_table(index="step", columns="run", values=column, dropna=False)
+        return table.replace([np.inf, -np.inf], np.nan)
 
 
 def build(found: Runs, mixed: bool = False) -> Study:
@@ -121,19 +122,21 @@ def build(found: Runs, mixed: bool = False) -> Study:
             lambda row: ", ".join(f"{name} {row[name]}" for name in differing), axis=1
         )
         valid = valid.assign(method=valid["method"] + " (" + words + ")")
-    order = sorted(
-        valid.itertuples(),
-        key=lambda run: (
-            _place(run.method, protocol.METHODS), _place(run.task, protocol.TASKS), run.seed,
-        ),
-    )  # fmt: skip
-    valid = valid.loc[[run.Index for run in order]]
+    place = {
+        run.Index: (
+            _place(run.method, protocol.METHODS),
+            _place(run.task, protocol.TASKS),
+            run.seed,
+        )
+        for run in valid.itertuples()
+    }
+    valid = valid.loc[sorted(place, key=place.__getitem__)]
     setting = None
     if len(valid) and not differing:
         setting = Setting(*(valid[name].iloc[0] for name in Setting._fields))
     reasons = tuple(runs.check(found.runs)) if mixed else ()
     name = protocol.published_benchmark(*setting) if setting and not reasons else None
-    return Study(valid, found.curves, setting, name, reasons, found.unreadable)
+    return Study(valid, found.curves, setting, name, reasons, found.notes)
 
 
 def shipped(found: Runs) -> list[Study]:
@@ -177,17 +180,16 @@ def task_scores(study: Study, shown: Sequence[str]) -> pd.DataFrame:
         found = statistics.interval(statistics.mean, {task: own["mean"]}, protocol.SCORE_RANGE)
         row = {"task": task, "method": method, "source": OURS, "mean": found.value}
         row |= {"std": own["mean"].std(), "low": found.low, "high": found.high}
-        rows.append(row | {"runs": str(len(own)), "note": ""})
+        rows.append(row | {"runs": str(len(own))})
     known = protocol.published_scores(study.published) if study.published else {}
-    for method in shown if study.published else ():
+    for method in (method for method in shown if method in known):
         for task in study.tasks or protocol.TASKS:
-            if task in known.get(method, {}):
+            if task in known[method]:
                 mean, std = known[method][task]
-                note = published.MEAN_ONLY if math.isnan(std) else "deviation, no interval"
                 row = {"task": task, "method": method, "source": PUBLISHED, "mean": mean}
-                rows.append(row | {"std": std, "low": math.nan, "high": math.nan, "note": note})
-    columns = ("task", "method", "source", "mean", "std", "low", "high", "runs", "note")
-    return pd.DataFrame(rows, columns=columns).fillna({"runs": ""})
+                rows.append(row | {"std": std, "low": math.nan, "high": math.nan, "runs": ""})
+    columns = ("task", "method", "source", "mean", "std", "low", "high", "runs")
+    return pd.DataFrame(rows, columns=columns)
 
 
 def task_curves(study: Study) -> pd.DataFrame:
@@ -311,12 +313,13 @@ def task_table(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Text cells, a line a task and a column a method, and the caption."""
     columns = {}
     for (method, source), own in rows.groupby(["method", "source"], sort=False):
-        counted = own["runs"].nunique() > 1
-        cells = {row.task: _task_cell(row, counted) for row in own.itertuples()}
-        same = "" if counted or source != OURS else f", n = {own['runs'].iloc[0]}"
-        columns[label(method, source) + same] = cells
-    tasks = list(dict.fromkeys(rows["task"]))
-    table = pd.DataFrame(columns, index=tasks).fillna("–")
+        seeds = f", n = {_span(own['runs'].astype(int))}" if source == OURS else ""
+        columns[label(method, source) + seeds] = {
+            row.task: _bracketed(row.mean, row.low, row.high, ".1f")
+            + (f" ± {row.std:.1f}" if source == PUBLISHED and not math.isnan(row.std) else "")
+            for row in own.itertuples()
+        }
+    table = pd.DataFrame(columns, index=list(dict.fromkeys(rows["task"]))).fillna("–")
     caption = f"{protocol.VALUE_NAME.capitalize()} of the final policy, mean over n seeds;"
     caption += " brackets: 95 % intervals over runs. Published: ± standard deviation where known."
     return table.rename_axis(protocol.TASK_KEY).reset_index(), caption
@@ -332,13 +335,6 @@ def markdown(table: pd.DataFrame) -> str:
 def label(method: str, source: str) -> str:
     """How a method is called in tables and figures."""
     return method if source == OURS else f"{method} (published)"
-
-
-def _task_cell(row: Any, counted: bool) -> str:
-    value = _bracketed(row.mean, row.low, row.high, ".1f")
-    if row.source != OURS and not math.isnan(row.std):
-        value += f" ± {row.std:.1f}"
-    return f"{value}, n = {row.runs}" if counted else value
 
 
 def _bracketed(value: float, low: float, high: float, form: str = ".3f") -> str:
@@ -367,7 +363,10 @@ def _together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _counts(scores: Iterable[Any]) -> str:
-    counts = [own.shape[-1] for own in scores]
+    return _span([own.shape[-1] for own in scores])
+
+
+def _span(counts: Iterable[int]) -> str:
     low, high = min(counts), max(counts)
     return str(low) if low == high else f"{low} to {high}"
 

@@ -236,6 +236,8 @@ def test_mixed_runs_are_drawn_apart_and_labelled_everywhere(sweep: Path, tmp_pat
     assert page.main([str(sweep), "--out", str(out), "--allow-mixed"]) == 0
     for name in ("index.html", "mixed/tasks.md", "mixed/tasks.tex"):
         assert "MIXED" in (out / name).read_text()
+    caption = (out / "mixed" / "tasks.tex").read_text()
+    assert not re.search(r"(?<!\\)%", caption), "the rest of the line would be a comment"
 
 
 def test_a_warning_is_printed_on_the_figure_itself(tmp_path: Path) -> None:
@@ -265,7 +267,7 @@ def test_names_in_a_run_are_neither_paths_nor_markup(tmp_path: Path) -> None:
                 tmp_path / "runs", A, f"m{seed}{len(method)}", seed, [float(seed)] * 2
             )
             config = (folder / "config.yaml").read_text()
-            names = {"name: m": f"name: '{method}' #", "preset: paper": "preset: ../../escaped"}
+            names = {"name: m": f"name: '{method}' #", "preset: paper": f"preset: ../../{'ä' * 90}"}
             for old, new in names.items():
                 config = config.replace(old, new)
             (folder / "config.yaml").write_text(config)
