@@ -63,6 +63,7 @@ NAMED = 3
 """So many runs are named in one line of a list; of more, the number."""
 # Larger than anything that a run writes: more is neither loaded, nor counted or averaged.
 _CONFIG_BYTES, _BYTES, _DEPTH, _WHOLE, _SCORE = 100_000, 64_000_000, 20, 2**53, 1e100
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML was built with it
 _KINDS = {str: "a line of text", int: "a whole number, at least 0", list: "a list"}
 
 
@@ -350,12 +351,12 @@ def _load(path: Path) -> _Fields:
 def _parse_yaml(content: str) -> Any:
     # A few lines of aliases can stand for billions of values, and brackets are slow to close.
     depth = 0
-    for event in yaml.parse(content, yaml.SafeLoader):
+    for event in yaml.parse(content, _LOADER):
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEPTH or isinstance(event, yaml.AliasEvent):
             raise yaml.MarkedYAMLError(problem="not of ours", problem_mark=event.start_mark)
-    return yaml.safe_load(content)
+    return yaml.load(content, _LOADER)  # noqa: S506, it is a safe one
 
 
 def _table(
