@@ -61,16 +61,14 @@ class NonFiniteGuard:
         Raises:
             NonFiniteError: after `nonfinite.json` was written in `folder`.
         """
-        report: dict[str, Any] = dict(known or {})
-        numbers, where = dict(report), ""
+        numbers, where = dict(known or {}), ""
         if bool(self._seen):
-            metrics = dict(zip(self._watched, self._values.tolist(), strict=True))
-            report |= {"update_step": int(self._update_step), "metrics": metrics}
-            numbers |= metrics
-            where = f" at update {report['update_step']}"
+            numbers |= dict(zip(self._watched, self._values.tolist(), strict=True))
+            numbers["update_step"] = int(self._update_step)
+            where = f" at update {numbers['update_step']}"
         bad = [f"{name}={value}" for name, value in numbers.items() if not math.isfinite(value)]
         if bad:
-            write_report(folder, report)
+            write_report(folder, numbers)
             raise NonFiniteError(f"{', '.join(bad)}{where}; more in {folder / 'nonfinite.json'}")
 
 
@@ -97,16 +95,13 @@ def first_non_finite(tree: Any, name: str = "") -> str | None:
     return next((name for name in names if name is not None), None)
 
 
-def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+def write_report(folder: Path, facts: Mapping[str, float | str]) -> None:
     """Write `nonfinite.json`; a full disk must not hide the error that is being reported."""
+    spelled = {  # JSON has no NaN or infinity
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in facts.items()
+    }
     try:
-        write_atomically(folder / "nonfinite.json", json.dumps(_spelled(report), indent=1) + "\n")
+        write_atomically(folder / "nonfinite.json", json.dumps(spelled, indent=1) + "\n")
     except OSError as error:
         log.warning("nonfinite.json could not be written: %s", error)
-
-
-def _spelled(value: Any) -> Any:
-    """JSON has no NaN or infinity; they become words."""
-    if isinstance(value, Mapping):
-        return {key: _spelled(child) for key, child in value.items()}
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -62,8 +62,8 @@ class Progress:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over `state`; KeyError if a counter is missing."""
-        for each in fields(self):
-            setattr(self, each.name, state[each.name])
+        for counter in fields(self):
+            setattr(self, counter.name, state[counter.name])
 
 
 class LastMetrics:
@@ -89,14 +89,19 @@ class LastMetrics:
             raise ValueError(f"unnamed metrics {sorted(unknown)}; known are {list(self.values)}")
         torch._foreach_copy_([self.values[name] for name in metrics], list(metrics.values()))
 
+    def fetch(self) -> dict[str, float]:
+        """All values, in a single transfer to the host, which waits for it."""
+        stacked = torch.stack([value.double() for value in self.values.values()])
+        return dict(zip(self.values, stacked.tolist(), strict=True))
+
     def state_dict(self) -> dict[str, Any]:
         """The values as tensors."""
         return dict(self.values)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Copy `state`; KeyError if a metric is missing."""
-        for name, each in self.values.items():
-            each.copy_(state[name])
+        for name, value in self.values.items():
+            value.copy_(state[name])
 
 
 class SaveSchedule:

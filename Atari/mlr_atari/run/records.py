@@ -13,15 +13,14 @@ import json
 import logging
 import math
 import os
+import shutil
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -41,6 +40,9 @@ HEALTH = ("cosine_similarity", "projection_std", "effective_rank")
 # Below these latents hardly differ from each other any more: the spread of unit vectors, 1 if even
 # and 0.03 of untrained encoders, and the directions in use.
 COLLAPSED = {"projection_std": 0.01, "effective_rank": 1.5}
+
+# A line of progress where there is no terminal.
+_PLAIN = "{n_fmt}/{total_fmt}{unit}{postfix}, {rate_noinv_fmt}, {remaining} left"
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +148,7 @@ class Records:
     def log(self, diagnostics: Mapping[str, float]) -> None:
         """A row of train.csv, the charts and the progress line."""
         progress = self.progress
-        values = fetch(self.metrics.values) if progress.update_step else {}
+        values = self.metrics.fetch() if progress.update_step else {}
         values |= diagnostics
         mean_return = progress.take_finished()
         counters = {name: getattr(progress, name) for name in COUNTERS}
@@ -408,7 +410,8 @@ class Console(logging.Handler):
     def __init__(self, total: int, unit: str, stream: TextIO | None) -> None:
         super().__init__(logging.WARNING)
         self._total, self._unit, self._stream = total, f" {unit}", stream
-        self._bar: tqdm | None = None
+        self._terminal = stream is not None and stream.isatty()
+        self._bar = ""  # as it was drawn last, in the line where the cursor is
 
     def start(self, step: int, title: str, facts: Mapping[str, object]) -> None:
         """Training starts, or goes on, at `step`: show what is trained."""
@@ -418,57 +421,47 @@ class Console(logging.Handler):
             text = f"{value:,}" if isinstance(value, int) else value
             self.line(f"  {name.replace('_', ' '):<{width}}  {text}")
         self._began = time.monotonic(), step
-        if self._stream is not None and self._stream.isatty():
-            options = {"unit": self._unit, "dynamic_ncols": True, "smoothing": 0.05}
-            self._bar = tqdm(total=self._total, initial=step, file=self._stream, **options)
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         """Show that `step` is reached, with a few numbers; to be called once a log interval."""
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        if self._bar is not None:
-            with self._unless_broken():
-                self._bar.set_postfix_str(numbers, refresh=False)
-                self._bar.update(step - self._bar.n)
-            return
         start, first = self._began
-        spent = time.monotonic() - start
-        form = "{n_fmt}/{total_fmt}{unit}{postfix}, {rate_noinv_fmt}, {remaining} left"
-        options = {"unit": self._unit, "initial": first, "postfix": numbers, "bar_format": form}
-        self.line(tqdm.format_meter(step, self._total, spent, **options))
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        options = {"unit": self._unit, "initial": first, "postfix": numbers}
+        if self._terminal:
+            options["ncols"] = shutil.get_terminal_size().columns
+        else:
+            options["bar_format"] = _PLAIN
+        meter = tqdm.format_meter(step, self._total, time.monotonic() - start, **options)
+        if self._terminal:
+            self._bar = meter
+            self._print("")
+        else:
+            self.line(meter)
 
     def line(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
-        with self._unless_broken():
-            if self._bar is not None:
-                self._bar.write(text, file=self._stream)
-            elif self._stream is not None:
-                print(text, file=self._stream, flush=True)
+        self._print(f"{text}\n")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a warning without tearing the bar."""
+        """Show a warning."""
         self.line(f"{record.levelname.lower()}: {record.getMessage()}")
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        with self._unless_broken():
-            if self._bar is not None:
-                self._bar.close()
+        if self._bar:
+            self._bar = ""
+            self._print("\n")
         super().close()
 
-    @contextmanager
-    def _unless_broken(self) -> Iterator[None]:
+    def _print(self, text: str) -> None:
+        """Write over the bar, which comes again behind it."""
+        if self._stream is None:
+            return
+        erase = "\r\x1b[K" if self._bar else ""
         try:
-            yield
+            print(erase, text, self._bar, sep="", end="", file=self._stream, flush=True)
         except (OSError, ValueError):  # the terminal is gone, or the stream was closed
-            self._stream = self._bar = None
-
-
-def fetch(metrics: Mapping[str, Tensor]) -> dict[str, float]:
-    """Values of 0-d tensors on one device, with a single transfer to the host."""
-    if not metrics:
-        return {}
-    stacked = torch.stack([value.detach().double() for value in metrics.values()])
-    return dict(zip(metrics, stacked.tolist(), strict=True))
+            self._stream = None
 
 
 def package_log() -> logging.Logger:

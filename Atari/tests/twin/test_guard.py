@@ -45,7 +45,7 @@ def test_the_first_bad_update_is_kept(tmp_path: Path, name: str, bad: float) -> 
     guard.observe(9)
     with pytest.raises(NonFiniteError, match=f"{name}={bad} at update 7"):
         guard.check(tmp_path)
-    assert report_in(tmp_path) == {"update_step": 7, "metrics": {**FINE, name: str(bad)}}
+    assert report_in(tmp_path) == {"update_step": 7, **FINE, name: str(bad)}
 
 
 @pytest.mark.parametrize("bad", BAD)

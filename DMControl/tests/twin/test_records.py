@@ -27,7 +27,7 @@ from mlr_dmcontrol.errors import CheckpointError
 from mlr_dmcontrol.run.evaluation import EvaluationResult
 from mlr_dmcontrol.run.folder import RunFolder
 from mlr_dmcontrol.run.progress import LastMetrics, Progress
-from mlr_dmcontrol.run.records import Console, CsvTable, Records, TensorBoard, fetch
+from mlr_dmcontrol.run.records import Console, CsvTable, Records, TensorBoard
 
 NAMES = ("loss/x", "x/projection_std", "x/effective_rank", "x/cosine_similarity")
 TASK = protocol.TASKS[0]
@@ -273,7 +273,8 @@ class Gone(Terminal):
         raise BrokenPipeError
 
 
-def test_plain_lines_without_a_terminal_and_a_bar_on_one() -> None:
+def test_plain_lines_without_a_terminal_and_a_bar_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
     for stream in (io.StringIO(), Terminal()):
         console = Console(1000, "env steps", stream)
         console.start(200, "MLR", {"task": "cartpole", "agent_steps": 12500})
@@ -286,6 +287,7 @@ def test_plain_lines_without_a_terminal_and_a_bar_on_one() -> None:
         assert "return 123.5, loss 0.0001234" in text
         assert "evaluation at 600: 130.2\n" in text
         assert ("\r" in text) == stream.isatty()
+        assert text.endswith("\n")
 
 
 @pytest.mark.parametrize("stream", [None, Gone()])
@@ -294,14 +296,3 @@ def test_a_run_goes_on_without_a_console(stream: Terminal | None) -> None:
     console.start(0, "MLR", {})
     console.progress(0, {})
     console.close()
-
-
-def test_fetch_is_exact_for_every_floating_type() -> None:
-    metrics = {
-        "a": torch.tensor(0.1),
-        "b": torch.tensor(1 / 3, dtype=torch.float64),
-        "c": torch.tensor(2.0, requires_grad=True),
-        "d": torch.tensor(7),
-    }
-    assert fetch(metrics) == {"a": float(torch.tensor(0.1)), "b": 1 / 3, "c": 2.0, "d": 7.0}
-    assert fetch({}) == {}
