@@ -19,10 +19,9 @@ import numpy as np
 import torch
 
 from mlr_atari import protocol
-from mlr_atari.build import set_up_process
+from mlr_atari.build import agent_for, evaluation_factory, set_up_process
 from mlr_atari.environment import GameEnv
 from mlr_atari.errors import ConfigError, RunError
-from mlr_atari.parts import agent_for, evaluation_factory
 from mlr_atari.rainbow import evaluation_noise
 from mlr_atari.run.checkpoint import Checkpointer
 from mlr_atari.run.evaluation import EvaluationEnvs, Policy, evaluate, record_video

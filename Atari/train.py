@@ -17,11 +17,10 @@ from operator import methodcaller
 import torch
 
 from mlr_atari import protocol
-from mlr_atari.build import set_up_process
+from mlr_atari.build import Parts, build_parts, set_up_process
 from mlr_atari.cost import estimate
 from mlr_atari.errors import Preempted, RunError
 from mlr_atari.learner import Learner
-from mlr_atari.parts import Parts, build_parts
 from mlr_atari.run import sweep
 from mlr_atari.run.checkpoint import Checkpointer, Stateful
 from mlr_atari.run.evaluation import evaluate

@@ -19,10 +19,9 @@ import numpy as np
 import torch
 
 from mlr_dmcontrol import protocol
-from mlr_dmcontrol.build import set_up_process
+from mlr_dmcontrol.build import agent_for, evaluation_factory, set_up_process
 from mlr_dmcontrol.environment import PixelControlEnv
 from mlr_dmcontrol.errors import ConfigError, RunError
-from mlr_dmcontrol.parts import agent_for, evaluation_factory
 from mlr_dmcontrol.run.checkpoint import Checkpointer
 from mlr_dmcontrol.run.evaluation import EvaluationEnvs, Policy, evaluate, record_video
 from mlr_dmcontrol.run.seeding import Streams, episode_seed

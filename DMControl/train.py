@@ -19,11 +19,10 @@ import numpy as np
 import torch
 
 from mlr_dmcontrol import protocol
-from mlr_dmcontrol.build import set_up_process
+from mlr_dmcontrol.build import Parts, build_parts, set_up_process
 from mlr_dmcontrol.cost import estimate
 from mlr_dmcontrol.errors import Preempted, RunError
 from mlr_dmcontrol.learner import Learner
-from mlr_dmcontrol.parts import Parts, build_parts
 from mlr_dmcontrol.run import sweep
 from mlr_dmcontrol.run.checkpoint import Checkpointer, Stateful
 from mlr_dmcontrol.run.evaluation import evaluate
@@ -107,7 +106,7 @@ class Trainer:
             action = self.act()
         if not np.isfinite(action).all():  # the simulator would fail
             self.check(action=math.nan)
-        if progress.agent_step >= self.cfg.training.learning_starts:
+        if progress.agent_step >= self.cfg.agent.learning_starts:
             with stopwatch("update"):
                 self.learner.update(progress.agent_step)
                 progress.update_step += 1
@@ -121,7 +120,7 @@ class Trainer:
     def act(self) -> np.ndarray:
         """A random action until learning starts, then a sample of the policy, if there is one."""
         explore, size = self.streams["exploration"], self.env.action_dim
-        if self.progress.agent_step < self.cfg.training.learning_starts or not self.cfg.agent.rl:
+        if self.progress.agent_step < self.cfg.agent.learning_starts or not self.cfg.agent.rl:
             return (torch.rand(size, generator=explore) * 2 - 1).numpy()
         obs, noise = torch.from_numpy(self.env.observation), torch.randn(size, generator=explore)
         return self.agent.act(obs[None], noise[None])[0].cpu().numpy()

@@ -1,31 +1,86 @@
-"""Puts an agent together from a checked config; the only reader of `cfg` besides train.py."""
+"""From a checked configuration to the device, the environments, the agent and the replay."""
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from .augmentation import Augmentation
+from .environment import GameEnv, make_environment
 from .losses import ActionValues, CategoricalValues, ScalarValues
-from .machine import keep_freed_memory
+from .machine import hardware
 from .networks import DuelingHead, Encoder, QNetwork
 from .objectives import objective_type
+from .protocol import Plan, plan
 from .rainbow import Rainbow, RainbowSettings
-from .run.seeding import initialisation
+from .replay import SequenceReplay
+from .run.evaluation import EvaluationEnvs
+from .run.seeding import episode_seed, initialisation
 from .settings import AgentSettings, Config, agent_settings, objective_weight
+
+# Numbers of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of; evaluation has games of its own."""
+
+    plan: Plan
+    env: GameEnv
+    evaluation_envs: EvaluationEnvs
+    agent: Rainbow
+    replay: SequenceReplay
+
+    def facts(self, cfg: Config) -> dict[str, Any]:
+        """What `run.json` and the banner say of a run beside its status, versions and times."""
+        plan, env, agent = self.plan, self.env, self.agent
+        return {
+            "method": cfg.agent.name,
+            **env.identity(),
+            "seed": cfg.seed,
+            "preset": cfg.preset,
+            "budget": cfg.budget,
+            "agent_steps": plan.agent_steps,
+            "env_steps": plan.env_steps,
+            "updates": plan.updates,
+            "evaluations": len(plan.evaluations),
+            "observation": env.obs_shape,
+            "actions": env.num_actions,
+            "parameters": agent.num_parameters,
+            "replay": f"{self.replay.nbytes / 1e6:,.0f} MB for {plan.capacity:,} transitions",
+            "device": str(agent.device),
+            "precision": cfg.precision,
+            "hardware": hardware(agent.device),
+        }
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the workers and close the games."""
+        self.env.close()
+        self.evaluation_envs.close()
 
 
 def set_up_process(cfg: Config) -> torch.device:
     """Choose what holds for the whole process, before anything else is built; returns the device.
 
-    These are the device, bit-identical or fastest kernels, the precision of CUDA's matrix products,
-    the CPU's threads and memory. On the CPU runs are bit-identical either way, at a fixed number of
-    threads.
+    These are the device, bit-identical or fastest kernels, the precision of CUDA's matrix
+    products, the CPU's threads and memory. On the CPU runs are bit-identical either way, at a fixed
+    number of threads.
     """
-    device = _device(cfg.device)
+    name = cfg.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda", 0) if name == "cuda" else torch.device(name)
     if cfg.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(cfg.deterministic)
@@ -38,14 +93,70 @@ def set_up_process(cfg: Config) -> torch.device:
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     if device.type == "cpu":
-        keep_freed_memory()
+        _keep_freed_memory()
     return device
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device("cuda", 0) if name == "cuda" else torch.device(name)
+def _keep_freed_memory() -> None:
+    """Reuse large blocks instead of returning each to the system, where glibc allows to say so.
+
+    Fresh pages for every activation would cost a fifth of the time of an update on the CPU.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
+        library.mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def build_parts(cfg: Config, device: torch.device) -> Parts:
+    """Everything with its initial state, which the seed fixes.
+
+    Raises:
+        ConfigError: settings that do not fit each other, missing ROM or emulator.
+    """
+    numbers, evaluation = plan(cfg), cfg.evaluation
+    env = make_environment(
+        cfg.game.name,
+        cfg.environment,
+        training=True,
+        seed=cfg.seed,
+        episode_seed=partial(episode_seed, cfg.seed, "train"),
+    )
+    stack, height, width = env.obs_shape
+    agent = agent_for(cfg, env, device)
+    replay = SequenceReplay(
+        numbers.capacity,
+        cfg.agent,
+        frame_stack=stack,
+        frame_shape=(1, height, width),
+        device=device,
+    )
+    places = max(evaluation.episodes, evaluation.final_episodes)
+    evaluation_envs = EvaluationEnvs(evaluation_factory(cfg), places, evaluation.processes)
+    return Parts(numbers, env, evaluation_envs, agent, replay)
+
+
+def evaluation_factory(cfg: Config) -> Callable[[], GameEnv]:
+    """Makes environments of the run's game to evaluate in: whole games, raw rewards.
+
+    It can be sent to processes.
+    """
+    settings = cfg.environment
+    return partial(make_environment, cfg.game.name, settings, training=False, seed=cfg.seed)
+
+
+def agent_for(cfg: Config, env: GameEnv, device: torch.device) -> Rainbow:
+    """The run's agent, with its initial weights. Raises: ConfigError: as `build_agent`."""
+    return build_agent(
+        cfg.agent,
+        obs_shape=env.obs_shape,
+        num_actions=env.num_actions,
+        device=device,
+        seed=cfg.seed,
+        precision=cfg.precision,
+    )
 
 
 def build_agent(
@@ -57,7 +168,7 @@ def build_agent(
     seed: int,
     precision: str = "fp32",
 ) -> Rainbow:
-    """The agent of a run, with its initial weights.
+    """An agent with its initial weights.
 
     Args:
         agent: the section `agent` of the configuration, or its plain values.
@@ -70,21 +181,19 @@ def build_agent(
     """
     settings = agent_settings(agent)
     with initialisation(seed, "agent"):
-        network, values = _build_network(settings, obs_shape, num_actions, precision)
+        network, values = _network(settings, obs_shape, num_actions, precision)
     augmentation = Augmentation(
         settings.augmentation, obs_shape[-1], settings.shift_pad, settings.intensity_scale
     )
-    weight = objective_weight(settings)
-    objective = None
+    weight, objective = objective_weight(settings), None
     if weight > 0:
-        kind = objective_type(str(settings.objective))
         # A seed of its own, so that adding an objective leaves the agent's weights alone.
         with initialisation(seed, "objective"):
-            objective = kind(settings, network, augmentation, settings.batch_size)
+            objective = objective_type(str(settings.objective))(settings, network, augmentation)
     return Rainbow(settings, network, values, augmentation, objective, weight, device)
 
 
-def _build_network(
+def _network(
     settings: RainbowSettings, obs_shape: tuple[int, int, int], num_actions: int, precision: str
 ) -> tuple[QNetwork, ActionValues]:
     """The Q network, and how its outputs are read; weights from torch's global generator."""

@@ -1,21 +1,73 @@
-"""Puts an agent together from a checked config; the only reader of `cfg` besides train.py."""
+"""From a checked configuration to the device, the environments, the agent and the replay."""
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from .augmentation import Augmentation
-from .machine import keep_freed_memory
+from .environment import COLOURS, PixelControlEnv
+from .machine import hardware
 from .networks import Encoder, Networks
 from .objectives import objective_type
+from .protocol import Plan, plan
 from .renderer import choose_renderer
-from .run.seeding import initialisation
+from .replay import UniformReplay
+from .run.evaluation import EvaluationEnvs
+from .run.seeding import episode_seed, initialisation
 from .sac import SAC, SACSettings
 from .settings import AgentSettings, Config, agent_settings, objective_weight
+
+# Numbers of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of; evaluation has environments of its own."""
+
+    plan: Plan
+    env: PixelControlEnv
+    evaluation_envs: EvaluationEnvs
+    agent: SAC
+    replay: UniformReplay
+
+    def facts(self, cfg: Config) -> dict[str, Any]:
+        """What `run.json` and the banner say of a run beside its status, versions and times."""
+        plan, env, agent = self.plan, self.env, self.agent
+        return {
+            "method": cfg.agent.name,
+            **env.identity(),
+            "seed": cfg.seed,
+            "preset": cfg.preset,
+            "budget": cfg.budget,
+            "agent_steps": plan.agent_steps,
+            "env_steps": plan.env_steps,
+            "updates": plan.updates,
+            "evaluations": len(plan.evaluations),
+            "observation": env.obs_shape,
+            "actions": env.action_dim,
+            "parameters": agent.num_parameters,
+            "replay": f"{self.replay.nbytes / 1e6:,.0f} MB for {plan.capacity:,} transitions",
+            "device": str(agent.device),
+            "precision": cfg.precision,
+            "hardware": hardware(agent.device),
+        }
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Free the simulators and end the workers."""
+        self.env.close()
+        self.evaluation_envs.close()
 
 
 def set_up_process(cfg: Config) -> torch.device:
@@ -28,7 +80,10 @@ def set_up_process(cfg: Config) -> torch.device:
     Raises:
         ConfigError: no renderer works.
     """
-    device = _device(cfg.device)
+    name = cfg.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda", 0) if name == "cuda" else torch.device(name)
     if cfg.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(cfg.deterministic)
@@ -41,15 +96,65 @@ def set_up_process(cfg: Config) -> torch.device:
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     if device.type == "cpu":
-        keep_freed_memory()
+        _keep_freed_memory()
     choose_renderer(device.index)
     return device
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device("cuda", 0) if name == "cuda" else torch.device(name)
+def _keep_freed_memory() -> None:
+    """Reuse large blocks instead of returning each to the system, where glibc allows to say so.
+
+    Fresh pages for every activation would cost a fifth of the time of an update on the CPU.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
+        library.mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def build_parts(cfg: Config, device: torch.device) -> Parts:
+    """Everything with its initial state, which the seed fixes.
+
+    Raises:
+        ConfigError: settings that do not fit each other.
+    """
+    settings, evaluation, numbers = cfg.environment, cfg.evaluation, plan(cfg)
+    env = PixelControlEnv(cfg.task.name, settings, partial(episode_seed, cfg.seed, "train"))
+    agent = agent_for(cfg, env, device)
+    objective, length = agent.objective, None
+    if objective is not None and objective.sequence_batch_size:
+        length = objective.sequence_length
+    replay = UniformReplay(
+        numbers.capacity,
+        frame_shape=(COLOURS, *env.obs_shape[1:]),
+        action_dim=env.action_dim,
+        frame_stack=settings.frame_stack,
+        sequence_length=length,
+        device=device,
+    )
+    evaluation_envs = EvaluationEnvs(
+        evaluation_factory(cfg), evaluation.episodes, evaluation.processes, full_batches=True
+    )
+    return Parts(numbers, env, evaluation_envs, agent, replay)
+
+
+def evaluation_factory(cfg: Config) -> Callable[[], PixelControlEnv]:
+    """Makes environments of the run's task to evaluate in; can be sent to processes."""
+    return partial(PixelControlEnv, cfg.task.name, cfg.environment)
+
+
+def agent_for(cfg: Config, env: PixelControlEnv, device: torch.device) -> SAC:
+    """The run's agent, with its initial weights. Raises: ConfigError: as `build_agent`."""
+    return build_agent(
+        cfg.agent,
+        obs_shape=env.obs_shape,
+        action_dim=env.action_dim,
+        device=device,
+        seed=cfg.seed,
+        precision=cfg.precision,
+    )
 
 
 def build_agent(
@@ -61,7 +166,7 @@ def build_agent(
     seed: int,
     precision: str = "fp32",
 ) -> SAC:
-    """The agent of a run, with its initial weights.
+    """An agent with its initial weights.
 
     Args:
         agent: the section `agent` of the configuration, or its plain values.
@@ -75,30 +180,27 @@ def build_agent(
     settings = agent_settings(agent)
     with initialisation(seed, "agent"):
         networks = _networks(settings, obs_shape[0], action_dim, precision)
-    image_size = obs_shape[-1]
-    augmentation = _augmentation(
-        settings,
-        settings.augmentation,
-        image_size,
-        "agent.augmentation",
-        skip_last_offset=settings.skip_last_crop_offset,
+    views = partial(
+        Augmentation,
+        image_size=obs_shape[-1],
+        crop_size=settings.crop_size,
+        shift_pad=settings.shift_pad,
+        intensity_scale=settings.intensity_scale,
     )
-    weight = objective_weight(settings)
-    objective = None
+    augmentation = views(settings.augmentation, skip_last_offset=settings.skip_last_crop_offset)
+    weight, objective = objective_weight(settings), None
     if weight > 0:
-        kind = objective_type(str(settings.objective))
-        menu, key = (
-            getattr(settings, "objective_augmentation", None),
-            "agent.objective_augmentation",
-        )
-        views = augmentation if menu is None else _augmentation(settings, menu, image_size, key)
+        menu = getattr(settings, "objective_augmentation", None)
+        key = "agent.objective_augmentation"
+        own = augmentation if menu is None else views(menu, key=key)
         # A seed of its own, so that adding an objective leaves the agent's weights alone.
         with initialisation(seed, "objective"):
-            objective = kind(settings, networks, views)
+            objective = objective_type(str(settings.objective))(settings, networks, own)
     return SAC(settings, networks, augmentation, objective, weight, device)
 
 
 def _networks(settings: SACSettings, channels: int, action_dim: int, precision: str) -> Networks:
+    """All networks of SAC; weights from torch's global generator."""
     encoder = Encoder(
         channels,
         settings.crop_size,
@@ -117,22 +219,4 @@ def _networks(settings: SACSettings, channels: int, action_dim: int, precision: 
         critic_tau=settings.critic_tau,
         encoder_tau=settings.encoder_tau,
         conv_init=settings.conv_init,
-    )
-
-
-def _augmentation(
-    settings: SACSettings,
-    menu: tuple[str, ...],
-    image_size: int,
-    key: str,
-    skip_last_offset: bool = False,
-) -> Augmentation:
-    return Augmentation(
-        menu,
-        image_size,
-        settings.crop_size,
-        shift_pad=settings.shift_pad,
-        intensity_scale=settings.intensity_scale,
-        skip_last_offset=skip_last_offset,
-        key=key,
     )

@@ -1,31 +1,13 @@
-"""The machine: settings for the whole process, and how fast it multiplies and copies."""
+"""The machine: what it is, and how fast it multiplies and copies."""
 
 from __future__ import annotations
 
-import ctypes
 import platform
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
-# Numbers of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
-
-def keep_freed_memory() -> None:
-    """Reuse large blocks instead of returning each to the system, where glibc allows to say so.
-
-    Fresh pages for every activation would cost a fifth of the time of an update on the CPU.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
-        library.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def hardware(device: torch.device) -> str:

@@ -79,7 +79,7 @@ def plan(cfg: Config) -> Plan:
     return Plan(
         agent_steps=steps,
         env_steps=steps * repeat,
-        updates=updates(cfg.budget, repeat, cfg.training.learning_starts),
+        updates=updates(cfg.budget, repeat, cfg.agent.learning_starts),
         evaluations=evaluations(cfg.budget, repeat, cfg.evaluation.every),
         capacity=min(cfg.replay.capacity, steps),
     )

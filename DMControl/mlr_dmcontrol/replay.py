@@ -156,7 +156,7 @@ class UniformReplay:
             raise ConfigError(
                 f"agent.sequence_length={self.sequence_length}: no window of so many steps among "
                 f"the {len(self)} stored; an episode must be longer than it, so lower it or "
-                "environment.action_repeat, or raise training.learning_starts"
+                "environment.action_repeat, or raise agent.learning_starts"
             )
         low, high = self._starts_dropped, self._starts_added
         places = torch.randint(low, high, (num_windows,), generator=generator) % self.capacity

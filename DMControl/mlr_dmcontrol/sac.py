@@ -71,6 +71,7 @@ class SACSettings:
     log_std_max: float
     exact_log_prob: bool
     batch_size: int = bounded(1)
+    learning_starts: int = bounded(1)
     discount: float = bounded(0, 1)
     critic_learning_rate: float = bounded(above=0)
     actor_learning_rate: float = bounded(above=0)

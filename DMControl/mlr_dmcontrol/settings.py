@@ -29,14 +29,13 @@ LAYOUT = config.Layout(
     "task",
     canonical,
     {"all": BENCHMARK_TASKS, "dev": DEVELOPMENT_TASKS},
+    {
+        "training.learning_starts": "agent.learning_starts",
+        "agent.objective_position": "agent.targets_move=after_step or before_step",
+        "agent.cycle_ramp_learning_starts": "agent.learning_starts, which it followed",
+        "agent.projection_dim=null": "agent.projection_heads=false",
+    },
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """The loop."""
-
-    learning_starts: int = bounded(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,6 @@ class Config(RunSettings):
 
     task: Subject
     environment: EnvironmentSettings
-    training: TrainingSettings
     replay: ReplaySettings
     agent: AgentSettings
 
@@ -82,7 +80,7 @@ class Config(RunSettings):
 
     def _check_steps(self) -> None:
         """Budget, action repeat and the start of learning fit together."""
-        repeat, starts = self.environment.action_repeat, self.training.learning_starts
+        repeat, starts = self.environment.action_repeat, self.agent.learning_starts
         if self.budget % repeat:
             raise ConfigError(
                 f"budget={self.budget}: no multiple of environment.action_repeat={repeat}; "
@@ -90,7 +88,7 @@ class Config(RunSettings):
             )
         if starts >= self.budget // repeat:
             raise ConfigError(
-                f"training.learning_starts={starts}: the run ends after {self.budget // repeat} "
+                f"agent.learning_starts={starts}: the run ends after {self.budget // repeat} "
                 f"agent steps, before any update; use a larger budget or fewer random steps"
             )
 
@@ -107,9 +105,9 @@ class Config(RunSettings):
                 f"agent.sequence_length={length}: an episode has {episode} agent steps; "
                 f"use less than that"
             )
-        if self.training.learning_starts <= length:
+        if self.agent.learning_starts <= length:
             raise ConfigError(
-                f"training.learning_starts={self.training.learning_starts}: no sequence of "
+                f"agent.learning_starts={self.agent.learning_starts}: no sequence of "
                 f"{length} can be drawn so early; use at least {length + 1}"
             )
         least = 2 * (length + self.environment.frame_stack)

@@ -26,7 +26,7 @@ PUBLISHED = {
     "environment.frame_stack": 3,
     "environment.camera_id": 0,
     "environment.fast_render": False,
-    "training.learning_starts": 1000,
+    "agent.learning_starts": 1000,
     "agent.crop_size": 84,
     "agent.batch_size": 512,
     "agent.sequence_batch_size": 128,
@@ -77,8 +77,12 @@ TOGETHER = {
     "agent.conv_strides=[9,9,9]": "strides",
     "agent.log_std_min=3.0": "log_std_max",
     "budget=100001": "100000",
-    "training.learning_starts=1000 budget=8000": "budget",
-    "training.learning_starts=16": "17",
+    "agent.learning_starts=1000 budget=8000": "budget",
+    "agent.learning_starts=16": "17",
     "agent.sequence_length=125": "less",
     "replay.capacity=20": "38",
+    # Keys that were called otherwise once.
+    "training.learning_starts=500": "agent.learning_starts",
+    "agent.objective_position=last agent=curl": "agent.targets_move",
+    "agent.projection_dim=null": "agent.projection_heads=false",
 }

@@ -26,8 +26,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"mask_mode": "temporal", "loss_positions": "masked"},
     {"mask_mode": "spatial"},
     {"target_ema_tau": None},
-    {"projection_dim": None},
-    {"target_ema_tau": None, "projection_dim": None},
+    {"projection_heads": False},
+    {"target_ema_tau": None, "projection_heads": False},
     {"decoder_actions": False},
     {"decoder_width": 10, "decoder_depth": 1},
     {"augmentation": ["center_crop"], "objective_augmentation": ["center_crop"]},
@@ -310,7 +310,7 @@ def test_without_momentum_targets_are_the_online_networks() -> None:
 
 
 def test_without_projection_latents_are_compared() -> None:
-    agent = tiny("mlr", projection_dim=None)
+    agent = tiny("mlr", projection_heads=False)
     objective, (batch, noise) = mlr(agent), given(agent)
     assert isinstance(objective.target_projection, OnlineTarget)
     decoded = objective.decoded(agent.encoder, batch.sequence, noise)

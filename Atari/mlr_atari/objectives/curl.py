@@ -91,10 +91,8 @@ class CURL(Objective):
     metric_names = ("loss/curl",)
     diagnostic_names = (*health_names("curl"), "curl/accuracy")
 
-    def __init__(
-        self, settings: Settings, network: QNetwork, augmentation: Augmentation, batch_size: int
-    ) -> None:
-        super().__init__(settings, network, augmentation, batch_size)
+    def __init__(self, settings: Settings, network: QNetwork, augmentation: Augmentation) -> None:
+        super().__init__(settings, network, augmentation)
         size = settings.contrast_dim
         self.head = ContrastHead(network.encoder.latent_dim, settings.contrast_hidden_dim, size)
         self.matrix = nn.Parameter(nn.init.uniform_(torch.empty(size, size)))

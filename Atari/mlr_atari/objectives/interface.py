@@ -36,7 +36,7 @@ class Objective(nn.Module, ABC):
             `<file name>_weight`, its weight beside the RL loss (at 0 it is never built).
         metric_names, diagnostic_names: keys of what `loss` and `diagnostics` report; that of the
             loss itself is `loss/<file name>`.
-        batch_size: B, sequences of a batch; their length K is the agent's `sequence_length`.
+        batch_size, sequence_length: B and K, the sequences of a batch.
         targets_move: whether its momentum targets move after the optimiser's step or before it.
     """
 
@@ -45,12 +45,14 @@ class Objective(nn.Module, ABC):
     diagnostic_names: ClassVar[tuple[str, ...]] = ()
     targets_move: str = "after_step"
 
-    def __init__(
-        self, settings: Any, network: QNetwork, augmentation: Augmentation, batch_size: int
-    ) -> None:
-        """Args: `settings`: a `settings_type`. `network`: the online network, not registered."""
+    def __init__(self, settings: Any, network: QNetwork, augmentation: Augmentation) -> None:
+        """Args: `settings`: the agent's, and so a `settings_type` too. `network`: the online
+        network, not registered.
+        """
         super().__init__()
-        self.settings, self.augmentation, self.batch_size = settings, augmentation, batch_size
+        self.settings, self.augmentation = settings, augmentation
+        self.batch_size: int = settings.batch_size
+        self.sequence_length: int = settings.sequence_length
 
     @classmethod
     def check(cls, settings: Any, image_size: int) -> None:

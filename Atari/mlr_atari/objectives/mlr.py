@@ -82,11 +82,9 @@ class MLR(Objective):
     diagnostic_names = ("mlr/masked_fraction", *health_names("mlr"))
     targets_move = "before_step"
 
-    def __init__(
-        self, settings: Settings, network: QNetwork, augmentation: Augmentation, batch_size: int
-    ) -> None:
+    def __init__(self, settings: Settings, network: QNetwork, augmentation: Augmentation) -> None:
         """Raises: ConfigError: patches do not tile the image, or heads do not divide the width."""
-        super().__init__(settings, network, augmentation, batch_size)
+        super().__init__(settings, network, augmentation)
         self.num_actions = network.head.num_actions
         self.masking = CubeMasking(
             augmentation.image_size,
@@ -131,7 +129,7 @@ class MLR(Objective):
 
     def draw_noise(self, streams: Streams, views: AugmentationNoise) -> MLRNoise:
         """Of stream `masking` the grid, of `objective` online and target, in this order."""
-        lead = (self.settings.sequence_length, self.batch_size)
+        lead = (self.sequence_length, self.batch_size)
         return MLRNoise(
             self.masking.draw(streams["masking"], self.batch_size),
             self.augmentation.draw(streams["objective"], lead),

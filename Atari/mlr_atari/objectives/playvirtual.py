@@ -64,10 +64,8 @@ class PlayVirtual(SPR):
     diagnostic_names = (*health_names(name), "playvirtual/ramp")
     ramp: Tensor
 
-    def __init__(
-        self, settings: Settings, network: QNetwork, augmentation: Augmentation, batch_size: int
-    ) -> None:
-        super().__init__(settings, network, augmentation, batch_size)
+    def __init__(self, settings: Settings, network: QNetwork, augmentation: Augmentation) -> None:
+        super().__init__(settings, network, augmentation)
         self.reverse_dynamics = TransitionModel(network.encoder, self.num_actions)
         # Follows from the step, so it is no part of the state.
         self.register_buffer("ramp", torch.ones(()), persistent=False)

@@ -73,13 +73,9 @@ class SPR(Objective):
     targets_move = "before_step"
 
     def __init__(
-        self,
-        settings: PredictionSettings,
-        network: QNetwork,
-        augmentation: Augmentation,
-        batch_size: int,
+        self, settings: PredictionSettings, network: QNetwork, augmentation: Augmentation
     ) -> None:
-        super().__init__(settings, network, augmentation, batch_size)
+        super().__init__(settings, network, augmentation)
         self.num_actions = network.head.num_actions
         self.dynamics = TransitionModel(network.encoder, self.num_actions)
         projection = Projection(network.head)
@@ -91,7 +87,7 @@ class SPR(Objective):
 
     def draw_noise(self, streams: Streams, views: AugmentationNoise) -> PredictionNoise:
         """Of stream `objective` target; o_0 is seen as the RL loss sees it."""
-        lead = (self.settings.sequence_length - 1, self.batch_size)
+        lead = (self.sequence_length - 1, self.batch_size)
         return PredictionNoise(views.select(0), self.augmentation.draw(streams["objective"], lead))
 
     def loss(self, encoder: Encoder, batch: Batch, noise: Any) -> tuple[Tensor, Metrics]:

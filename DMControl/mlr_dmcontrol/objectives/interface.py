@@ -48,7 +48,9 @@ class Objective(nn.Module, ABC):
     targets_move: str = "after_step"
 
     def __init__(self, settings: Any, networks: Networks, augmentation: Augmentation) -> None:
-        """Args: `settings`: a `settings_type`. `networks`: the agent's, not registered."""
+        """Args: `settings`: the agent's, and so a `settings_type` too. `networks`: the agent's, not
+        registered.
+        """
         super().__init__()
         self.settings, self.augmentation = settings, augmentation
         self.sequence_length: int = getattr(settings, "sequence_length", 1)

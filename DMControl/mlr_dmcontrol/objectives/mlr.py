@@ -45,7 +45,8 @@ class Settings:
     decoder_width: int | None = bounded(1)
     decoder_mlp_ratio: float = bounded(above=0)
     decoder_actions: bool
-    projection_dim: int | None = bounded(1)
+    projection_heads: bool
+    projection_dim: int = bounded(1)
     reconstruction: str = choice("latent", "pixel")
     loss_positions: str = choice("all", "masked")
     sequences_at_once: int = bounded(1)
@@ -124,7 +125,8 @@ class MLR(Objective):
             max_length=settings.sequence_length,
             use_actions=settings.decoder_actions,
         )
-        tau, hidden = settings.target_ema_tau, settings.projection_dim
+        tau = settings.target_ema_tau
+        hidden = settings.projection_dim if settings.projection_heads else None
         self.token = self.pixel_decoder = None
         if settings.mask_level == "latent":
             self.token = nn.Parameter(torch.zeros(latent_dim))

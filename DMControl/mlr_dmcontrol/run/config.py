@@ -12,7 +12,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,6 +41,7 @@ class Layout:
     subject: str  # the group that says what is played: "task" or "game"
     canonical: Callable[[str], str]  # any spelling -> the name used everywhere; raises ConfigError
     sets: Mapping[str, tuple[str, ...]]  # names for several tasks or games in a sweep, as `all`
+    renamed: Mapping[str, str] = field(default_factory=dict)  # old keys or words: what to write
 
     @property
     def groups(self) -> list[str]:
@@ -131,6 +132,8 @@ def compose(words: Sequence[str], layout: Layout) -> dict[str, Any]:
         key, text = split(word)
         if key.partition(".")[0] in _SWEEP_KEYS:
             raise ConfigError(f"{word}: belongs to a sweep; add -m")
+        if renamed := layout.renamed.get(key, layout.renamed.get(word)):
+            raise ConfigError(f"{word}: is written otherwise now; use {renamed}")
         if key in ("agent.name", f"{layout.subject}.name"):
             raise ConfigError(f"{word}: follows from {key[:-5]}=; set that, or tag=<word>")
         if key not in layout.groups:
