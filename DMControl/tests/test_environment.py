@@ -96,12 +96,6 @@ def test_stack_moves_by_one_frame(env: PixelControlEnv) -> None:
     assert not np.shares_memory(observations[-1], observations[-2])
 
 
-@pytest.mark.parametrize("frame_stack", [1, 4])
-def test_stack_size(frame_stack: int) -> None:
-    with make(frame_stack=frame_stack) as env:
-        assert env.reset()[0].shape == (3 * frame_stack, 24, 24)
-
-
 def test_an_episode_depends_on_its_seed_alone() -> None:
     """Not on earlier episodes: reacher edits its model at each reset."""
     with make("reacher_easy") as old, make("reacher_easy") as fresh:

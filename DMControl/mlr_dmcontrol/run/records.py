@@ -35,11 +35,10 @@ STEP_COLUMNS = ("agent_step", "env_step")
 EVAL_COLUMNS = (*STEP_COLUMNS, "episodes", "mean", "std", "normalized")
 EPISODE_COLUMNS = (*STEP_COLUMNS, "episode", "value", "length")
 
-# What shows whether an objective still learns, by the end of a diagnostic's name.
-HEALTH = ("cosine_similarity", "projection_std", "effective_rank")
-# Below these latents hardly differ from each other any more: the spread of unit vectors, 1 if even
-# and 0.03 of untrained encoders, and the directions in use.
-COLLAPSED = {"projection_std": 0.01, "effective_rank": 1.5}
+# What shows whether an objective still learns, by the end of a diagnostic's name, and below what
+# latents hardly differ from each other any more: the spread of unit vectors, 1 if even and 0.03 of
+# untrained encoders, and the directions in use.
+HEALTH = {"cosine_similarity": -math.inf, "projection_std": 0.01, "effective_rank": 1.5}
 
 # A line of progress where there is no terminal.
 _PLAIN = "{n_fmt}/{total_fmt}{unit}{postfix}, {rate_noinv_fmt}, {remaining} left"
@@ -255,7 +254,7 @@ class Records:
         collapsed = {
             name
             for name, value in diagnostics.items()
-            if value < COLLAPSED.get(name.rpartition("/")[2], -math.inf)
+            if value < HEALTH.get(name.rpartition("/")[2], -math.inf)
         }
         for name in sorted(collapsed - self._collapsed):
             log.warning("%s fell to %.3g: the latents collapse", name, diagnostics[name])
@@ -276,12 +275,7 @@ class CsvTable:
         self.size, self._pending, self._descriptor = 0, b"", -1
 
     def open(self) -> None:
-        """Open the file, but leave it as it is.
-
-        Raises:
-            CheckpointError: it is shorter than `size` or has other columns.
-            OSError: it cannot be created.
-        """
+        """Open the file, but leave it as it is; CheckpointError if it is not what was saved."""
         header = _line(self.columns)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         if not self.size:
@@ -301,11 +295,7 @@ class CsvTable:
         self._write()
 
     def append(self, values: Mapping[str, float | int | str | None]) -> None:
-        """Add a row; a missing column stays empty.
-
-        Raises:
-            ValueError: a key of `values` is no column.
-        """
+        """Add a row; a missing column stays empty, an unknown one is a ValueError."""
         unknown = set(values) - set(self.columns)
         if unknown:
             raise ValueError(f"{self.path.name} has no column {', '.join(sorted(unknown))}")
@@ -316,11 +306,7 @@ class CsvTable:
             log.warning("%s cannot be written (%s); its rows are kept in memory", self.path, error)
 
     def sync(self) -> int:
-        """Make every row durable; returns the file's length in bytes.
-
-        Raises:
-            OSError: rows could not be written.
-        """
+        """Make every row durable, or raise OSError; returns the file's length in bytes."""
         self._write()
         os.fsync(self._descriptor)
         return self.size
@@ -366,11 +352,7 @@ class TensorBoard:
         self.last_step = max(self.last_step, step)
 
     def flush(self) -> None:
-        """Write all points to the disk; start, or start again, where it must.
-
-        Raises:
-            OSError: it cannot start.
-        """
+        """Write all points to the disk; start, or start again, where it must, or raise OSError."""
         if self._writer is None:
             # Readers drop what an interrupted process wrote from this step on.
             begin = self.last_step + 1
