@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +34,7 @@ from .schema import RunSettings, plain
 from .signals import StopRequest
 
 GIGA = 1e9
+_LAUNCHER_WORDS = ("launcher=", "launcher.", "runs_per_gpu=", "jobs_at_once=")
 _POLL_SECONDS = 0.2
 _ASK_SECONDS = 1.0
 # A run hears these while it trains; before and after, when they would kill it, it is deaf to them.
@@ -74,21 +75,22 @@ class Launcher:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run of a sweep. `state` and `detail` are what `folder.look` says."""
+class Run:
+    """A run to be started: its name, the command, and the file of its output."""
 
     name: str
+    command: tuple[str, ...]
+    log: Path
+
+
+@dataclass(frozen=True)
+class Job(Run):
+    """A run as planned. `state` and `detail` are what `folder.look` says."""
+
     cfg: RunSettings
-    command: tuple[str, ...]  # that would do it by hand
     path: Path
     state: str
     detail: str
-
-    @property
-    def log(self) -> Path:
-        """The file of its output."""
-        logs = Path(self.cfg.runs_dir).resolve() / ".sweep" / "logs"
-        return logs / f"{self.name.replace('/', '-')}.txt"
 
 
 @dataclass(frozen=True)
@@ -141,17 +143,16 @@ def read(argv: Sequence[str], layout: Layout) -> tuple[list[list[str]], Launcher
     Raises:
         ConfigError: a word that is not understood.
     """
-    keys = ("launcher=", "launcher.", "runs_per_gpu=", "jobs_at_once=")
-    own = [word for word in argv if word.startswith(keys)]
+    own = [word for word in argv if word.startswith(_LAUNCHER_WORDS)]
     words = [word for word in argv if word not in own and word not in FLAGS]
     for word in words:
         if word.startswith("hydra.launcher."):
             new = word.removeprefix("hydra.").replace("launcher.ray.", "launcher.")
             new = new.replace("launcher.n_jobs=", "jobs_at_once=")
             raise ConfigError(f"{word}: has another name now; write {new}")
-    if {"-m", "--multirun"} & set(argv):
-        return expand_jobs(words, layout), _launcher(own, layout)
-    return [[*words, *own]], _launcher([], layout)
+    if not {"-m", "--multirun"} & set(argv):
+        return [[*words, *own]], _launcher([], layout)
+    return expand_jobs(words, layout), _launcher(own, layout)
 
 
 def _launcher(words: Sequence[str], layout: Layout) -> Launcher:
@@ -183,27 +184,21 @@ def _read_yaml(path: Path, words: Sequence[str] = ()) -> dict[str, Any]:
             raise ConfigError(f"{word}: cannot be read; quote the value") from error
         if within:
             default[within] = value
-        elif None in (default, value) or type(value) is type(default):
-            settings[key] = value
-        else:
+            continue
+        nothing = value is None and not isinstance(default, dict)  # leaves the setting out
+        if not (nothing or default is None or type(value) is type(default)):
             raise ConfigError(f"{word}: must be of the same type as {default}, the default")
+        settings[key] = default | value if isinstance(default, dict) else value
     return settings  # type: ignore[no-any-return]
 
 
 def expand_jobs(words: Sequence[str], layout: Layout) -> list[list[str]]:
     """The jobs of a sweep: all combinations of several values, times the runs of its ablations.
 
-    `ablation=<name>,...` stands for the runs in configs/ablation/<name>.yaml. Such a file begins
-    with its question and holds `sweep:`, a list of values for each of one or more keys; the lists
-    have one length, and their i-th values make the i-th run::
-
-        # How much of a sequence should be hidden?
-        sweep:
-          agent.mask_ratio: [0.1, 0.3, 0.7, 0.9]
-
-    The agent as it is runs beside them, without another tag: one run serves all ablations. The
-    others have folders of their own through `tag=mask_ratio-0.1`. Values for a file's only key on
-    the command line take the place of the file's, for other sizes of pictures or sequences.
+    `ablation=<name>,...` stands for the runs in configs/ablation/<name>.yaml: a question, and below
+    `sweep:` a list of values for each of one or more keys, whose i-th values make the i-th run.
+    Values for the only key on the command line take their place. The agent as it is runs beside
+    them, once for all ablations; the others get folders of their own by `tag=mask_ratio-0.1`.
 
     Raises:
         ConfigError: an unknown ablation, a file that is not as above, or an unreadable word.
@@ -231,12 +226,9 @@ def _ablation(name: str, layout: Layout) -> dict[str, list[str]]:
     if name not in known:
         raise ConfigError(f"ablation={name}: no such ablation; {suggestion(name, known)}")
     path = layout.directory / "ablation" / f"{name}.yaml"
-    sweep = _read_yaml(path).get("sweep")
-    if (
-        not isinstance(sweep, dict)
-        or not all(isinstance(values, list) for values in sweep.values())
-        or len({len(values) for values in sweep.values()}) != 1
-    ):
+    sweep: Any = _read_yaml(path).get("sweep")
+    lists = list(sweep.values()) if isinstance(sweep, dict) else []
+    if not lists or any(type(x) is not list or len(x) != len(lists[0]) for x in lists):
         raise ConfigError(f"{path}: must hold `sweep:`, with lists of one length; see run/sweep.py")
     return {key: [f"{key}={json.dumps(value)}" for value in sweep[key]] for key in sweep}
 
@@ -259,8 +251,7 @@ def compose_jobs(jobs: Sequence[Sequence[str]], benchmark: Benchmark) -> list[Jo
     subject, script = benchmark.layout.subject, benchmark.layout.directory.parent / "train.py"
     for words in jobs:
         cfg = benchmark.compose(words)
-        path = benchmark.run_path(cfg)
-        command = (sys.executable, str(script), *words)
+        path, command = benchmark.run_path(cfg), (sys.executable, str(script), *words)
         if path in composed:
             different = sorted(set(command) ^ set(composed[path].command))
             raise ConfigError(
@@ -268,8 +259,9 @@ def compose_jobs(jobs: Sequence[Sequence[str]], benchmark: Benchmark) -> list[Jo
                 f"{subject}, agent, seed and tag, or one command with its own tag= for each value"
             )
         name = path.relative_to(cfg.runs_dir).as_posix()
+        log = Path(cfg.runs_dir).resolve() / ".sweep" / "logs" / f"{name.replace('/', '-')}.txt"
         state, detail = look(path, plain(cfg), cfg.resume)
-        composed[path] = Job(name, cfg, command, path, state, detail)
+        composed[path] = Job(name, command, log, cfg, path, state, detail)
     return list(composed.values())
 
 
@@ -321,7 +313,7 @@ class Pack:
         stop: a file; once it exists, the runs are asked to save and end.
     """
 
-    jobs: tuple[Job, ...]
+    runs: tuple[Run, ...]
     folder: Path
     stop: Path
 
@@ -355,12 +347,11 @@ def watch(pack: Pack, stopping: Callable[[], bool], gpu: str = "") -> list[Outco
         gpu: for CUDA_VISIBLE_DEVICES; empty if the launcher, or nobody, chooses one.
     """
     if stopping():
-        return [Outcome(job.name, Preempted.exit_code, "not started") for job in pack.jobs]
-    env = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
-    processes = []
-    for job in pack.jobs:
-        command, quiet = (*_DEAF, *job.command), subprocess.DEVNULL
-        with job.log.open("wb") as log:
+        return [Outcome(run.name, Preempted.exit_code, "not started") for run in pack.runs]
+    env, processes = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}), []
+    for run in pack.runs:
+        command, quiet = (*_DEAF, *run.command), subprocess.DEVNULL
+        with run.log.open("wb") as log:
             process = subprocess.Popen(
                 command, cwd=pack.folder, env=env, stdin=quiet, stdout=log, stderr=log
             )
@@ -371,8 +362,8 @@ def watch(pack: Pack, stopping: Callable[[], bool], gpu: str = "") -> list[Outco
             if asking and process.poll() is None:  # again and again: it may not listen yet
                 process.send_signal(signal.SIGUSR1)
         time.sleep(_ASK_SECONDS if asking else _POLL_SECONDS)
-    ends = [(job, process.returncode) for job, process in zip(pack.jobs, processes, strict=True)]
-    return [Outcome(job.name, code, last_error(job.log, code)) for job, code in ends]
+    ends = [(run, process.returncode) for run, process in zip(pack.runs, processes, strict=True)]
+    return [Outcome(run.name, code, last_error(run.log, code)) for run, code in ends]
 
 
 def last_error(log: Path, code: int) -> str:
@@ -400,31 +391,40 @@ def launch(jobs: Sequence[Job], launcher: Launcher) -> list[Outcome]:
     stop.unlink(missing_ok=True)
     # SLURM gives whole GPUs, so there a job holds several runs; elsewhere each holds one.
     size = launcher.runs_per_gpu if launcher.name == "slurm" else 1
-    shares = [tuple(jobs[i : i + size]) for i in range(0, len(jobs), size)]
-    packs = [Pack(share, Path.cwd(), stop) for share in shares]
-    begin, outcomes = {"local": _local, "slurm": _slurm, "ray": _ray}[launcher.name], []
-    with begin(packs, launcher) as (futures, lost), StopRequest() as request:
+    shares = [jobs[i : i + size] for i in range(0, len(jobs), size)]
+    packs = [
+        Pack(tuple(Run(job.name, job.command, job.log) for job in share), Path.cwd(), stop)
+        for share in shares
+    ]
+    if launcher.name == "slurm":
+        begun = _slurm(packs, launcher.settings)
+    else:
+        begun = {"local": _local, "ray": _ray}[launcher.name](
+            packs, launcher, _places(jobs, launcher)
+        )
+    outcomes = []
+    with begun as (futures, lost), StopRequest() as request:
         while not all(future.done() for future in futures):
             if request.requested and not stop.exists():
                 stop.touch()
                 with suppress(OSError):  # the terminal may be what went away
                     print(f"{request.reason}: every run saves and ends", file=sys.stderr)
             time.sleep(_POLL_SECONDS)
-        for pack, future in zip(packs, futures, strict=True):
+        for share, future in zip(shares, futures, strict=True):
             try:
                 outcomes += future.result()
             except lost as error:
-                outcomes += [_without_outcome(job, error) for job in pack.jobs]
+                outcomes += [_without_outcome(job, error) for job in share]
     stop.unlink(missing_ok=True)
     return outcomes
 
 
 @contextmanager
-def _local(packs: Sequence[Pack], launcher: Launcher) -> _Futures:
-    """In threads, with a GPU for each run if there are any, or a share of the cores."""
-    places, free = _places(packs, launcher), SimpleQueue[str]()
-    for gpu in places:
-        free.put(gpu)
+def _local(packs: Sequence[Pack], launcher: Launcher, places: Sequence[str]) -> _Futures:
+    """In threads, each of which takes a place for as long as its runs go on."""
+    free = SimpleQueue[str]()
+    for place in places:
+        free.put(place)
 
     def run(pack: Pack) -> list[Outcome]:
         gpu = free.get()
@@ -438,7 +438,7 @@ def _local(packs: Sequence[Pack], launcher: Launcher) -> _Futures:
 
 
 @contextmanager
-def _slurm(packs: Sequence[Pack], launcher: Launcher) -> _Futures:
+def _slurm(packs: Sequence[Pack], settings: Mapping[str, Any]) -> _Futures:
     """One SLURM job for each pack, through submitit."""
     if shutil.which("sbatch") is None:
         raise ConfigError("launcher=slurm: no sbatch here; start it on a node that submits jobs")
@@ -446,7 +446,7 @@ def _slurm(packs: Sequence[Pack], launcher: Launcher) -> _Futures:
     import submitit
     from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
-    own = {key: value for key, value in launcher.settings.items() if value is not None}
+    own = {key: value for key, value in settings.items() if value is not None}
     tree = shlex.quote(str(Path(__file__).parents[2]))  # jobs unpickle functions of this package
     export = f"export SUBMITIT_PREEMPT_SIGNAL=USR1 PYTHONPATH={tree}${{PYTHONPATH:+:$PYTHONPATH}}"
     own["setup"] = [export, *map(str, own.get("setup", []))]
@@ -461,7 +461,7 @@ def _slurm(packs: Sequence[Pack], launcher: Launcher) -> _Futures:
 
 
 @contextmanager
-def _ray(packs: Sequence[Pack], launcher: Launcher) -> _Futures:
+def _ray(packs: Sequence[Pack], launcher: Launcher, places: Sequence[str]) -> _Futures:
     """One Ray task for each pack, on a cluster that runs already or one of its own."""
     try:
         import ray
@@ -470,7 +470,6 @@ def _ray(packs: Sequence[Pack], launcher: Launcher) -> _Futures:
         raise ConfigError(f"launcher=ray: Ray is not installed; {remedy}") from error
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is sent anywhere
     init, remote = launcher.settings["init"], launcher.settings["remote"]
-    places = _places(packs, launcher)
     if init["address"] is None:
         init = {"num_cpus": launcher.jobs_at_once or len(places)} | init
     if places[0]:
@@ -483,12 +482,12 @@ def _ray(packs: Sequence[Pack], launcher: Launcher) -> _Futures:
         ray.shutdown()
 
 
-def _places(packs: Sequence[Pack], launcher: Launcher) -> list[str]:
+def _places(jobs: Sequence[Job], launcher: Launcher) -> list[str]:
     """Room for runs on this machine: the GPU of each, or empty text where the cores are shared.
 
     A GPU is called as in CUDA_VISIBLE_DEVICES. They are not ours to share if a job names its own.
     """
-    jobs, gpus = [job for pack in packs for job in pack.jobs], []
+    gpus: list[str] = []
     if all(job.cfg.device in ("auto", "cuda") for job in jobs):
         import torch
 
