@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..build import build_agent, set_up_process
 from ..environment import AtariEnv
 from ..errors import ConfigError
 from ..rainbow import Rainbow
@@ -72,18 +71,6 @@ def environment_of(cfg: Config) -> AtariEnv:
         )
     settings = cfg.environment
     return AtariEnv(cfg.game.name, settings, training=False, seed=0)
-
-
-def agent_of(cfg: Config, env: AtariEnv) -> Rainbow:
-    """The run's agent before anything was learnt."""
-    return build_agent(
-        cfg.agent,
-        obs_shape=env.obs_shape,
-        num_actions=env.num_actions,
-        device=set_up_process(cfg),
-        seed=cfg.seed,
-        precision=cfg.precision,
-    )
 
 
 def seen(agent: Rainbow, obs: Tensor) -> Tensor:

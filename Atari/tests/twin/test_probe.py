@@ -113,9 +113,9 @@ def test_episodes_in_which_nothing_changes_are_refused() -> None:
     values[SPLIT.train] = 1.0
     played = recording.Recording(np.zeros(0, np.uint8), values, EPISODES, ("x", "y"), "")
     with pytest.raises(ConfigError, match="--episodes, --steps: too few, in these none of x, y"):
-        probe.require_changes(played)
+        recording.require_changes(played)
     values[SPLIT.train, 1] = EPISODES[SPLIT.train]
-    probe.require_changes(played)
+    recording.require_changes(played)
 
 
 # --- files ----------------------------------------------------------------------------------------

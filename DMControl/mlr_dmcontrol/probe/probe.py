@@ -16,20 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..build import agent_for, set_up_process
 from ..errors import ConfigError, RunError
 from ..report import plots
 from ..run.checkpoint import Checkpointer
 from ..run.folder import write_atomically
 from ..settings import Config, of_run
 from . import figures, world
-from .linear import (
-    MIN_EPISODES,
-    Floats,
-    constant,
-    principal_components,
-    readout,
-    split_by_episode,
-)
+from .linear import MIN_EPISODES, Floats, principal_components, readout, split_by_episode
 from .recording import Episodes, Recording, record
 
 Row = dict[str, Any]
@@ -174,11 +168,11 @@ class Prober:
         Raises:
             ConfigError: nothing changes in these episodes.
         """
+        device = set_up_process(cfg)
         with closing(world.environment_of(cfg)) as env:
             recording = record(cfg, env, self._episodes, self._folder)
-            agent, untrained = (world.agent_of(cfg, env) for _ in range(2))
+            agent, untrained = (agent_for(cfg, env, device) for _ in range(2))
         agent.load_state_dict(state)
-        require_changes(recording)
         images = world.seen(agent, torch.from_numpy(recording.observations))
         width = world.latents(agent, images[:1]).numel()
         facts = {"updates": agent.update_step, "dimensions": width, "data": recording.key}
@@ -211,15 +205,6 @@ class Prober:
             parts = [(_flat(part) - mean) @ directions for part in images.split(_BATCH)]
             self._known[key] = _score(np.concatenate(parts), recording)
         return self._known[key]
-
-
-def require_changes(recording: Recording) -> None:
-    """Raises: ConfigError: no variable changes in the episodes that are learnt from."""
-    if constant(recording.labels[split_by_episode(recording.episodes).train]).all():
-        raise ConfigError(
-            f"--episodes, --steps: too few, in these none of {', '.join(recording.names)} changes; "
-            "ask for more"
-        )
 
 
 def _score(features: NDArray[np.float32], recording: Recording) -> Floats:

@@ -10,18 +10,21 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ConfigError
 from ..protocol import TASK_KEY
 from ..run.schema import plain
 from ..run.seeding import episode_seed
 from ..settings import Config
 from . import world
+from .linear import constant, split_by_episode
 
 _LONGEST = (1, 8)  # decisions that an action is held for at most, of episodes in turn
 _FORMAT = 1  # of the files; another number makes them all anew
@@ -31,9 +34,9 @@ Action = TypeVar("Action")
 
 @dataclass(frozen=True)
 class Episodes:
-    """What is played: `count` episodes of `steps` samples or as many as there are."""
+    """What is played: `episodes` of them, of `steps` samples or as many as there are."""
 
-    count: int
+    episodes: int
     steps: int
     seed: int
 
@@ -55,41 +58,53 @@ class Recording:
     key: str
 
 
-def record(cfg: Config, env: world.Environment, episodes: Episodes, folder: Path) -> Recording:
-    """These episodes of a run's environment, from `folder` if they were played before."""
+def record(cfg: Config, env: world.Environment, chosen: Episodes, folder: Path) -> Recording:
+    """These episodes of a run's environment, from `folder` if they were played before.
+
+    Raises:
+        ConfigError: nothing changes in them.
+    """
     settings = plain(cfg.environment)
     pictures = {name: settings.pop(name) for name in world.PICTURE}
-    played = {"episodes": episodes.count, "steps": episodes.steps, "seed": episodes.seed}
-    key = _digest(settings | played | {TASK_KEY: cfg.subject, "format": _FORMAT})
+    key = _digest(settings | asdict(chosen) | {TASK_KEY: cfg.subject, "format": _FORMAT})
     path = folder / f"{key}-{_digest(pictures)}.npz"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        numbers, observations, labels = zip(*play(env, episodes), strict=True)
+        episodes, observations, labels = zip(*play(env, chosen), strict=True)
         unfinished = path.with_suffix(".part")
         with unfinished.open("wb") as file:
             np.savez(
                 file,
                 observations=np.stack(observations),
                 labels=np.array([[*values.values()] for values in labels], np.float64),
-                episodes=np.array(numbers, np.int64),
+                episodes=np.array(episodes, np.int64),
                 names=np.array([*labels[0]]),
             )
         unfinished.replace(path)
     with np.load(path) as file:
         names = tuple(str(name) for name in file["names"])
-        return Recording(file["observations"], file["labels"], file["episodes"], names, key)
+        recording = Recording(file["observations"], file["labels"], file["episodes"], names, key)
+    require_changes(recording)
+    return recording
+
+
+def require_changes(recording: Recording) -> None:
+    """Raises: ConfigError: no variable changes in the episodes that are learnt from."""
+    if constant(recording.labels[split_by_episode(recording.episodes).train]).all():
+        raise ConfigError(
+            f"--episodes, --steps: too few, in these none of {', '.join(recording.names)} changes; "
+            "ask for more"
+        )
 
 
 def play(
-    env: world.Environment, episodes: Episodes
+    env: world.Environment, chosen: Episodes
 ) -> Iterator[tuple[int, np.ndarray, dict[str, float]]]:
     """Number of the episode, observation and labels, every `world.EVERY` decisions."""
-    for episode in range(episodes.count):
-        env.reset(seed=episode_seed(episodes.seed, "probe", episode))
-        actions = held_actions(
-            episodes.seed, episode, lambda draws: world.random_action(env, draws)
-        )
-        for decision, action in zip(range(world.EVERY * episodes.steps), actions, strict=False):
+    for episode in range(chosen.episodes):
+        env.reset(seed=episode_seed(chosen.seed, "probe", episode))
+        actions = held_actions(chosen.seed, episode, partial(world.random_action, env))
+        for decision, action in zip(range(world.EVERY * chosen.steps), actions, strict=False):
             env.step(action)
             if decision % world.EVERY == 0:
                 yield episode, env.observation, world.labels(env)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..augmentation import center_crop, to_float
-from ..build import build_agent, set_up_process
 from ..environment import PixelControlEnv
-from ..renderer import choose_renderer
 from ..sac import SAC
 from ..settings import Config
 
@@ -34,21 +31,7 @@ Environment = PixelControlEnv
 
 def environment_of(cfg: Config) -> PixelControlEnv:
     """The run's simulator."""
-    if "MUJOCO_GL" not in os.environ:
-        choose_renderer(0 if torch.cuda.is_available() else None)
     return PixelControlEnv(cfg.task.name, cfg.environment)
-
-
-def agent_of(cfg: Config, env: PixelControlEnv) -> SAC:
-    """The run's agent before anything was learnt."""
-    return build_agent(
-        cfg.agent,
-        obs_shape=env.obs_shape,
-        action_dim=env.action_dim,
-        device=set_up_process(cfg),
-        seed=cfg.seed,
-        precision=cfg.precision,
-    )
 
 
 def seen(agent: SAC, obs: Tensor) -> Tensor:
