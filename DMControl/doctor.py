@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from mlr_dmcontrol.cost import estimate
 from mlr_dmcontrol.environment import PixelControlEnv
@@ -27,7 +26,7 @@ from mlr_dmcontrol.settings import Config, load
 
 def simulator(cfg: Config) -> tuple[list[Line], float | None]:
     """The renderer that a run would use, and how fast it and the task are."""
-    on_gpu = cfg.device != "cpu" and torch.cuda.is_available()
+    on_gpu = cfg.uses_gpu
     try:
         renderer = choose_renderer(0 if on_gpu else None)
     except ConfigError as error:

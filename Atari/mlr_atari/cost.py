@@ -43,7 +43,7 @@ def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
         step_seconds: an agent step of the emulator, with its picture; None: a usual one.
     """
     numbers, side, seconds = plan(cfg), cfg.environment.image_size, step_seconds or _STEP_SECONDS
-    on_gpu = cfg.device != "cpu" and torch.cuda.is_available()
+    on_gpu = cfg.uses_gpu
     device = torch.device("cuda" if on_gpu else "cpu")
     games = cfg.evaluation.episodes * len(numbers.evaluations) + cfg.evaluation.final_episodes
     steps = numbers.agent_steps + games * min(_GAME_STEPS, numbers.agent_steps)

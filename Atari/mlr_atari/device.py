@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .errors import ConfigError
-
 # Runs of each variant before it is captured: libraries choose their kernels in the first ones.
 _WARM_UP_RUNS = 3
 _ALIGNMENT = 16  # bytes, of each tensor in a parcel
@@ -112,12 +110,7 @@ class OnDevice:
     ) -> None:
         """Args: `function`: called as `function(**inputs, **variant)`; its static shapes, and all
         that Python decides in it, depend on the variant alone.
-
-        Raises:
-            ConfigError: a CUDA graph on another device.
         """
-        if cuda_graph and device.type != "cuda":
-            raise ConfigError(f"cuda_graph=true: needs a GPU, but the device is {device}")
         self._function, self._device = function, device
         self._parcel: Parcel | None = None
         self._runs: dict[tuple[tuple[str, bool], ...], int] = {}

@@ -26,9 +26,9 @@ class EnvironmentSettings:
 
     protocol: str = choice("atari100k", "atari100k_sticky")
     emulator: str = choice("ale_py", "atari_py")
-    image_size: int = bounded(8)  # pixels, height = width
-    frame_stack: int = bounded(1)  # frames in an observation
-    frame_skip: int = bounded(1)  # emulator frames per agent step
+    image_size: int = bounded(8, 1024)  # pixels, height = width
+    frame_stack: int = bounded(1, 64)  # frames in an observation
+    frame_skip: int = bounded(1, 1000)  # emulator frames per agent step
 
 
 class Played(NamedTuple):

@@ -5,14 +5,13 @@ Imports neither emulator nor torch, so that a misspelt name is refused at once.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 import re
 from functools import cache
 from pathlib import Path
 
-from .errors import ConfigError
+from .errors import ConfigError, suggestion
 
 # The 26 games of Atari-100k, by the names of their ROMs.
 BENCHMARK_GAMES = (
@@ -82,16 +81,13 @@ def canonical(name: str) -> str:
     if ":" in name:
         return _own_game(name)
     by_letters = {_letters(game): game for game in known_games()}
-    letters = _letters(_GYM_SUFFIX.sub("", name.removeprefix("ALE/")))
-    if letters in by_letters:
-        return by_letters[letters]
+    title = _GYM_SUFFIX.sub("", name.removeprefix("ALE/"))
+    if _letters(title) in by_letters:
+        return by_letters[_letters(title)]
     if _is_registered(name):
         return name
-    close = difflib.get_close_matches(letters, by_letters, n=1, cutoff=0.6)
-    if close:
-        remedy = f"did you mean {by_letters[close[0]]}?"
-    else:
-        remedy = f"use one of {', '.join(BENCHMARK_GAMES)}, or a Gymnasium id, package:Game-v0"
+    otherwise = f"use one of {', '.join(BENCHMARK_GAMES)}, or a Gymnasium id, package:Game-v0"
+    remedy = suggestion(title.lower(), known_games(), otherwise)
     raise ConfigError(f"game={name}: no such game; {remedy}")
 
 

@@ -33,11 +33,7 @@ class Learner:
         compile_losses: bool,
         cuda_graph: bool,
     ) -> None:
-        """Args: `streams`: all randomness. The last two: see configs/train.yaml.
-
-        Raises:
-            ConfigError: a CUDA graph on another device.
-        """
+        """Args: `streams`: all randomness. The last two: see configs/train.yaml."""
         self.agent, self.replay, self.streams = agent, replay, streams
         self.metrics = LastMetrics(agent.metric_names, agent.device)
         self.guard = NonFiniteGuard(self.metrics.values)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .batch import Batch
-from .errors import CheckpointError
+from .errors import CheckpointError, ConfigError
 from .frames import FrameStacks
 from .priorities import ProportionalPriorities
 from .run.schema import bounded, choice
@@ -34,6 +34,21 @@ class ReplaySettings:
     time_limit: str = choice("bootstrap", "terminal")  # what a game stopped at its cap means
     priority_exponent: float = bounded(0, 1)  # PER's alpha
     new_priority: str = choice("one", "largest")  # of a step that was never drawn
+
+
+def steps_off_limits(settings: ReplaySettings, frame_stack: int) -> int:
+    """Steps that cannot be drawn at any time, as `SequenceReplay` says: 1 + n + K and S - 1."""
+    return settings.n_step + settings.sequence_length + frame_stack
+
+
+def check_capacity(capacity: int, settings: ReplaySettings, frame_stack: int) -> None:
+    """Raises: ConfigError: so few steps are kept that none could ever be drawn."""
+    least = steps_off_limits(settings, frame_stack) + 1
+    if capacity < least:
+        raise ConfigError(
+            f"replay.capacity={capacity}: too small to hold a sequence of "
+            f"{settings.sequence_length} with {settings.n_step}-step returns; use at least {least}"
+        )
 
 
 class SequenceReplay:
@@ -65,15 +80,14 @@ class SequenceReplay:
             frame_shape: channels, rows and columns of a frame.
 
         Raises:
-            ValueError: so small that no step could ever be drawn.
+            ConfigError: so small that no step could ever be drawn.
         """
         self._settings, self._capacity, self._depth = settings, capacity, frame_stack
         # The agent's settings may be handed in: they are these and more.
         self._kind = {field.name: getattr(settings, field.name) for field in fields(ReplaySettings)}
         self._behind = 1 + settings.n_step + settings.sequence_length
         self._ahead = frame_stack - 1
-        if capacity <= self._behind + self._ahead:
-            raise ValueError(f"capacity={capacity}: at least {self._behind + self._ahead + 1}")
+        check_capacity(capacity, settings, frame_stack)
         self.device = device = torch.device(device)
         # Not zeroed: what was never written is never read, and takes no memory on a CPU.
         self._frames = torch.empty((capacity + 1, *frame_shape), dtype=torch.uint8, device=device)

@@ -20,7 +20,7 @@ from .games import BENCHMARK_GAMES, DEVELOPMENT_GAMES, canonical
 from .networks import feature_shape
 from .objectives import objective_type
 from .rainbow import RainbowSettings
-from .replay import ReplaySettings
+from .replay import ReplaySettings, check_capacity, steps_off_limits
 from .run import config
 from .run.schema import RunSettings, Subject, bounded, construct, plain
 
@@ -83,20 +83,14 @@ class Config(RunSettings):
 
     def _check_replay(self) -> None:
         """Sequences with their n-step returns can be drawn at every update."""
-        agent = self.agent
-        # The newest steps are off limits, and so are those whose frames the ring has overwritten.
-        span = agent.sequence_length + agent.n_step + self.environment.frame_stack
-        what = f"a sequence of {agent.sequence_length} with {agent.n_step}-step returns"
-        if agent.learning_starts <= span:
+        agent, frame_stack = self.agent, self.environment.frame_stack
+        least = steps_off_limits(agent, frame_stack) + 1
+        if agent.learning_starts < least:
             raise ConfigError(
-                f"agent.learning_starts={agent.learning_starts}: {what} cannot be drawn so early; "
-                f"use at least {span + 1}"
+                f"agent.learning_starts={agent.learning_starts}: no sequence can be drawn so "
+                f"early; use at least {least}"
             )
-        if self.replay.capacity <= span:
-            raise ConfigError(
-                f"replay.capacity={self.replay.capacity}: too small to hold {what}; "
-                f"use at least {span + 1}"
-            )
+        check_capacity(self.replay.capacity, agent, frame_stack)
 
     def _check_images(self) -> None:
         """What looks at images can be made for the environment's; it says itself if not."""
@@ -128,7 +122,7 @@ def compose(words: Sequence[str]) -> Config:
 
 
 def of_run(run: Path, **changes: Any) -> Config:
-    """The configuration in the folder of a run, but for `changes`.
+    """The configuration in the folder of a run, but for `changes`, to look at what it learnt.
 
     Raises:
         ConfigError: there is none, or it is of another version of this code.
@@ -138,7 +132,7 @@ def of_run(run: Path, **changes: Any) -> Config:
         raise ConfigError(f"RUN={run}: has no config.yaml; give the folder of a run")
     values: Any = OmegaConf.to_container(OmegaConf.load(path))
     try:
-        return from_values({**values, **changes})
+        return from_values({**values, "cuda_graph": False, **changes})  # on a machine of its own
     except ConfigError as error:
         raise ConfigError(f"RUN={run}: {error}") from error
 

@@ -61,4 +61,5 @@ TOGETHER = {
     "agent.learning_starts=2000 budget=2000": "budget",
     "agent.learning_starts=20": "31",
     "replay.capacity=20": "31",
+    "agent.crop_margin=84 agent=curl": "84",
 }

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from omegaconf import OmegaConf
 
 from mlr_atari import games
 from mlr_atari.errors import ConfigError
 from mlr_atari.protocol import run_path
+from mlr_atari.settings import load
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "game"
 
@@ -44,9 +44,6 @@ def test_other_roms_are_games_too() -> None:
     assert games.canonical("SpaceInvaders") == "space_invaders"
     assert games.canonical("Q*bert") == "qbert"
     assert games.canonical("Up'n Down") == "up_n_down"
-
-
-def test_no_two_games_share_a_spelling() -> None:
     assert all(games.canonical(game) == game for game in games.known_games())
 
 
@@ -56,17 +53,12 @@ def test_no_two_games_share_a_spelling() -> None:
         ("pogn", "pong"),
         ("kungfu_mastr", "kung_fu_master"),
         ("ALE/Breakuot-v5", "breakout"),
-        ("mspackman", "ms_pacman"),
+        ("zzzzzzzz", "alien, amidar"),
     ],
 )
-def test_a_typing_error_gets_a_suggestion(typed: str, meant: str) -> None:
-    with pytest.raises(ConfigError, match=f"game={typed}: no such game; did you mean {meant}"):
+def test_what_is_no_game_gets_a_suggestion_or_the_list(typed: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"^game={typed}: .*{meant}"):
         games.canonical(typed)
-
-
-def test_a_name_like_no_other_gets_the_list() -> None:
-    with pytest.raises(ConfigError, match="use one of alien, amidar"):
-        games.canonical("zzzzzzzz")
 
 
 def test_own_games_keep_their_gymnasium_id() -> None:
@@ -115,13 +107,4 @@ def test_files_are_named_after_games_and_hold_the_papers_weights() -> None:
     ],
 )
 def test_a_run_of_any_game_has_one_folder_without_a_colon(game: str, folder: str) -> None:
-    cfg = OmegaConf.create(
-        {
-            "runs_dir": "runs",
-            "tag": "",
-            "seed": 3,
-            "game": {"name": games.canonical(game)},
-            "agent": {"name": "mlr"},
-        }
-    )
-    assert run_path(cfg) == Path("runs") / folder / "mlr" / "seed_3"
+    assert run_path(load([f"game={game}", "seed=3"])) == Path("runs", folder, "mlr", "seed_3")

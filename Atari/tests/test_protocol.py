@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from mlr_atari import protocol
-from mlr_atari.games import BENCHMARK_GAMES
 from mlr_atari.protocol import evaluations, plan, updates
 from mlr_atari.settings import load
 
@@ -27,18 +26,9 @@ def test_the_published_run() -> None:
     assert numbers.capacity == 100_000
 
 
-@pytest.mark.parametrize("game", ["pong", "up_n_down", "boxing", BENCHMARK_GAMES[0]])
-def test_every_game_has_the_same_numbers(game: str) -> None:
-    first, other = (plan(load([f"game={name}"])) for name in ("pong", game))
-    assert first == other
-
-
 def test_updates_begin_with_learning() -> None:
-    assert updates(100_000, 2000, 2) == 196_000
+    assert [updates(budget, 2000, 2) for budget in (10, 2000, 2001)] == [0, 0, 2]
     assert updates(100_000, 1600, 1) == 98_400
-    assert updates(2001, 2000, 2) == 2
-    assert updates(2000, 2000, 2) == 0
-    assert updates(10, 2000, 2) == 0
 
 
 def test_the_budget_itself_is_always_evaluated() -> None:

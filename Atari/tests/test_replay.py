@@ -11,6 +11,7 @@ import pytest
 import torch
 from small_replays import SETTINGS, STACK, Step, exponent, fill, frame_of, make_replay, random_steps
 
+from mlr_atari.errors import ConfigError
 from mlr_atari.replay import ReplaySettings, SequenceReplay
 
 # --- the published code's numbers -----------------------------------------------------------------
@@ -189,7 +190,7 @@ def test_new_steps_get_the_largest_priority_if_asked() -> None:
 
 
 def test_a_replay_too_small_to_draw_from_is_refused() -> None:
-    with pytest.raises(ValueError, match="capacity=11: at least 12"):
+    with pytest.raises(ConfigError, match=r"replay\.capacity=11: .*12"):
         make_replay(11)
     make_replay(12)
 

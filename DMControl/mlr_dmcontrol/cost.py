@@ -44,7 +44,7 @@ def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
         step_seconds: an agent step of the simulator, with its picture; None: a usual one.
     """
     numbers, side, seconds = plan(cfg), cfg.environment.image_size, step_seconds or _STEP_SECONDS
-    on_gpu = cfg.device != "cpu" and torch.cuda.is_available()
+    on_gpu = cfg.uses_gpu
     device = torch.device("cuda" if on_gpu else "cpu")
     episodes = cfg.evaluation.episodes * len(numbers.evaluations) + cfg.evaluation.final_episodes
     steps = numbers.agent_steps + episodes * EPISODE_LENGTH / cfg.environment.action_repeat

@@ -31,7 +31,7 @@ class EnvironmentSettings:
     """Keys of the section `environment`."""
 
     image_size: int = bounded(16, 480)  # pixels; 480 is what the suite's models can render
-    frame_stack: int = bounded(1)  # frames in an observation
+    frame_stack: int = bounded(1, 64)  # frames in an observation
     action_repeat: int = bounded(1, EPISODE_LENGTH)  # env steps per agent step
     camera_id: int = bounded(-1)  # the model's camera; -1 is the free one
     fast_render: bool  # no shadows and no multisampling

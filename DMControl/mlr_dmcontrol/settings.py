@@ -150,7 +150,7 @@ def compose(words: Sequence[str]) -> Config:
 
 
 def of_run(run: Path, **changes: Any) -> Config:
-    """The configuration in the folder of a run, but for `changes`.
+    """The configuration in the folder of a run, but for `changes`, to look at what it learnt.
 
     Raises:
         ConfigError: there is none, or it is of another version of this code.
@@ -160,7 +160,7 @@ def of_run(run: Path, **changes: Any) -> Config:
         raise ConfigError(f"RUN={run}: has no config.yaml; give the folder of a run")
     values: Any = OmegaConf.to_container(OmegaConf.load(path))
     try:
-        return from_values({**values, **changes})
+        return from_values({**values, "cuda_graph": False, **changes})  # on a machine of its own
     except ConfigError as error:
         raise ConfigError(f"RUN={run}: {error}") from error
 

@@ -5,10 +5,9 @@ Needs no simulator, so that a misspelt name is refused at once.
 
 from __future__ import annotations
 
-import difflib
 import re
 
-from .errors import ConfigError
+from .errors import ConfigError, suggestion
 
 # The six tasks that the paper reports (its table 2).
 BENCHMARK_TASKS = (
@@ -77,11 +76,8 @@ def canonical(name: str) -> str:
     letters = _letters(name)
     if letters in _BY_LETTERS:
         return _BY_LETTERS[letters]
-    close = difflib.get_close_matches(letters, _BY_LETTERS, n=1, cutoff=0.6)
-    if close:
-        remedy = f"did you mean {_BY_LETTERS[close[0]]}?"
-    else:
-        remedy = f"use one of {', '.join(BENCHMARK_TASKS)}, or another task of the dm_control suite"
+    otherwise = f"use one of {', '.join(BENCHMARK_TASKS)}, or another task of the dm_control suite"
+    remedy = suggestion(name.lower(), SUITE_TASKS, otherwise)
     raise ConfigError(f"task={name}: no such task; {remedy}")
 
 

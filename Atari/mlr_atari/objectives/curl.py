@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from ..augmentation import Augmentation, AugmentationNoise
 from ..batch import Batch
+from ..errors import ConfigError
 from ..frames import FrameStacks
 from ..momentum import MomentumTarget
 from ..networks import Encoder, QNetwork
@@ -100,6 +102,14 @@ class CURL(Objective):
         self.target_head = MomentumTarget(self.head, settings.target_ema_tau)
         # A tuple, because its weights belong to the agent and not to this module.
         self._network = (network,)
+
+    @classmethod
+    def check(cls, settings: Any, image_size: int) -> None:
+        if settings.crop_margin >= image_size:
+            raise ConfigError(
+                f"agent.crop_margin={settings.crop_margin}: cuts away the image's {image_size} "
+                f"pixels; use a smaller one"
+            )
 
     def draw_noise(self, streams: Streams, views: AugmentationNoise) -> CURLNoise:
         """Of stream `objective` query and key, in this order."""

@@ -212,9 +212,9 @@ def _unknown(word: str, key: str, known: Sequence[str]) -> ConfigError:
 def _one_line(error: Exception, words: Sequence[str]) -> str:
     """The gist of an error, behind the word or the key that caused it where that is known."""
     text = " ".join(str(error).split()) if isinstance(error, YAMLError) else str(error)
-    key = getattr(error, "full_key", None)
+    key = getattr(error, "full_key", None) or "configs"
     culprits = [word for word in words if word in text or word.startswith(f"{key}=")]
-    return f"{(*culprits, key, 'configs')[0]}: {text.splitlines()[0]}; see --help"
+    return f"{[*culprits, key][0]}: {text.partition(chr(10))[0]}; see --help"
 
 
 # ---- help -----------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def refusal(name: str, error: Exception) -> Line:
 
 def room(cfg: RunSettings, cost: Estimate) -> Iterator[Line]:
     """Memory and disk against what the run needs, and the hours."""
-    on_gpu = cfg.device != "cpu" and torch.cuda.is_available()
+    on_gpu = cfg.uses_gpu
     memory = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
     for name, needed, free, remedy in (
         ("GPU memory" if on_gpu else "memory", cost.memory, memory, "a smaller scale.batch_size"),

@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 
+from mlr_atari import errors
 from mlr_atari.errors import ConfigError
 from mlr_atari.run import config
 from mlr_atari.run.folder import MAY_CHANGE, MAY_GROW, flatten
@@ -97,7 +98,8 @@ def test_a_configuration_is_whole_and_fixed_and_comes_back_from_a_runs_folder(
     with pytest.raises(dataclasses.FrozenInstanceError):
         cfg.seed = 3  # type: ignore[misc]
     assert {key.partition(".")[0] for key in (*MAY_CHANGE, *MAY_GROW)} <= set(plain(cfg))
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain(cfg)))
+    text = yaml.safe_dump(plain(cfg) | {"device": "cuda:7", "cuda_graph": True})
+    (tmp_path / "config.yaml").write_text(text)
     again = of_run(tmp_path, device="cpu")
     assert plain(again) == plain(cfg) | {"device": "cpu"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain(cfg) | {"unheard_of": 3}))
@@ -189,7 +191,7 @@ REFUSED = {
     "agent.augmentation=[shfit]": "",
     "agent.augmentation=shift": "[shift]",
     "compile=true deterministic=true": "deterministic",
-    "cuda_graph=true device=cpu": "device",
+    "cuda_graph=true device=cpu": "false",
     f"agent.rl=false agent={cases.PLAIN_AGENT}": "agent=mlr",
     "agent.rl=false agent.mlr_weight=0": "agent=mlr",
     f"agent.mask_ratio=0.3 agent={cases.PLAIN_AGENT}": "agent",
@@ -208,6 +210,17 @@ def test_wrong_words_are_refused_in_one_line(line: str, named: str) -> None:
 def test_a_refusal_says_what_is_wrong_and_what_would_be_right() -> None:
     for word in ("agent=mrl", "agent.patch_size=13", "seed", "resume=mst", "tag=a/b"):
         assert re.fullmatch(rf"{re.escape(word)}: [^;]+; [^;]+", refusal(word))
+
+
+def test_exit_codes_are_what_scripts_rely_on() -> None:
+    codes = {kind.__name__: kind.exit_code for kind in errors.RunError.__subclasses__()}
+    assert codes == {
+        "ConfigError": 2,
+        "CheckpointError": 2,
+        "StorageError": 3,
+        "NonFiniteError": 4,
+        "Preempted": 75,
+    }
 
 
 def wrong(kind: Any, rule: Mapping[str, Any]) -> list[Any]:

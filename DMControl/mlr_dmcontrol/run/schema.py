@@ -142,7 +142,7 @@ class EvaluationSettings:
     every: int = bounded(1)
     episodes: int = bounded(1)
     final_episodes: int = bounded(1)
-    processes: int = bounded(0)
+    processes: int = bounded(0, 1024)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,8 +186,8 @@ class RunSettings:
         check_device(self.device)
         if self.compile and self.deterministic:
             raise ConfigError("compile=true: does not go with deterministic=true; set one to false")
-        if self.cuda_graph and self.device == "cpu":
-            raise ConfigError("cuda_graph=true: needs a GPU; use cuda_graph=false with device=cpu")
+        if self.cuda_graph and not self.uses_gpu:
+            raise ConfigError("cuda_graph=true: needs a GPU; set cuda_graph=false")
         if re.fullmatch(r"[\w.+=-]*", self.tag) is None:
             raise ConfigError(
                 f"tag={self.tag}: becomes part of a folder's name; use letters, digits,"
@@ -195,6 +195,15 @@ class RunSettings:
             )
         if not self.runs_dir:
             raise ConfigError("runs_dir=: is empty; name a folder, such as runs_dir=runs")
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether the run is computed on a GPU."""
+        if self.device == "cpu":
+            return False
+        import torch  # slow, and of no use to those who never ask
+
+        return torch.cuda.is_available()
 
 
 def check_device(device: str) -> None:
@@ -204,7 +213,7 @@ def check_device(device: str) -> None:
         raise ConfigError(f"device={device}: unknown device; write auto, cpu, cuda or cuda:<n>")
     if not device.startswith("cuda"):
         return
-    import torch  # only where a GPU is asked for by name
+    import torch  # slow, and only of use where a GPU is asked for by name
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:

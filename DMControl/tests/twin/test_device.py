@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from mlr_dmcontrol.device import OnDevice, Parcel, map_tensors, tensors, to_device
-from mlr_dmcontrol.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +81,6 @@ def test_on_the_cpu_a_function_is_just_called() -> None:
     given = torch.zeros(2)
     assert run({"x": given}, add=False) is given
     assert run({"x": given}, add=True).tolist() == [1, 1]
-
-
-def test_a_graph_needs_a_gpu() -> None:
-    with pytest.raises(ConfigError, match="^cuda_graph=true"):
-        OnDevice(lambda: None, torch.device("cpu"), cuda_graph=True)
 
 
 @pytest.mark.cuda
