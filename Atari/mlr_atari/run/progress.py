@@ -13,26 +13,17 @@ from torch import Tensor
 
 @dataclass
 class Progress:
-    """Counters, each with its unit in its name.
+    """Counters, each with its unit in its name."""
 
-    Attributes:
-        agent_step: decisions taken. env_step: simulator steps. update_step: agent updates.
-        episode: episodes begun. episode_return, episode_length: of the open episode, in raw
-            reward and agent steps. finished_returns: of the episodes that ended since the last
-            row of train.csv.
-        evaluated_at: agent step of the last evaluation, -1 before the first.
-        evaluation: every episode's value in the last evaluation.
-    """
-
-    agent_step: int = 0
-    env_step: int = 0
-    update_step: int = 0
-    episode: int = 0
-    episode_return: float = 0.0
-    episode_length: int = 0
-    finished_returns: list[float] = field(default_factory=list)
-    evaluated_at: int = -1
-    evaluation: list[float] = field(default_factory=list)
+    agent_step: int = 0  # decisions taken
+    env_step: int = 0  # simulator steps
+    update_step: int = 0  # updates of the agent
+    episode: int = 0  # episodes begun
+    episode_return: float = 0.0  # of the open episode, in raw reward
+    episode_length: int = 0  # of the open episode, in agent steps
+    finished_returns: list[float] = field(default_factory=list)  # since the last row of train.csv
+    evaluated_at: int = -1  # agent step of the last evaluation
+    evaluation: list[float] = field(default_factory=list)  # its episodes' scores
 
     def begin_episode(self) -> None:
         """A new episode starts."""
