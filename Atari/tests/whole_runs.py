@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import chdir
 from dataclasses import dataclass
 from functools import cache
@@ -223,27 +223,24 @@ def curves(path: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
-    """Names of the leaves in which two states differ by a single bit."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for key in {**one, **other}:
-            if key not in one or key not in other:
-                yield f"{name}/{key} (only one has it)"
-            else:
-                yield from differences(one[key], other[key], f"{name}/{key}")
-    elif isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        if len(one) != len(other):
-            yield f"{name} ({len(one)} and {len(other)} long)"
-        for number, (first, second) in enumerate(zip(one, other, strict=False)):
-            yield from differences(first, second, f"{name}/{number}")
-    elif isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        same = one.dtype == other.dtype and one.shape == other.shape
-        if not same or one.numpy().tobytes() != other.numpy().tobytes():
-            yield name
-    elif type(one) is not type(other) or one != other:
-        yield name
+def leaves(tree: Any, name: str = "") -> dict[str, Any]:
+    """What nested containers hold, by its path, every tensor as its type, shape and bytes."""
+    if isinstance(tree, torch.Tensor):
+        return {name: (tree.dtype, tree.shape, tree.numpy().tobytes())}
+    if isinstance(tree, list | tuple):
+        tree = dict(enumerate(tree))
+    if not isinstance(tree, Mapping):
+        return {name: (type(tree), tree)}
+    flat = (leaves(child, f"{name}/{key}") for key, child in tree.items())
+    return {f"{name}/": len(tree)} | {path: leaf for part in flat for path, leaf in part.items()}
+
+
+def differences(one: Any, other: Any) -> list[str]:
+    """Paths of the leaves in which two states differ by a single bit, or that only one has."""
+    first, second = leaves(one), leaves(other)
+    return [path for path in {**first, **second} if first.get(path) != second.get(path)]
 
 
 def assert_same(runs: Path, other: Path) -> None:
     """Two runs left the same behind, bit for bit."""
-    assert not list(differences(left(runs), left(other)))
+    assert not differences(left(runs), left(other))

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -94,9 +94,8 @@ class RunFolder:
         self,
         path: Path,
         config: Mapping[str, Any],
-        *,
         resume: str = "auto",
-        packages: Collection[str] = (),
+        packages: Iterable[str] = (),
     ) -> None:
         self.path, self.stopwatch = path, Stopwatch()
         self._config, self._packages, self._begun = dict(config), tuple(packages), False

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from mlr_dmcontrol.errors import ConfigError, Preempted, StorageError
-from mlr_dmcontrol.run.folder import RunFolder, Stopwatch, look, write_atomically
+from mlr_dmcontrol.run.folder import RunFolder, look, write_atomically
 
 TREE = Path(__file__).resolve().parents[2]
 AGENT: dict[str, Any] = {"mask_ratio": 0.5, "channels": [32, 64], "width": None}
@@ -124,15 +124,6 @@ def test_atomic_writing_replaces_the_whole_file_and_follows_no_link(tmp_path: Pa
     (tmp_path / ".file.tmp").symlink_to(other)
     write_atomically(path, "short")
     assert contents(tmp_path) == {"file": b"short", "other": b"of somebody else"}
-
-
-def test_stopwatch_adds_up_even_after_an_error() -> None:
-    stopwatch = Stopwatch()
-    with stopwatch("a"), stopwatch("b"):
-        time.sleep(0.01)
-    with pytest.raises(ValueError), stopwatch("a"):
-        raise ValueError
-    assert stopwatch.seconds["a"] >= stopwatch.seconds["b"] >= 0.01
 
 
 # --- continuing ---------------------------------------------------------------------------------
