@@ -13,7 +13,7 @@ READY := .venv/.ready
 DEMO_TASK := walker_stand
 DEMO_TASK_SETTINGS := budget=20000 scale.warmup_updates=1200 evaluation.every=4000
 DEMO_GAME := amidar
-DEMO_GAME_SETTINGS :=
+DEMO_GAME_SETTINGS := budget=5000 agent.importance_exponent_steps=5000 evaluation.every=1000
 DEMO := preset=laptop seed=1 runs_dir=runs/demo
 
 # Both cores are used by running two tests at once, each with one thread.
