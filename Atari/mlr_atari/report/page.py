@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def _section(study: Study, folder: Path, shown: Sequence[str]) -> dict[str, Any]
     aggregates, scores = tables.aggregates(study, shown), tables.task_scores(study, shown)
     pairs, curves = tables.comparisons(study), tables.task_curves(study)
     section: dict[str, Any] = {"study": study, "verdict": tables.verdict(study, pairs)}
-    section["tables"] = {}
+    section |= {"tables": {}, "figures": [], "uneven": _uneven(curves)}
     for stem, rows, (table, caption) in (
         ("aggregates", aggregates, tables.aggregate_table(study, aggregates)),
         ("tasks", scores, tables.task_table(scores)),
@@ -92,35 +92,25 @@ def _section(study: Study, folder: Path, shown: Sequence[str]) -> dict[str, Any]
             _write_table(folder, stem, study.title, table, caption)
             _write_rows(folder / f"{stem}.csv", rows)
             section["tables"][stem] = table, caption
-    section["uneven"] = _uneven(curves)
-    section["figures"] = []
-    for stem, rows, draw in _figures(study, aggregates, scores, curves, pairs):
+    drawn = aggregates[~aggregates["method"].isin(protocol.TABLE_ONLY)]
+    final = study.runs[list(RUN_COLUMNS)].assign(
+        values=[" ".join(map(repr, values)) for values in study.runs["values"]]
+    )
+    figures: tuple[tuple[str, pd.DataFrame, Callable[..., Figure], tuple[Any, ...]], ...] = (
+        ("interval_estimates", drawn, plots.interval_estimates, ()),
+        ("learning_curves", curves, plots.learning_curves, (scores,)),
+        ("sample_efficiency", tables.aggregate_curves(study), plots.sample_efficiency, (drawn,)),
+        ("final_scores", final, plots.final_scores, (scores,)),
+        ("performance_profiles", tables.profiles(study), plots.performance_profiles, ()),
+        ("comparisons", pairs, plots.comparisons, ()),
+    )
+    for stem, rows, draw, others in figures:
         if len(rows):
             print(f"  {stem.replace('_', ' ')}", file=sys.stderr)
-            plots.save(draw(rows), folder / stem, study.title if study.reasons else "")
+            plots.save(draw(rows, *others), folder / stem, study.title if study.reasons else "")
             _write_rows(folder / f"{stem}.csv", rows)
             section["figures"].append(stem)
     return section
-
-
-def _figures(
-    study: Study,
-    aggregates: pd.DataFrame,
-    scores: pd.DataFrame,
-    curves: pd.DataFrame,
-    pairs: pd.DataFrame,
-) -> Iterator[tuple[str, pd.DataFrame, Callable[[pd.DataFrame], Figure]]]:
-    """Name, rows and drawing of each figure, computed as it is asked for."""
-    drawn = aggregates[~aggregates["method"].isin(protocol.TABLE_ONLY)]
-    yield "interval_estimates", drawn, plots.interval_estimates
-    yield "learning_curves", curves, lambda rows: plots.learning_curves(rows, scores)
-    whole = tables.aggregate_curves(study)
-    yield "sample_efficiency", whole, lambda rows: plots.sample_efficiency(rows, aggregates)
-    runs = study.runs[list(RUN_COLUMNS)]
-    runs = runs.assign(values=[" ".join(map(repr, values)) for values in runs["values"]])
-    yield "final_scores", runs, lambda rows: plots.final_scores(rows, scores)
-    yield "performance_profiles", tables.profiles(study), plots.performance_profiles
-    yield "comparisons", pairs, plots.comparisons
 
 
 def _write_table(folder: Path, stem: str, title: str, table: pd.DataFrame, caption: str) -> None:

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .. import protocol
-from .tables import CURVE_METRICS, METRIC_NAMES, OURS, PUBLISHED, label
+from .tables import METRIC_NAMES, OURS, PUBLISHED, label
 
 # Okabe and Ito's palette without yellow; black is kept for published lines.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7F7F7F")
@@ -36,7 +36,6 @@ STYLE: Any = {
 }
 styled = matplotlib.rc_context(STYLE)
 _LEGEND_LINE = 0.18  # inches
-STEP_LABEL = f"{protocol.STEP_NAME} (thousands)"
 
 
 @styled
@@ -55,30 +54,23 @@ def save(
 @styled
 def learning_curves(curves: pd.DataFrame, scores: pd.DataFrame) -> Figure:
     """A panel per task: mean over runs with its 95 % band, published means as lines."""
-    tasks = list(curves["what"].unique())
-    figure, panels = _grid(len(tasks))
-    looks = _looks(curves["method"])
-    for axes, task in zip(panels, tasks, strict=True):
-        _curves(axes, curves[curves["what"] == task], looks)
+    figure, panels = _curves(curves, protocol.VALUE_NAME)
+    for task, axes in panels.items():
         _references(axes, scores[scores["task"] == task], "mean", "published, mean only")
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.set_title(task)
-    _outer_labels(panels, STEP_LABEL, protocol.VALUE_NAME)
-    _legend(figure, panels)
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    _legend(figure)
     return figure
 
 
 @styled
 def sample_efficiency(curves: pd.DataFrame, aggregates: pd.DataFrame) -> Figure:
     """Aggregates of the normalised score against steps, published final values as lines."""
-    figure, panels = _grid(len(CURVE_METRICS), width=3.2, height=2.5)
-    looks = _looks(curves["method"])
-    for axes, metric in zip(panels, CURVE_METRICS, strict=True):
-        _curves(axes, curves[curves["what"] == metric], looks)
+    figure, panels = _curves(curves, protocol.NORMALIZED_NAME)
+    for metric, axes in panels.items():
         _references(axes, aggregates[aggregates["metric"] == metric], "value", "published")
         axes.set_title(METRIC_NAMES[metric])
-    _outer_labels(panels, STEP_LABEL, protocol.NORMALIZED_NAME)
-    _legend(figure, panels)
+    _legend(figure)
     return figure
 
 
@@ -118,7 +110,7 @@ def performance_profiles(profiles: pd.DataFrame) -> Figure:
     axes.set_ylim(0, 1.02)
     axes.set_xlabel(f"τ: {protocol.NORMALIZED_NAME}")
     axes.set_ylabel("share of runs with score > τ")
-    _legend(figure, [axes])
+    _legend(figure)
     return figure
 
 
@@ -158,8 +150,8 @@ def final_scores(runs: pd.DataFrame, scores: pd.DataFrame) -> Figure:
         axes.set_title(task)
         axes.set_xlim(-0.6, len(looks) - 0.4)
         axes.set_xticks(range(len(looks)), looks, rotation=90)
-    _outer_labels(panels, "", protocol.VALUE_NAME)
-    _legend(figure, panels)
+    figure.supylabel(protocol.VALUE_NAME, fontsize="medium")
+    _legend(figure)
     return figure
 
 
@@ -178,12 +170,20 @@ def _grid(
     return figure, list(grid.flat[:count])
 
 
-def _curves(axes: Axes, curves: pd.DataFrame, looks: dict[str, dict[str, Any]]) -> None:
-    for method, own in curves.groupby("method", sort=False):
-        x, look = own["step"] / 1000, looks[method]
-        axes.plot(x, own["value"], label=method, **look)
-        axes.fill_between(x, own["low"], own["high"], color=look["color"], alpha=0.18, lw=0)
-    axes.set_xlim(left=0)
+def _curves(curves: pd.DataFrame, y: str) -> tuple[Figure, dict[str, Axes]]:
+    """A panel for each `what`, with the curve and the band of every method."""
+    names = list(curves["what"].unique())
+    figure, panels = _grid(len(names))
+    looks = _looks(curves["method"])
+    for axes, name in zip(panels, names, strict=True):
+        for method, own in curves[curves["what"] == name].groupby("method", sort=False):
+            x, look = own["step"] / 1000, looks[method]
+            axes.plot(x, own["value"], label=method, **look)
+            axes.fill_between(x, own["low"], own["high"], color=look["color"], alpha=0.18, lw=0)
+        axes.set_xlim(left=0)
+    figure.supxlabel(f"{protocol.STEP_NAME} (thousands)", fontsize="medium")
+    figure.supylabel(y, fontsize="medium")
+    return figure, dict(zip(names, panels, strict=True))
 
 
 def _references(axes: Axes, rows: pd.DataFrame, column: str, note: str) -> None:
@@ -209,10 +209,10 @@ def _lines(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), names)
 
 
-def _legend(figure: Figure, panels: Iterable[Axes]) -> None:
+def _legend(figure: Figure) -> None:
     """One for all panels, below them in a figure made higher by as much."""
     entries: dict[str, Artist] = {}
-    for axes in panels:
+    for axes in figure.axes:
         artists, names = axes.get_legend_handles_labels()
         entries |= dict(zip(map(str, names), artists, strict=True))
     if not entries:
@@ -223,14 +223,6 @@ def _legend(figure: Figure, panels: Iterable[Axes]) -> None:
     # Below the panels, not at their cost.
     lines = math.ceil(len(entries) / columns)
     figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * lines)
-
-
-def _outer_labels(panels: Sequence[Axes], x: str, y: str) -> None:
-    for axes in panels:
-        place = axes.get_subplotspec()
-        if place is not None and place.is_first_col():
-            axes.set_ylabel(y)
-        axes.set_xlabel(x)
 
 
 def _looks(methods: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -7,46 +7,38 @@ A run folder holds, as plain text,
 - `eval.csv`: one row an evaluation in training; `eval_episodes.csv`: one row an episode of these;
 - `final.json`: the final policy at exactly the budget, one value an episode.
 
-Somebody else may have written them: nothing in them is run, expanded, or used as a path. A run that
-cannot be read is named with the file and the line, and the others are read on.
+A run that cannot be read is named with the file and the line, and the others are read on.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import math
 import os
 import shlex
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import psutil
-import yaml
 
 from .. import protocol
 from ..errors import ConfigError
 from ..run.folder import MAY_CHANGE, flatten
+from .files import Fields, count, fields, is_number, line, score, table
 
 IDENTITY = ("method", "task", "seed", "protocol", "preset", "budget")
 """What names a run; `task` stands as `protocol.TASK_KEY` in files."""
 EVALUATION = ("agent_step", "env_step", "episodes", "mean")
 _RECORDED = (
-    "revision",
-    "device",
-    "hardware",
-    protocol.SIMULATOR,
-    "versions",
-    "started",
-    "finished",
-)
+    "revision", "device", "hardware", protocol.SIMULATOR, "versions", "started", "finished",
+)  # fmt: skip
 RUN_COLUMNS = (
     *IDENTITY, *EVALUATION, "normalized", "values", "settings", *_RECORDED, "hours", "command",
 )  # fmt: skip
@@ -61,10 +53,6 @@ Evaluating does not touch training; the length of the final evaluation is compar
 STATUSES = ("running", "finished", "preempted", "failed")
 NAMED = 3
 """So many runs are named in one line of a list; of more, the number."""
-# Larger than anything that a run writes: more is neither loaded, nor counted or averaged.
-_CONFIG_BYTES, _BYTES, _DEPTH, _WHOLE, _SCORE = 100_000, 64_000_000, 20, 2**53, 1e100
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML was built with it
-_KINDS = {str: "a line of text", int: "a whole number, at least 0", list: "a list"}
 
 
 class Setting(NamedTuple):
@@ -131,7 +119,7 @@ def find(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
             below[:] = sorted(name for name in below if not name.startswith("."))
             if "run.json" in files:
                 folders.append(Path(place))
-    return folders, [text(error) for error in closed]
+    return folders, list(map(line, closed))
 
 
 def load(paths: Iterable[Path]) -> Runs:
@@ -147,7 +135,7 @@ def load(paths: Iterable[Path]) -> Runs:
         try:
             row, curve = read(folder)
         except (ConfigError, OSError) as error:
-            unreadable.append(text(error))
+            unreadable.append(line(error))
             continue
         except RecursionError:
             unreadable.append(f"{folder}: is nested too deeply to be a run's")
@@ -164,7 +152,7 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         ConfigError: what a run of this project always has is missing or damaged.
         OSError: a file cannot be read.
     """
-    info, config = _load(folder / "run.json"), _load(folder / "config.yaml")
+    info, config = fields(folder / "run.json"), fields(folder / "config.yaml")
     status, task = info.get("status", str), config.get(f"{protocol.TASK_KEY}.name", str)
     if status not in STATUSES:
         raise ConfigError(f"{info.path}: status={status}; must be one of {', '.join(STATUSES)}")
@@ -185,15 +173,15 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         **_facts(info),
         "name": f"{task}/{method}/seed_{seed}",
         "status": status,
-        "error": text(info.content.get("last_error") or ""),
+        "error": line(info.content.get("last_error") or ""),
         "doubt": _doubt(folder / "eval_episodes.csv", final) if final["values"] else "",
-        "host": text(info.content.get("host") or ""),
+        "host": line(info.content.get("host") or ""),
         "pid": info.get("pid", int, default=0),
         "origin": str(folder),
         "config": shared,
     }
-    columns = {"agent_step": _whole, "env_step": _whole, "episodes": _whole, "mean": _score}
-    return row, _table(folder / "eval.csv", columns, growing=status == "running")
+    columns = {"agent_step": count, "env_step": count, "episodes": count, "mean": score}
+    return row, table(folder / "eval.csv", columns, growing=status == "running")
 
 
 def results(folder: Path) -> Runs:
@@ -220,43 +208,9 @@ def results(folder: Path) -> Runs:
 
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration by dotted key, without what seeds and machines may differ in."""
-    return {
-        key: value
-        for key, value in flatten(config).items()
-        if not any(key == name or key.startswith(f"{name}.") for name in INCIDENTAL)
-    }
-
-
-def text(value: Any) -> str:
-    """A value as one printable line; a mapping as `key=value` pairs."""
-    if isinstance(value, Mapping):
-        return "; ".join(f"{text(key)}={text(value[key])}" for key in value)
-    if isinstance(value, list):
-        return " ".join(text(item) for item in value)
-    line = " ".join(str(value).split())
-    return "".join(sign if sign.isprintable() else "?" for sign in line)[:1000]
-
-
-@dataclass(frozen=True)
-class _Fields:
-    """Values of a file by dotted key, checked."""
-
-    path: Path
-    content: Mapping[str, Any]
-
-    def get(self, key: str, kind: type, default: Any = None) -> Any:
-        value: Any = self.content
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        value = default if value is None else value
-        good = isinstance(value, kind) and not isinstance(value, bool)
-        if good and kind is int:
-            good = 0 <= value < _WHOLE
-        if good and kind is str:
-            good = value.isprintable() and len(value) <= 100
-        if not good:
-            raise ConfigError(f"{self.path}: {key}={text(value)}; must be {_KINDS[kind]}")
-        return value
+    incidental = tuple(f"{name}." for name in INCIDENTAL)
+    flat = flatten(config)
+    return {key: flat[key] for key in flat if not f"{key}.".startswith(incidental)}
 
 
 _NO_SCORE: dict[str, Any] = {
@@ -272,10 +226,10 @@ def _final(path: Path) -> dict[str, Any]:
     """The final evaluation: `EVALUATION` and `values`."""
     if not path.exists():
         return dict(_NO_SCORE)
-    final = _load(path)
+    final = fields(path)
     values, mean = final.get("values", list), final.content.get("mean")
-    if not all(map(_is_number, (*values, 0.0 if mean is None else mean))):
-        raise ConfigError(f"{path}: mean={text(mean)}, values={text(values)}; must be numbers")
+    if not all(map(is_number, (*values, 0.0 if mean is None else mean))):
+        raise ConfigError(f"{path}: mean={line(mean)}, values={line(values)}; must be numbers")
     return {
         "agent_step": final.get("agent_step", int),
         "env_step": final.get("env_step", int),
@@ -286,7 +240,7 @@ def _final(path: Path) -> dict[str, Any]:
 
 
 def _doubt(path: Path, final: Mapping[str, Any]) -> str:
-    rows = _table(path, {"agent_step": _whole, "value": _score}, growing=False)
+    rows = table(path, {"agent_step": count, "value": score})
     values = [row["value"] for row in rows if row["agent_step"] == final["agent_step"]]
     same = list(map(repr, values)) == list(map(repr, final["values"]))
     return "" if same or not rows else f"{path.name} has other episodes than final.json"
@@ -301,109 +255,18 @@ def _digest(path: Path, shared: Mapping[str, Any]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def _facts(info: _Fields) -> dict[str, str]:
-    facts = {name: text(info.content.get(name) or "") for name in _RECORDED}
+def _facts(info: Fields) -> dict[str, str]:
+    facts = {name: line(info.content.get(name) or "") for name in _RECORDED}
     seconds = info.content.get("seconds")
     spent = list(seconds.values()) if isinstance(seconds, Mapping) else []
-    hours = f"{sum(spent) / 3600:.2f}" if spent and all(map(_is_number, spent)) else ""
+    hours = f"{sum(spent) / 3600:.2f}" if spent and all(map(is_number, spent)) else ""
     try:
-        program, *words = shlex.split(text(info.content.get("command") or "train.py"))
+        program, *words = shlex.split(line(info.content.get("command") or "train.py"))
     except ValueError as error:
         raise ConfigError(f"{info.path}: command: cannot be read ({error})") from error
     # Without the places that exist on one machine only.
     kept = [word for word in words if not word.startswith("runs_dir=")]
     return facts | {"hours": hours, "command": shlex.join(["python", Path(program).name, *kept])}
-
-
-def _is_number(value: Any) -> bool:
-    number = isinstance(value, float | int) and not isinstance(value, bool)
-    return number and not _SCORE <= abs(value) < math.inf
-
-
-def _score(cell: str) -> float:
-    if not _is_number(value := float(cell)):
-        raise ValueError(f"{text(cell)} is no score")
-    return value
-
-
-def _whole(cell: str) -> int:
-    if not 0 <= (value := int(cell)) < _WHOLE:
-        raise ValueError(f"{text(cell)} is no count")
-    return value
-
-
-def _load(path: Path) -> _Fields:
-    """A file of names and values, JSON or YAML by its name."""
-    yaml_file = path.suffix == ".yaml"
-    content = _text(path, _CONFIG_BYTES if yaml_file else _BYTES)
-    try:
-        found = _parse_yaml(content) if yaml_file else json.loads(content)
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else getattr(error, "lineno", None)
-        problem = getattr(error, "problem", None) or getattr(error, "msg", None) or error
-        raise ConfigError(f"{_at(path, line)}: cannot be read ({text(problem)})") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: is not a mapping of names to values")
-    return _Fields(path, found)
-
-
-def _parse_yaml(content: str) -> Any:
-    # A few lines of aliases can stand for billions of values, and brackets are slow to close.
-    depth = 0
-    for event in yaml.parse(content, _LOADER):
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEPTH or isinstance(event, yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="not of ours", problem_mark=event.start_mark)
-    return yaml.load(content, _LOADER)  # noqa: S506, it is a safe one
-
-
-def _table(
-    path: Path, columns: Mapping[str, Callable[[str], Any]], growing: bool
-) -> list[dict[str, Any]]:
-    """The named columns of a CSV file; none without one. What is being written is not read yet."""
-    if not path.exists():
-        return []
-    content = _text(path, _BYTES)
-    if growing:
-        content = content[: content.rfind("\n") + 1]
-    rows: list[dict[str, Any]] = []
-    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
-    try:
-        header = next(reader, [])
-        if missing := [name for name in columns if name not in header]:
-            raise ValueError(f"no column {', '.join(missing)}")
-        for cells in reader:
-            if len(cells) != len(header):
-                raise ValueError(f"{len(cells)} cells; must be {len(header)}")
-            named = dict(zip(header, cells, strict=True))
-            rows.append({name: convert(named[name]) for name, convert in columns.items()})
-        if not content.endswith("\n"):
-            raise ValueError("is cut: it has no end")
-    except (ValueError, csv.Error) as error:
-        raise ConfigError(f"{_at(path, max(reader.line_num, 1))}: {text(error)}") from error
-    return rows
-
-
-def _text(path: Path, most: int) -> str:
-    if not path.is_file():  # a pipe would be waited for
-        raise ConfigError(f"{path}: must be a file")
-    with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ConfigError(f"{path}: larger than {most:,} bytes; a run's are far smaller")
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(
-            f"{_at(path, line)}: cannot be read ({error.reason}); must be UTF-8"
-        ) from error
-
-
-def _at(path: Path, line: int | None) -> str:
-    return f"{path}, line {line}" if line else str(path)
 
 
 def _kept(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -417,7 +280,7 @@ def _kept(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         whole = dict.fromkeys(("seed", "budget", "agent_step", "env_step", "episodes"), int)
         return frame.astype({**whole, "mean": float})
     except ValueError as error:
-        raise ConfigError(f"{path}: {text(error)}") from error
+        raise ConfigError(f"{path}: {line(error)}") from error
 
 
 def _joined(runs: pd.DataFrame, curves: pd.DataFrame, unreadable: Iterable[str]) -> Runs:
@@ -445,16 +308,7 @@ def check(runs: pd.DataFrame) -> list[str]:
         reasons += _disagreement(what, valid, valid[what])
     for (task, method, *_), own in valid.groupby(["task", "method", *Setting._fields], sort=False):
         if own["settings"].nunique() > 1:
-            # A row of results has only the digest of its configuration.
-            keys = sorted({key for config in own["config"] for key in config})
-            keys = keys if all(own["config"]) else []
-            of = f"{task}, {method}"
-            lines = [
-                line
-                for key in keys
-                for line in _disagreement(f"{of}: {key}", own, own["config"].map(_named(key)))
-            ]
-            reasons += lines or _disagreement(f"{of}: settings", own, own["settings"])
+            reasons += _differing(f"{task}, {method}", own)
     return reasons + duplicates(runs)
 
 
@@ -493,8 +347,15 @@ def duplicates(runs: pd.DataFrame) -> list[str]:
     ]
 
 
-def _named(key: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda config: text(config.get(key))
+def _differing(of: str, runs: pd.DataFrame) -> list[str]:
+    """In what configurations differ: by key, or their digests alone if one is a row of results."""
+    if not all(runs["config"]):
+        return _disagreement(f"{of}: settings", runs, runs["settings"])
+    reasons = []
+    for key in sorted(set().union(*runs["config"])):
+        values = pd.Series([line(config.get(key)) for config in runs["config"]], runs.index)
+        reasons += _disagreement(f"{of}: {key}", runs, values)
+    return reasons
 
 
 def _disagreement(what: str, runs: pd.DataFrame, values: pd.Series) -> list[str]:
@@ -511,7 +372,7 @@ def _disagreement(what: str, runs: pd.DataFrame, values: pd.Series) -> list[str]
 
 # --- how far runs are ---------------------------------------------------------------------------
 
-STATES = ("done", "running", "preempted", "failed", "lost", "unfit")
+STATES = ("done", "running", "preempted", "failed", "lost", "unfit", "unreadable")
 """`lost`: recorded as running, but its process is gone. `unfit`: finished without a valid score."""
 
 
@@ -521,21 +382,20 @@ def status(found: Runs) -> tuple[str, bool]:
     Looking takes no lock and writes nothing.
     """
     steps = found.curves.groupby("run")["step"].max()
-    lines = []
+    rows = [("unreadable", reason, "", "") for reason in found.unreadable]
     for run in found.runs.itertuples():
         state, detail = _state(run)
         progress = f"{steps.get(run.Index, 0):>9,} / {run.budget:,}"
-        lines.append((STATES.index(state), run.name, state, progress, detail))
-    width = max((len(name) for _, name, *_ in lines), default=0)
-    shown = [
+        rows.append((state, run.name, progress, detail))
+    width = max(found.runs["name"].str.len(), default=0)
+    lines = [
         f"{state:<10} {name:<{width}}  {progress:<20}  {detail}".rstrip()
-        for _, name, state, progress, detail in sorted(lines)
+        for state, name, progress, detail in sorted(rows, key=lambda row: STATES.index(row[0]))
     ]
-    shown += [f"unreadable {line}" for line in found.unreadable]
-    states = [state for _, _, state, *_ in lines] + ["unreadable"] * len(found.unreadable)
-    counts = {state: states.count(state) for state in (*STATES, "unreadable") if state in states}
-    total = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none found"
-    return "\n".join([*shown, f"{len(states)} runs: {total}"]), set(states) == {"done"}
+    counts = Counter(state for state, *_ in rows)
+    total = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    lines.append(f"{len(rows)} runs: {total or 'none found'}")
+    return "\n".join(lines), set(counts) == {"done"}
 
 
 def _state(run: Any) -> tuple[str, str]:
@@ -548,5 +408,5 @@ def _state(run: Any) -> tuple[str, str]:
     if run.host == socket.gethostname() and run.pid and not psutil.pid_exists(run.pid):
         return "lost", f"process {run.pid} is gone; the same command resumes"
     files = (Path(run.origin) / name for name in ("run.json", "train.csv", "eval.csv", "log.txt"))
-    written = max(file.stat().st_mtime for file in files if file.exists())
+    written = max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
     return "running", f"on {run.host or '?'}, last wrote {(time.time() - written) / 60:.0f} min ago"
