@@ -14,24 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .augmentation import (
-    EFFECTS,
-    PLACES,
-    Augmentation,
-    AugmentationNoise,
-    center_crop,
-    to_float,
-)
+from .augmentation import EFFECTS, PLACES, Augmentation, AugmentationNoise, center_crop, to_float
 from .batch import Batch, UpdateNoise
 from .errors import ConfigError
 from .frames import FrameStacks
-from .losses import (
-    actor_loss,
-    critic_loss,
-    soft_target,
-    squashed_gaussian,
-    temperature_loss,
-)
+from .losses import actor_loss, critic_loss, soft_target, squashed_gaussian, temperature_loss
 from .networks import CONV_INITS, Networks
 from .objectives.interface import Metrics, Objective, Streams
 from .optimization import Optimizer, ParameterGroup
@@ -47,6 +34,8 @@ _METRICS = (
     "gradient_norm/critic",
     "gradient_norm/actor",
 )
+_STEPPED = ("critic", "actor", "temperature", "objective")
+_STATE = ("networks", "objective", *(f"{name}_optimizer" for name in _STEPPED))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,9 +188,10 @@ class SAC:
 
     def due(self, agent_step: int) -> dict[str, bool]:
         """Which parts an update at `agent_step` has, as keywords of `update`."""
+        settings = self.settings
         return {
-            "actor_step": agent_step % self.settings.actor_update_every == 0,
-            "target_step": agent_step % self.settings.target_update_every == 0,
+            "actor_step": settings.rl and agent_step % settings.actor_update_every == 0,
+            "target_step": agent_step % settings.target_update_every == 0,
         }
 
     def set_schedules(self, agent_step: int) -> None:
@@ -224,12 +214,11 @@ class SAC:
         Returns:
             Detached 0-d tensors on the device; fetching them waits for it.
         """
-        rl, objective = self.settings.rl, self.objective
-        targets_first = objective is not None and objective.targets_move == "before_step"
-        metrics = self.update_critic(batch, noise) if rl else {}
+        targets_first = self.objective is not None and self.objective.targets_move == "before_step"
+        metrics = self.update_critic(batch, noise) if self.settings.rl else {}
         if not targets_first:
             metrics |= self.update_objective(batch, noise)
-        if actor_step and rl:
+        if actor_step:
             metrics |= self.update_actor(batch, noise)
         if target_step:
             self.update_targets()
@@ -329,16 +318,7 @@ class SAC:
         self.update_step = state["update_step"]
 
     def _stateful(self) -> dict[str, Any]:
-        stateful: dict[str, Any] = {
-            "networks": self.networks,
-            "critic_optimizer": self.critic_optimizer,
-            "actor_optimizer": self.actor_optimizer,
-            "temperature_optimizer": self.temperature_optimizer,
-        }
-        if self.objective is not None:
-            stateful["objective"] = self.objective
-            stateful["objective_optimizer"] = self.objective_optimizer
-        return stateful
+        return {name: value for name in _STATE if (value := getattr(self, name)) is not None}
 
     def _sample(self, mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Actions and their log-probabilities."""

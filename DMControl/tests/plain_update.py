@@ -92,9 +92,9 @@ class PlainSAC:
             (self.settings.temperature_beta1, 0.999),
         )
         if self.objective is not None:
-            (group,) = self.objective.parameter_groups(networks.encoder)
-            self.objective_rate = rate * group.scale
-            self.objective_adam = _adam(group.parameters, self.objective_rate)
+            self.objective_rate = rate * self.objective.settings.objective_learning_rate_scale
+            trained = [*networks.encoder.parameters(), *self.objective.trained()]
+            self.objective_adam = _adam(trained, self.objective_rate)
 
     def update(
         self,

@@ -40,7 +40,7 @@ def test_defaults_are_the_published_network(name: str) -> None:
     assert objective.projection[0].weight.shape == objective.predictor[0].weight.shape == (100, 50)
     assert objective.masking.depth == 4  # cartpole_swingup, the default task
     assert objective.target_encoder.tau == objective.target_projection.tau == 0.05
-    assert rates(agent.objective_optimizer) == pytest.approx([5e-4])
+    assert rates(agent.objective_optimizer) == pytest.approx([5e-4, 5e-4])
 
 
 def test_the_seed_decides_all_weights_and_nothing_else_does() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,6 @@ from torch.nn import functional as F
 from ..augmentation import Augmentation, AugmentationNoise, center_crop
 from ..batch import Batch
 from ..networks import Encoder, Networks
-from ..optimization import ParameterGroup
 from ..run.schema import bounded, choice
 from .heads import health, health_names, picture
 from .interface import TARGETS_MOVE, Metrics, Objective, Streams
@@ -82,15 +80,6 @@ class CURL(Objective):
     def key_latents(self, batch: Batch, noise: CURLNoise) -> Tensor:
         """z̄ of the second view, (B, Z); no gradient."""
         return self._key_encoder[0](self.augmentation(batch.obs, noise.key))
-
-    def parameter_groups(self, encoder: Encoder) -> Sequence[ParameterGroup]:
-        settings = self.settings
-        return [
-            ParameterGroup(
-                list(encoder.parameters()), settings.objective_encoder_learning_rate_scale
-            ),
-            ParameterGroup([self.bilinear], settings.objective_learning_rate_scale),
-        ]
 
     @torch.no_grad()
     def diagnostics(self, encoder: Encoder, batch: Batch, noise: CURLNoise) -> dict[str, float]:

@@ -99,12 +99,26 @@ class Objective(nn.Module, ABC):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def parameter_groups(self, encoder: Encoder) -> Sequence[ParameterGroup]:
-        """What its optimiser steps, with rates relative to the critic's learning rate."""
-        return [ParameterGroup([*encoder.parameters(), *self.trained()])]
+        """What its optimiser steps: the encoder, then its own parameters.
+
+        Rates relative to the critic's: `objective_learning_rate_scale` if there is such a key,
+        and for the encoder `objective_encoder_learning_rate_scale` if there is that one, too.
+        """
+        scale = getattr(self.settings, "objective_learning_rate_scale", 1.0)
+        shared = getattr(self.settings, "objective_encoder_learning_rate_scale", scale)
+        return [
+            ParameterGroup(list(encoder.parameters()), shared),
+            ParameterGroup(self.trained(), scale),
+        ]
 
     def clip_groups(self, encoder: Encoder) -> Sequence[ClipGroup]:
-        """Joint gradient norms that are cut before each step, in this order."""
-        return []
+        """Joint gradient norms that are cut before each step, in this order.
+
+        With a key `max_gradient_norm`, that of all that is stepped.
+        """
+        norm = getattr(self.settings, "max_gradient_norm", None)
+        everything = [*encoder.parameters(), *self.trained()]
+        return [] if norm is None else [ClipGroup(everything, norm)]
 
     def learning_rate_factor(self, update_step: int) -> float:
         """Schedule of the learning rate; `update_step` counts from 0."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,6 @@ from ..batch import Batch, SequenceBatch
 from ..frames import FrameStacks
 from ..momentum import make_target
 from ..networks import Encoder, Networks, initialise_truncated
-from ..optimization import ClipGroup, ParameterGroup
 from ..run.schema import bounded, choice
 from .decoder import LatentDecoder, check_heads
 from .heads import distance, health, health_names, picture, projection_head, windows_of
@@ -221,14 +220,6 @@ class MLR(Objective):
         if self.settings.loss_positions == "masked":
             hidden = self.augmentation(self.hidden_pixels(obs, noise), noise.online) > 0
         return pixel_errors(images, target, hidden).view(obs.lead)
-
-    def parameter_groups(self, encoder: Encoder) -> Sequence[ParameterGroup]:
-        (group,) = super().parameter_groups(encoder)
-        return [ParameterGroup(group.parameters, self.settings.objective_learning_rate_scale)]
-
-    def clip_groups(self, encoder: Encoder) -> Sequence[ClipGroup]:
-        (group,) = self.parameter_groups(encoder)
-        return [ClipGroup(group.parameters, self.settings.max_gradient_norm)]
 
     def learning_rate_factor(self, update_step: int) -> float:
         """Warm-up, then inverse square root (published code)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +12,6 @@ from ..augmentation import EFFECTS, PLACES, Augmentation, AugmentationNoise, cen
 from ..batch import Batch, SequenceBatch
 from ..momentum import MomentumTarget
 from ..networks import Encoder, Networks
-from ..optimization import ClipGroup, ParameterGroup
 from ..run.schema import bounded, choice
 from .heads import distance, health, health_names, picture, projection_head, windows_of
 from .interface import Metrics, Objective, Streams
@@ -116,21 +114,6 @@ class SPR(Objective):
         """Momentum latents of o_1 ... o_K, (K, B', Z); no gradient."""
         obs = sequence.obs.select(slice(1, None))
         return self.target_encoder(self.augmentation(obs, noise.target)).unflatten(0, obs.lead)
-
-    def parameter_groups(self, encoder: Encoder) -> Sequence[ParameterGroup]:
-        settings = self.settings
-        return [
-            ParameterGroup(
-                list(encoder.parameters()), settings.objective_encoder_learning_rate_scale
-            ),
-            ParameterGroup(self.trained(), settings.objective_learning_rate_scale),
-        ]
-
-    def clip_groups(self, encoder: Encoder) -> Sequence[ClipGroup]:
-        norm = self.settings.max_gradient_norm
-        groups = self.parameter_groups(encoder)
-        everything = [each for group in groups for each in group.parameters]
-        return [] if norm is None else [ClipGroup(everything, norm)]
 
     @torch.no_grad()
     def diagnostics(self, encoder: Encoder, batch: Batch, noise: Any) -> dict[str, float]:
