@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -23,8 +22,8 @@ from ..run.checkpoint import Checkpointer
 from ..run.folder import write_atomically
 from ..settings import Config, of_run
 from . import figures, world
-from .linear import MIN_EPISODES, Floats, principal_components, readout, split_by_episode
-from .recording import Episodes, Recording, record
+from .linear import MIN_EPISODES, Split, principal_components, readout, split_by_episode
+from .recording import Episodes, record
 
 Row = dict[str, Any]
 
@@ -78,12 +77,12 @@ def probe(options: argparse.Namespace) -> None:
         ConfigError: no run, no checkpoint, or other episodes than before.
     """
     configurations = [of_run(run, device=options.device) for run in options.runs]
-    prober = Prober(Episodes(options.episodes, options.steps, options.seed), options.cache)
+    chosen = Episodes(options.episodes, options.steps, options.seed)
     rows: list[Row] = []
-    signs = []
+    signs: list[pd.DataFrame] = []
     for run, cfg in zip(options.runs, configurations, strict=True):
         facts = facts_of(cfg)
-        rows += [facts | row for row in prober.rows(cfg, newest(run))]
+        rows += [facts | row for row in scored(cfg, newest(run), chosen, options.cache)]
         signs.append(signs_of_collapse(run, cfg.agent.objective).assign(**facts))
     scores = merged(options.out / "probe.csv", pd.DataFrame(rows))
     collapse = merged(options.out / "collapse.csv", pd.concat(signs))
@@ -139,76 +138,51 @@ def merged(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
         before = pd.read_csv(path, dtype=_WORDS)
         new = pd.MultiIndex.from_frame(rows[key])
         rows = pd.concat([before[~pd.MultiIndex.from_frame(before[key]).isin(new)], rows])
-    if "data" in rows:
-        recordings = rows.groupby([*figures.PLACE])["data"].nunique()
-        for place in recordings[recordings > 1].index:
-            raise ConfigError(
-                f"{path}: holds scores of {', '.join(place)} on other episodes; "
-                "choose another --out"
-            )
-    rows = rows.sort_values(key, kind="stable", ignore_index=True)[
-        [*key, *rows.columns.difference(key, sort=False)]
-    ]
+    if "data" in rows and (rows.groupby([*figures.PLACE])["data"].nunique() > 1).any():
+        raise ConfigError(f"{path}: holds scores on other episodes; choose another --out")
+    rows = rows.sort_values(key, kind="stable", ignore_index=True)
+    rows = rows[[*key, *rows.columns.difference(key, sort=False)]]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, rows.to_csv(index=False, float_format="%.6g", na_rep="nan"))
     return rows
 
 
-class Prober:
-    """Scores one encoder after another; what was computed for an equal one is used again."""
+def scored(cfg: Config, state: dict[str, Any], chosen: Episodes, folder: Path) -> list[Row]:
+    """A row for each variable: R² of the agent's latents, of untrained ones and of pixels.
 
-    def __init__(self, episodes: Episodes, folder: Path) -> None:
-        """Args: `folder`: where episodes are kept."""
-        self._episodes, self._folder = episodes, folder
-        self._known: dict[tuple[str, ...], Floats] = {}
+    Args: `state`: the agent's. `folder`: where episodes are kept.
 
-    def rows(self, cfg: Config, state: dict[str, Any]) -> list[Row]:
-        """A row for each variable: R² of the agent's latents, of untrained ones and of pixels.
-
-        Raises:
-            ConfigError: nothing changes in these episodes.
-        """
-        device = set_up_process(cfg)
-        with closing(world.environment_of(cfg)) as env:
-            recording = record(cfg, env, self._episodes, self._folder)
-            agent, untrained = (agent_for(cfg, env, device) for _ in range(2))
-        agent.load_state_dict(state)
-        images = world.seen(agent, torch.from_numpy(recording.observations))
-        width = world.latents(agent, images[:1]).numel()
-        facts = {"updates": agent.update_step, "dimensions": width, "data": recording.key}
-        scores = {
-            "r2": self._latents(agent, recording, images),
-            "untrained": self._latents(untrained, recording, images),
-            "pca": self._pixels(width, recording, images),
-        }
-        return [
-            facts | {"variable": name} | {key: float(each[i]) for key, each in scores.items()}
-            for i, name in enumerate(recording.names)
-        ]
-
-    def _latents(self, agent: world.Agent, recording: Recording, images: Tensor) -> Floats:
-        weights = agent.encoder.state_dict().values()
-        content = b"".join(each.cpu().contiguous().numpy().tobytes() for each in weights)
-        key = (recording.key, str(tuple(images.shape)), hashlib.sha256(content).hexdigest())
-        if key not in self._known:
-            latents = [world.latents(agent, part).numpy() for part in images.split(_BATCH)]
-            self._known[key] = _score(np.concatenate(latents), recording)
-        return self._known[key]
-
-    def _pixels(self, width: int, recording: Recording, images: Tensor) -> Floats:
-        key = (recording.key, str(tuple(images.shape)), f"pixels {width}")
-        if key not in self._known:
-            train = np.flatnonzero(split_by_episode(recording.episodes).train)
-            count = min(max(_PICTURES, width + 1), len(train))
-            few = train[np.linspace(0, len(train) - 1, count).astype(np.int64)]
-            mean, directions = principal_components(_flat(images[torch.from_numpy(few)]), width)
-            parts = [(_flat(part) - mean) @ directions for part in images.split(_BATCH)]
-            self._known[key] = _score(np.concatenate(parts), recording)
-        return self._known[key]
+    Raises:
+        ConfigError: nothing changes in these episodes.
+    """
+    device = set_up_process(cfg)
+    with closing(world.environment_of(cfg)) as env:
+        recording = record(cfg, env, chosen, folder)
+        agent, untrained = (agent_for(cfg, env, device) for _ in range(2))
+    agent.load_state_dict(state)
+    split = split_by_episode(recording.episodes)
+    images = world.seen(agent, torch.from_numpy(recording.observations))
+    latents, before = (
+        np.concatenate([world.latents(each, part).numpy() for part in images.split(_BATCH)])
+        for each in (agent, untrained)
+    )
+    width = latents.shape[1]
+    features = {"r2": latents, "untrained": before, "pca": _components(images, split, width)}
+    scores = {key: readout(each, recording.labels, split) for key, each in features.items()}
+    facts = {"updates": agent.update_step, "dimensions": width, "data": recording.key}
+    return [
+        facts | {"variable": name} | {key: float(each[i]) for key, each in scores.items()}
+        for i, name in enumerate(recording.names)
+    ]
 
 
-def _score(features: NDArray[np.float32], recording: Recording) -> Floats:
-    return readout(features, recording.labels, split_by_episode(recording.episodes))
+def _components(images: Tensor, split: Split, width: int) -> NDArray[np.float32]:
+    """Coordinates (N, `width`) along the principal components of the training episodes' pixels."""
+    train = np.flatnonzero(split.train)
+    count = min(max(_PICTURES, width + 1), len(train))
+    few = train[np.linspace(0, len(train) - 1, count).astype(np.int64)]
+    mean, directions = principal_components(_flat(images[torch.from_numpy(few)]), width)
+    return np.concatenate([(_flat(part) - mean) @ directions for part in images.split(_BATCH)])
 
 
 def _flat(images: Tensor) -> NDArray[np.float32]:
