@@ -46,22 +46,11 @@ def refusal(*words: str) -> str:
 # --- what ships ---------------------------------------------------------------------------------
 
 
-def composes(agent: str, preset: str, subject: str) -> None:
-    cfg = load([f"{SUBJECT}={subject}", f"agent={agent}", f"preset={preset}"])
-    assert (cfg.agent.name, cfg.preset, cfg.subject) == (agent, preset, subject)
-
-
 @pytest.mark.parametrize("agent, preset", itertools.product(AGENTS, PRESETS))
 def test_every_pair_of_agent_and_preset_composes(agent: str, preset: str) -> None:
-    place = AGENTS.index(agent) + PRESETS.index(preset)
-    composes(agent, preset, SUBJECTS[place % len(SUBJECTS)])
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("agent, preset", itertools.product(AGENTS, PRESETS))
-def test_every_combination_composes(agent: str, preset: str) -> None:
-    for subject in SUBJECTS:
-        composes(agent, preset, subject)
+    subject = SUBJECTS[(AGENTS.index(agent) + PRESETS.index(preset)) % len(SUBJECTS)]
+    cfg = load([f"{SUBJECT}={subject}", f"agent={agent}", f"preset={preset}"])
+    assert (cfg.agent.name, cfg.preset, cfg.subject) == (agent, preset, subject)
 
 
 def test_the_defaults_are_the_published_setting() -> None:
@@ -114,13 +103,6 @@ def test_a_configuration_is_whole_and_fixed_and_comes_back_from_a_runs_folder(
 @pytest.mark.parametrize("spelling, name", cases.SPELLINGS.items())
 def test_every_spelling_is_one_name(spelling: str, name: str) -> None:
     assert load([f"{SUBJECT}={spelling}"]).subject == name
-
-
-def test_without_a_file_of_its_own_the_base_holds() -> None:
-    cfg = load([f"{SUBJECT}={cases.WITHOUT_FILE}"])
-    base = yaml.safe_load((LAYOUT.directory / SUBJECT / "base.yaml").read_text(encoding="utf-8"))
-    shared = [key for key in base if key != "name" and hasattr(cfg.agent, key)]
-    assert shared and all(getattr(cfg.agent, key) == float(base[key]) for key in shared)
 
 
 @pytest.mark.parametrize("text", ["100k", "100_000", "1e5", "0.1M", "100000"])
@@ -182,6 +164,7 @@ REFUSED = {
     "resume=mst": "must?",
     "device=gpu": "cuda",
     "device=cuda:x": "cuda",
+    f"device=cuda:{torch.cuda.device_count()}": f"finds {torch.cuda.device_count()}",
     "tag=a/b": "folder",
     "runs_dir=": "name a folder",
     "+agent.new=1": "--help",
@@ -267,11 +250,6 @@ def test_every_key_is_checked() -> None:
                 assert refuses(field.name, known | {field.name: value}), (field.name, value)
 
 
-def test_a_missing_gpu_is_named() -> None:
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    assert refusal(f"device=cuda:{count}").startswith(f"device=cuda:{count}: ")
-
-
 # --- the program --------------------------------------------------------------------------------
 
 
@@ -285,8 +263,9 @@ def test_help_says_how_to_start_what_can_be_chosen_and_every_key(tmp_path: Path)
     first, *rest = done.stdout.splitlines()
     assert done.returncode == 0 and first.startswith("python train.py ")
     load(first.split()[2:])
-    for name in (*AGENTS, *PRESETS):
-        assert re.search(rf"^  {name}  +\w", done.stdout, re.MULTILINE), name
+    assert {f"agent={', '.join(AGENTS)}", f"preset={', '.join(PRESETS)}"} <= {
+        " ".join(entry.split()) for entry in re.split(r"\n(?! )", done.stdout)
+    }
     text = (LAYOUT.directory / "train.yaml").read_text(encoding="utf-8")
     assert set(text.splitlines()) <= set(rest)
 

@@ -20,7 +20,7 @@ import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -30,6 +30,7 @@ from .folder import flatten
 FLAGS = ("-m", "--multirun", "--print-config")
 _TEXT_KEYS = ("runs_dir", "tag")  # their values are taken as they are, whatever they look like
 _SWEEP_KEYS = ("ablation", "launcher", "runs_per_gpu", "jobs_at_once", "plan")
+_SEVERAL = "several values; add -m to run one job for each"
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
 
 
@@ -52,9 +53,6 @@ class Layout:
         """The YAML files of a group that a user may choose."""
         stems = (path.stem for path in (self.directory / group).glob("*.yaml"))
         return sorted(stem for stem in stems if stem != "base")
-
-
-# ---- words ----------------------------------------------------------------------------------
 
 
 def split(word: str) -> tuple[str, str]:
@@ -107,15 +105,8 @@ def _value(word: str) -> Any:
         return int(number)
     parsed = _parsed(word)
     if parsed.is_sweep_override():
-        raise _several(word)
+        raise ConfigError(f"{word}: {_SEVERAL}")
     return parsed.value()
-
-
-def _several(word: str) -> ConfigError:
-    return ConfigError(f"{word}: several values; add -m to run one job for each")
-
-
-# ---- files ----------------------------------------------------------------------------------
 
 
 def compose(words: Sequence[str], layout: Layout) -> dict[str, Any]:
@@ -127,7 +118,7 @@ def compose(words: Sequence[str], layout: Layout) -> dict[str, Any]:
         ConfigError: an unknown key or option, or anything that Hydra or OmegaConf objects to.
     """
     chosen: list[str] = []
-    values: dict[str, tuple[str, Any]] = {}  # of a key: the word that sets it, and to what
+    values: dict[str, Any] = {}
     for word in words:
         key, text = split(word)
         if key.partition(".")[0] in _SWEEP_KEYS:
@@ -137,61 +128,49 @@ def compose(words: Sequence[str], layout: Layout) -> dict[str, Any]:
         if key in ("agent.name", f"{layout.subject}.name"):
             raise ConfigError(f"{word}: follows from {key[:-5]}=; set that, or tag=<word>")
         if key not in layout.groups:
-            values |= {name: (word, value) for name, value in flatten({key: _value(word)}).items()}
+            values |= flatten({key: _value(word)})
             continue
         if "," in text or (key == layout.subject and text in layout.sets):
-            raise _several(word)
+            raise ConfigError(f"{word}: {_SEVERAL}")
         known = layout.options(key)
         if key == layout.subject:
-            name = layout.canonical(text)
-            values[f"{key}.name"] = (word, name)
+            values[f"{key}.name"] = name = layout.canonical(text)
             text = name if name in known else "base"
         elif text not in known:
             raise ConfigError(f"{word}: no such {key}; {suggestion(text, known)}")
         chosen.append(f"{key}={text}")
     try:
-        return _composed(chosen, values, layout)
+        return _without_sources(_composed(chosen, values, layout), layout)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(_one_line(error, words)) from error
 
 
-def _composed(
-    chosen: Sequence[str], values: Mapping[str, tuple[str, Any]], layout: Layout
-) -> dict[str, Any]:
+def _composed(chosen: list[str], values: Mapping[str, Any], layout: Layout) -> Any:
     with hydra.initialize_config_dir(str(layout.directory), version_base="1.3"):
-        cfg = hydra.compose("train", list(chosen), return_hydra_config=True)
+        cfg = hydra.compose("train", chosen, return_hydra_config=True)
     with open_dict(cfg):
         choices = cfg.pop("hydra").runtime.choices
-        cfg.preset = choices.preset
-        cfg.agent.name = choices.agent
-    known = list(flatten(_container(cfg, resolve=False)))
-    for key, (word, value) in values.items():
+        cfg.preset, cfg.agent.name = choices.preset, choices.agent
+    container: Any = OmegaConf.to_container(cfg)
+    known = list(flatten(container))
+    for key, value in values.items():
         if key not in known:
-            raise _unknown(word, key, [*known, *layout.groups])
+            raise _unknown(f"{key}={value}", key, [*known, *layout.groups])
         OmegaConf.update(cfg, key, value)
-    result = _container(cfg, resolve=True)
-    return _without_sources(result, layout)
+    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 
 
 def _without_sources(values: dict[str, Any], layout: Layout) -> dict[str, Any]:
     """`values` without what only feeds other keys through `${...}`: two copies could differ."""
     subject, files = layout.subject, layout.directory
-    declared = {
-        "scale": list(OmegaConf.load(files / "train.yaml").scale),
-        subject: list(OmegaConf.load(files / subject / "base.yaml")),
-    }
-    for section, names in declared.items():
+    scale, own = OmegaConf.load(files / "train.yaml").scale, files / subject / "base.yaml"
+    for section, declared in (("scale", list(scale)), (subject, list(OmegaConf.load(own)))):
         for key, value in values[section].items():
-            if key not in names:
-                known = [f"{section}.{name}" for name in names]
-                raise _unknown(f"{section}.{key}={value}", f"{section}.{key}", known)
+            if key not in declared:
+                remedy = suggestion(key, declared)
+                raise ConfigError(f"{section}.{key}={value}: unknown key; {remedy}")
     others = {key: value for key, value in values.items() if key != "scale"}
     return others | {subject: {"name": values[subject]["name"]}}
-
-
-def _container(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
-    container: Any = OmegaConf.to_container(cfg, resolve=resolve, throw_on_missing=resolve)
-    return container  # type: ignore[no-any-return]
 
 
 def _unknown(word: str, key: str, known: Sequence[str]) -> ConfigError:
@@ -217,35 +196,26 @@ def _one_line(error: Exception, words: Sequence[str]) -> str:
     return f"{[*culprits, key][0]}: {text.partition(chr(10))[0]}; see --help"
 
 
-# ---- help -----------------------------------------------------------------------------------
-
-
 def help_text(layout: Layout) -> str:
     """How to start, what each group offers, and train.yaml, whose comments say what a key is."""
-    subjects = layout.sets["all"]
-    lines = [
-        f"python train.py {layout.subject}={subjects[0]} agent=mlr seed=1",
-        "",
-        "The same command again goes on where the run stopped. Every key below can be set, and",
-        "those of the agent, which configs/agent/ explains: agent.mask_ratio=0.3",
-        "",
-        "-m              one job for each combination of comma-separated values: seed=1,2,3",
-        "--print-config  show the resolved configuration and stop",
-        "",
-    ]
-    for group in layout.groups:
-        lines.append(f"{group}=")
-        if group == layout.subject:
-            lines += textwrap.wrap(
-                ", ".join(subjects), 98, initial_indent="  ", subsequent_indent="  "
-            )
-        else:
-            for name in layout.options(group):
-                text = (layout.directory / group / f"{name}.yaml").read_text(encoding="utf-8")
-                comment = re.search(r"^# ([^@\n].*)", text, re.MULTILINE)
-                lines.append(f"  {name:<20}  {comment[1] if comment else ''}".rstrip())
-        lines.append("")
-    return "\n".join(lines) + (layout.directory / "train.yaml").read_text(encoding="utf-8")
+    subject, subjects = layout.subject, layout.sets["all"]
+    choices = {group: layout.options(group) for group in layout.groups} | {subject: subjects}
+    lines = [f"{group}={', '.join(names)}" for group, names in choices.items()]
+    return "\n".join(
+        [
+            f"python train.py {subject}={subjects[0]} agent=mlr seed=1",
+            "",
+            "The same command again goes on where the run stopped. Every key below can be set, and",
+            "those of the agent, which configs/agent/ explains: agent.mask_ratio=0.3",
+            "",
+            "-m              one job for each combination of comma-separated values: seed=1,2,3",
+            "--print-config  show the resolved configuration and stop",
+            "",
+            *(textwrap.fill(line, 98, subsequent_indent="  ") for line in lines),
+            "",
+            (layout.directory / "train.yaml").read_text(encoding="utf-8"),
+        ]
+    )
 
 
 def show(text: str) -> NoReturn:

@@ -211,14 +211,12 @@ def check_device(device: str) -> None:
     match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
     if match is None:
         raise ConfigError(f"device={device}: unknown device; write auto, cpu, cuda or cuda:<n>")
-    if not device.startswith("cuda"):
-        return
-    import torch  # slow, and only of use where a GPU is asked for by name
+    if device.startswith("cuda"):
+        import torch  # slow, and only of use where a GPU is asked for by name
 
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if count == 0:
-        why = "" if torch.version.cuda else " (this PyTorch is built for the CPU)"
-        raise ConfigError(f"device={device}: no GPU found{why}; use device=cpu or device=auto")
-    if int(match[1] or 0) >= count:
-        names = ", ".join(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(count))
-        raise ConfigError(f"device={device}: no such GPU; there is {names}")
+        count = torch.cuda.device_count()
+        if int(match[1] or 0) >= count:
+            build = "" if torch.version.cuda else ", which is built for the CPU"
+            raise ConfigError(
+                f"device={device}: no such GPU; PyTorch{build}, finds {count}: use device=auto"
+            )
