@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,24 +75,18 @@ class NonFiniteGuard:
 def first_non_finite(tree: Any, name: str = "") -> str | None:
     """Name of the first floating tensor in nested dicts, lists and tuples that holds a NaN or inf.
 
-    The tensors are read once, without a temporary; each costs one host synchronisation.
+    Each tensor costs one host synchronisation.
     """
     if isinstance(tree, Tensor):
-        if not (tree.is_floating_point() and tree.numel()):
-            return None
-        # NaN and infinities pass through minimum and maximum.
-        extremes = torch.stack(torch.aminmax(tree.detach()))
-        return None if bool(torch.isfinite(extremes).all()) else name
+        finite = not tree.is_floating_point() or bool(torch.isfinite(tree).all())
+        return None if finite else name
+    children: Iterable[tuple[Any, Any]] = ()
     if isinstance(tree, Mapping):
-        children = list(tree.items())
-    elif isinstance(tree, (list, tuple)):
-        children = list(enumerate(tree))
-    else:
-        return None
-    names = (
-        first_non_finite(child, f"{name}.{key}" if name else str(key)) for key, child in children
-    )
-    return next((name for name in names if name is not None), None)
+        children = tree.items()
+    elif isinstance(tree, list | tuple):
+        children = enumerate(tree)
+    names = (first_non_finite(child, f"{name}.{key}".lstrip(".")) for key, child in children)
+    return next(filter(None, names), None)
 
 
 def write_report(folder: Path, facts: Mapping[str, float | str]) -> None:

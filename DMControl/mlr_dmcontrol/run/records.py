@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -313,14 +314,11 @@ class CsvTable:
 
     def close(self) -> None:
         """Write what still waits, if the disk allows it, and close the file."""
-        if self._descriptor < 0:
-            return
-        try:
-            self._write()
-        except OSError as error:
-            log.warning("%s has lost its last rows (%s)", self.path, error)
-        os.close(self._descriptor)
-        self._descriptor = -1
+        if self._descriptor >= 0:
+            with suppress(OSError):
+                self._write()
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def _write(self) -> None:
         # At a position, not appended: a partly written row is written over.
