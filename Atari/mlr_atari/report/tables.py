@@ -19,12 +19,7 @@ from .statistics import METRICS
 OURS, PUBLISHED = "ours", "published"
 CURVE_METRICS = ("iqm", "mean")
 """Aggregates drawn against steps."""
-METRIC_NAMES = {
-    "iqm": "IQM",
-    "median": "Median",
-    "mean": "Mean",
-    "optimality_gap": "Optimality gap",
-}
+METRIC_NAMES = dict(zip(METRICS, ("IQM", "Median", "Mean", "Optimality gap"), strict=True))
 INTERVALS = (
     "Intervals are 95 % percentile intervals of the stratified bootstrap over runs, stretched for"
     " their small number n by t/z (Student's t with Welch and Satterthwaite's degrees of freedom)"

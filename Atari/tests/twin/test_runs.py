@@ -17,7 +17,6 @@ from synthetic_runs import BASELINE, BUDGET, REPEAT, A, B, make_run, make_sweep
 from mlr_atari import protocol
 from mlr_atari.errors import ConfigError
 from mlr_atari.report import page, runs
-from mlr_atari.run import records
 
 TREE = Path(__file__).resolve().parents[2]
 
@@ -32,7 +31,9 @@ def sweep(tmp_path: Path) -> Path:
 
 def test_a_run_folder_is_a_row_and_its_curve(tmp_path: Path) -> None:
     evaluations = {20_000: 0.5, 40_000: 1.5, BUDGET: 9.0}
-    make_run(tmp_path, A, "mlr", 7, [1.0, 3.0], evaluations, config={"tag": "x"})
+    command = "/some/train.py seed=7 runs_dir=/scratch tag='a b'"
+    config = {"tag": "x"}
+    make_run(tmp_path, A, "mlr", 7, [1.0, 3.0], evaluations, config=config, command=command)
     found = runs.load([tmp_path])
     (run,) = found.runs.itertuples()
     assert (run.method, run.task, run.seed, run.status) == ("mlr-x", A, 7, "finished")
@@ -40,19 +41,10 @@ def test_a_run_folder_is_a_row_and_its_curve(tmp_path: Path) -> None:
     assert (run.mean, run.values, run.episodes) == (2.0, (1.0, 3.0), 2)
     assert run.normalized == pytest.approx(protocol.normalize(A, 2.0))
     assert (run.hours, run.versions) == ("1.00", "python=3.11; torch=2.13.0")
+    assert run.command == "python train.py seed=7 'tag=a b'"
     # The final evaluation replaces the one at the budget.
     assert list(found.curves["step"]) == [20_000, 40_000, BUDGET]
     assert list(found.curves["mean"]) == [0.5, 1.5, 2.0]
-
-
-def test_training_writes_what_is_read() -> None:
-    assert set(runs.EVALUATION) <= set(records.EVAL_COLUMNS)
-
-
-def test_commands_are_kept_without_what_exists_on_one_machine_only(tmp_path: Path) -> None:
-    make_run(tmp_path, A, "mlr", 1, command="/some/train.py seed=1 runs_dir=/scratch tag='a b'")
-    (run,) = runs.load([tmp_path]).runs.itertuples()
-    assert run.command == "python train.py seed=1 'tag=a b'"
 
 
 def run_without(blocked: list[str], code: str) -> None:
@@ -136,16 +128,12 @@ BOMB = "a: &a [1, 2]\nb: &b [*a, *a]\nc: [*b, *b]\n"
 DAMAGES = [
     ("run.json", text(""), 1),
     ("run.json", cut, 1),
-    ("run.json", text("[]"), 0),
     ("run.json", text("[" * 100_000), 0),
     ("run.json", change(status="odd"), 0),
-    ("run.json", change(status=None), 0),
-    ("run.json", change(protocol=["x"]), 0),
     ("run.json", change(protocol="a\nb"), 0),
     ("run.json", change(pid=10**30), 0),
     ("run.json", change(command="it's"), 0),
     ("run.json", pipe, 0),
-    ("config.yaml", text(""), 0),
     ("config.yaml", add("  - {oops"), 8),
     ("config.yaml", add(BOMB), 9),
     ("config.yaml", add("x: !!python/object/apply:os.system [exit]\n"), 8),
@@ -153,13 +141,10 @@ DAMAGES = [
     ("config.yaml", lambda path: path.write_bytes(path.read_bytes() + b"x: caf\xe9\n"), 8),
     ("config.yaml", lambda path: path.write_text(path.read_text(), encoding="utf-16"), 1),
     ("config.yaml", add("seed: null\n"), 0),
-    ("config.yaml", add("budget: 1e400\n"), 0),
-    ("config.yaml", add("agent: [mlr]\n"), 0),
     ("config.yaml", add("x: [{1: 2, y: 3}]\n"), 0),
     ("config.yaml", Path.unlink, 0),
     ("eval.csv", text(""), 1),
     ("eval.csv", cut, 3),
-    ("eval.csv", add("15"), 4),
     ("eval.csv", add("15,60\n"), 4),
     ("eval.csv", add("15,60,2,x,0,0\n"), 4),
     ("eval.csv", add(f"{10**400},60,2,1,0,0\n"), 4),
@@ -168,10 +153,8 @@ DAMAGES = [
     ("eval.csv", add('"15\n'), 4),
     ("final.json", cut, 1),
     ("final.json", change(values=["-20", None]), 0),
-    ("final.json", change(values=3), 0),
     ("final.json", change(mean=10**400), 0),
     ("final.json", change(values=[1e300]), 0),
-    ("final.json", change(agent_step=-1), 0),
 ]
 
 
@@ -188,13 +171,6 @@ def test_a_damaged_run_is_named_and_the_others_are_read(
     assert said.startswith(str(folder / name) + (f", line {line}: " if line else ": "))
     assert len(said.splitlines()) == 1
     assert page.main([str(tmp_path), "--status"]) == 2
-
-
-def test_nesting_without_end_is_one_line_too(tmp_path: Path) -> None:
-    folder = make_run(tmp_path, A, "mlr", 1)
-    change(versions=json.loads("[" * 900 + "]" * 900))(folder / "run.json")
-    (said,) = runs.load([tmp_path]).unreadable
-    assert said.startswith(str(folder))
 
 
 def test_a_report_goes_on_without_what_is_damaged(
@@ -319,10 +295,3 @@ def test_the_shipped_results_are_read_and_fair() -> None:
     for _, own in found.runs.groupby(list(runs.Setting._fields)):
         assert runs.check(own) == []
     assert all(math.isfinite(mean) for mean in found.curves["mean"])
-
-
-def test_results_with_other_columns_are_refused(tmp_path: Path) -> None:
-    assert len(runs.results(tmp_path).runs) == 0
-    (tmp_path / "runs.csv").write_text("method,score\nmlr,1\n")
-    with pytest.raises(ConfigError):
-        runs.results(tmp_path)

@@ -47,14 +47,6 @@ def test_tasks_weigh_the_same_whatever_their_number_of_runs(metric: str) -> None
     assert value(metric, {"a": few, "b": many}) == pytest.approx(value(metric, repeated))
 
 
-def test_the_mean_of_one_task_has_students_interval() -> None:
-    # Redraws of many runs are as good as normal, so only the stretch is left to tell.
-    runs = np.random.default_rng(1).normal(0, 1, 60)
-    found = interval(statistics.mean, {"a": runs})
-    half = stats.t.isf(0.025, 59) * stats.sem(runs)
-    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.05)
-
-
 def test_few_runs_are_stretched_about_the_value() -> None:
     # All 27 redraws of three runs, by hand: the percentiles of their means, then t and n / (n - 1).
     runs = [1.0, 2.0, 4.0]
