@@ -51,13 +51,10 @@ def readout(features: NDArray[np.floating], labels: Floats, split: Split) -> Flo
 
     Args: `features`: (N, D). `labels`: (N, V).
     """
-    mean, deviation = _scale(features[split.train].astype(np.float64))
-    inputs = (features - mean) / deviation
-    mean, deviation = _scale(labels[split.train])
-    targets = (labels - mean) / deviation
+    inputs, targets = (_standardised(each, split.train) for each in (features, labels))
     weights = ridge(inputs[split.train], targets[split.train])
-    validation = inputs[split.validation], targets[split.validation]
-    scores = np.stack([r_squared(validation[0] @ each, validation[1]) for each in weights])
+    guesses = inputs[split.validation] @ weights  # (P, rows, V)
+    scores = np.stack([r_squared(each, targets[split.validation]) for each in guesses])
     best = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=0)  # (V,)
     chosen = weights[best, :, np.arange(labels.shape[1])].T
     tested = r_squared(inputs[split.test] @ chosen, targets[split.test])
@@ -112,6 +109,7 @@ def constant(values: Floats) -> Rows:
     return np.asarray(values.std(axis=0) <= _CONSTANT * (1e-3 + np.abs(values).max(axis=0)))
 
 
-def _scale(values: Floats) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of each column; 1 for a constant one."""
-    return values.mean(axis=0), np.where(constant(values), 1.0, values.std(axis=0))
+def _standardised(values: NDArray[np.floating], train: Rows) -> Floats:
+    """Mean 0 and deviation 1 on the training rows; a constant column's deviation stays."""
+    known = values[train].astype(np.float64)
+    return (values - known.mean(axis=0)) / np.where(constant(known), 1.0, known.std(axis=0))

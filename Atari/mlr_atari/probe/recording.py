@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,20 +41,16 @@ class Episodes:
     seed: int
 
 
-@dataclass(frozen=True)
-class Recording:
+class Recording(NamedTuple):
     """N samples in the order in which they were played.
 
-    Attributes:
-        observations: uint8 (N, S*C, H, W). labels: float64 (N, V). episodes: int64 (N,).
-        names: of the V variables.
-        key: tells recordings apart that differ in anything but the pictures' size.
+    `key` tells recordings apart that differ in anything but the pictures' size.
     """
 
-    observations: NDArray[np.uint8]
-    labels: NDArray[np.float64]
-    episodes: NDArray[np.int64]
-    names: tuple[str, ...]
+    observations: NDArray[np.uint8]  # (N, S*C, H, W)
+    labels: NDArray[np.float64]  # (N, V)
+    episodes: NDArray[np.int64]  # (N,)
+    names: tuple[str, ...]  # of the V variables
     key: str
 
 

@@ -39,12 +39,6 @@ def test_a_linear_map_of_the_state_gives_one(width: int) -> None:
     assert linear.readout(features, labels(), SPLIT) == pytest.approx(np.ones(3), abs=1e-3)
 
 
-@pytest.mark.parametrize("width", [5, 100])
-def test_noise_gives_nothing(width: int) -> None:
-    features = np.random.default_rng(2).normal(size=(len(EPISODES), width))
-    assert (linear.readout(features, labels(), SPLIT) < 0.02).all()
-
-
 def test_half_of_the_variance_gives_a_half() -> None:
     rng = np.random.default_rng(3)
     episodes = np.repeat(np.arange(10), 1000)
@@ -157,21 +151,16 @@ def test_differences_are_within_a_seed() -> None:
     base = figures.BASELINE
     given = rows((base, 1, 0.2), (base, 2, 0.6), ("mlr", 1, 0.3), ("mlr", 2, 0.7), ("mlr", 3, 0.9))
     runs = figures.by_run(given)
-    gains = (runs["r2"] - runs["baseline"]).round(6).tolist()
-    assert gains[2:4] == [0.1, 0.1]
-    assert np.isnan([*gains[:2], gains[4]]).all()
-    baseline, mlr = figures.table(given).to_dict("records")
+    gains = (runs["r2"] - runs["baseline"]).round(6).dropna()
+    assert gains.to_dict() == {2: 0.1, 3: 0.1}
+    still = rows((base, 1, float("nan")), variable="y")  # a variable that never changes
+    baseline, mlr = figures.table(pd.concat([given, still])).to_dict("records")
+    assert baseline["R²"].startswith("0.400 [")
     assert baseline[f"− {base}"] == ""
     assert (mlr[""], mlr["seeds"]) == ("pole, laptop", 3)
     assert mlr["R²"].startswith("0.633 [")
     assert mlr["− untrained"].startswith("+0.383 [")
     assert mlr[f"− {base}"].startswith("+0.100 [")
-
-
-def test_a_variable_that_never_changes_does_not_count() -> None:
-    still = rows(("mlr", 1, float("nan")), variable="y")
-    (line,) = figures.table(pd.concat([rows(("mlr", 1, 0.5)), still])).to_dict("records")
-    assert line["R²"] == "0.500"  # one seed has no interval
 
 
 def test_signs_of_a_run_are_read_from_its_table(tmp_path: Path) -> None:
