@@ -49,12 +49,9 @@ class CustomEnv(GameEnv):
             episode_seed=episode_seed,
             max_steps=max_steps,
         )
+        frames = float(self._game_env.metadata.get("render_fps", 15))
+        self.frame_rate = frames / settings.frame_skip
         self._pixels = np.zeros((1, 1), np.uint8)  # as the game showed them last
-
-    @property
-    def frame_rate(self) -> float:
-        """Agent steps in a second of the game."""
-        return float(self._game_env.metadata.get("render_fps", 15)) / self.settings.frame_skip
 
     def render(self) -> np.ndarray:  # type: ignore[override]
         """What the game shows, uint8 (rows, columns, 3)."""

@@ -78,16 +78,12 @@ class AtariEnv(GameEnv):
             episode_seed=episode_seed,
             max_steps=max_steps,
         )
+        self.frame_rate = 60 / settings.frame_skip
         self._stickiness = STICKINESS if settings.protocol == "atari100k_sticky" else 0.0
         self._random = np.random.default_rng(0)  # a new one in every game
         self._held = NO_OP  # what the frame before was played with
         self._lives_counted = 0  # when the game began or a life was lost last
         self._screens = np.zeros((2, *self._emulator.screen_shape), np.uint8)  # last but one, last
-
-    @property
-    def frame_rate(self) -> float:
-        """Agent steps in a second of the game."""
-        return 60 / self.settings.frame_skip
 
     def identity(self) -> dict[str, str]:
         """What the game runs on, by name, for the run's records."""

@@ -54,8 +54,14 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     Every step's info holds `raw_reward`; `score` and `game_steps`, the raw score and agent steps of
     the game so far; `lives`; `life_lost`; and `game_over`, whether `reset` will begin a new game.
+
+    Attributes:
+        obs_shape: (S, H, W). num_actions: A.
+        frame_rate: agent steps in a second of the game; a subclass says it.
+        episode_over: whether `reset` must come next. game_over: whether it will begin a new game.
     """
 
+    frame_rate: float
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (an attribute of gymnasium's)
     render_mode = "rgb_array"
 
@@ -77,22 +83,15 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._lives = 0
         self._game_steps = 0
         self._score = 0.0
-        self._ended = True  # the episode has, so that a step needs a reset first
-        self._game_over = True
+        self.episode_over = self.game_over = True
         self._pristine = self._snapshot()
         self._before = self._pristine  # what the open game began from, beside its seed
         self._seed: int | None = None  # of the open game
         self._actions: list[int] = []  # of the open game
-        side = settings.image_size
-        self._stack = np.zeros((settings.frame_stack, side, side), np.uint8)
-        self.observation_space = gymnasium.spaces.Box(0, 255, self._stack.shape, np.uint8)
+        self.obs_shape = (settings.frame_stack, settings.image_size, settings.image_size)
+        self._stack = np.zeros(self.obs_shape, np.uint8)
+        self.observation_space = gymnasium.spaces.Box(0, 255, self.obs_shape, np.uint8)
         self.action_space = gymnasium.spaces.Discrete(num_actions)
-
-    @property
-    def obs_shape(self) -> tuple[int, int, int]:
-        """(S, H, W)."""
-        stack, height, width = self._stack.shape
-        return stack, height, width
 
     @property
     def observation(self) -> np.ndarray:
@@ -103,16 +102,6 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
     def frame(self) -> np.ndarray:
         """The newest frame of the observation, uint8 (H, W): what a replay stores."""
         return self._stack[-1].copy()
-
-    @property
-    def episode_over(self) -> bool:
-        """Whether `reset` must come next."""
-        return self._ended
-
-    @property
-    def game_over(self) -> bool:
-        """Whether `reset` will begin a new game."""
-        return self._game_over
 
     @property
     def ends_at_life_loss(self) -> bool:
@@ -130,8 +119,8 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
         Raises:
             ValueError: a new game needs a seed and neither it nor `episode_seed` is there.
         """
-        if seed is None and self._ended and not self._game_over:
-            self._ended = False
+        if seed is None and self.episode_over and not self.game_over:
+            self.episode_over = False
             return self._stack.copy(), self._info(0.0, life_lost=False)
         if seed is None:
             if self._episode_seed is None:
@@ -153,7 +142,7 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
         Raises:
             gymnasium.error.ResetNeeded: the episode is over. ValueError: no such action.
         """
-        if self._ended:
+        if self.episode_over:
             raise gymnasium.error.ResetNeeded("the episode is over; call reset first")
         if not 0 <= action < self.num_actions:
             raise ValueError(f"action {action} is not in [0, {self.num_actions})")
@@ -169,8 +158,8 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
             terminated = played.game_over
         capped = self._game_steps >= self._max_steps or played.truncated
         truncated = capped and not played.game_over
-        self._game_over = played.game_over or capped
-        self._ended = terminated or truncated
+        self.game_over = played.game_over or capped
+        self.episode_over = terminated or truncated
         reward = float(np.sign(played.reward)) if self.training else played.reward
         info = self._info(played.reward, played.life_lost)
         return self._stack.copy(), reward, terminated, truncated, info
@@ -178,11 +167,6 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
     def identity(self) -> dict[str, str]:
         """What the game runs on, by name, for the run's records."""
         return {"game": self.game, "protocol": self.settings.protocol}
-
-    @property
-    @abstractmethod
-    def frame_rate(self) -> float:
-        """Agent steps in a second of the game."""
 
     @abstractmethod
     def render(self) -> np.ndarray:  # type: ignore[override]
@@ -212,10 +196,10 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
         """
         same = self._replayed(state)
         if same:
-            self._ended = state["reached"]["ended"]
+            self.episode_over = state["reached"]["ended"]
         else:
             log.warning("%s cannot be restored as it was saved; a new game begins", self.game)
-            self._ended = self._game_over = True
+            self.episode_over = self.game_over = True
         self._games = state["games"]
         return same
 
@@ -231,7 +215,7 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._before, self._seed = self._snapshot(), seed
         self._actions.clear()
         self._game_steps, self._score = 0, 0.0
-        self._ended = self._game_over = False
+        self.episode_over = self.game_over = False
         self._restart_stack(self._begin(seed))
 
     def _restart_stack(self, frame: np.ndarray) -> None:
@@ -249,13 +233,13 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
             "game_steps": self._game_steps,
             "lives": self._lives,
             "life_lost": life_lost,
-            "game_over": self._game_over,
+            "game_over": self.game_over,
         }
 
     def _replayed(self, state: Mapping[str, Any]) -> bool:
         """Play the saved game again; whether it is the same."""
         if state["seed"] is None:  # no game was begun
-            self._seed, self._ended, self._game_over = None, True, True
+            self._seed, self.episode_over, self.game_over = None, True, True
             return True
         try:
             self._restore(state["before"])
@@ -263,9 +247,9 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
             return False
         self._new_game(state["seed"])
         for action in state["actions"]:
-            if self._game_over:
+            if self.game_over:
                 return False
-            self._ended = False  # a life may have been lost
+            self.episode_over = False  # a life may have been lost
             self.step(action)
         reached = self._reached() | {"ended": state["reached"]["ended"]}
         return bool(reached == state["reached"])
@@ -276,8 +260,8 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
             "stack": self._stack.tobytes(),
             "score": self._score,
             "lives": self._lives,
-            "ended": self._ended,
-            "game_over": self._game_over,
+            "ended": self.episode_over,
+            "game_over": self.game_over,
         }
 
     def _snapshot(self) -> bytes | None:

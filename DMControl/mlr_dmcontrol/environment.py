@@ -45,6 +45,12 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     `action_repeat` times, or fewer at the episode's end, and sums the rewards.
 
     Every episode has its own seed, so its start does not depend on what was played before.
+
+    Attributes:
+        obs_shape: (S*3, H, W). action_dim: A, numbers of an action.
+        episode_over: whether only `reset` is possible now.
+        frame_rate: agent steps in a second of simulated time.
+        physics: the simulator's own model and data, to be looked at only.
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (an attribute of gymnasium's)
@@ -68,7 +74,8 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.task, self.settings = canonical(task), settings
         self._episode_seed = episode_seed
         self._control = _load(self.task)
-        cameras = self._control.physics.model.ncam
+        self.physics = self._control.physics
+        cameras = self.physics.model.ncam
         if settings.camera_id >= cameras:
             raise ConfigError(
                 f"environment.camera_id={settings.camera_id}: {self.task} has no such camera; "
@@ -76,34 +83,21 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             )
         self._low, self._high = _action_range(self._control.action_spec())
         if settings.fast_render:
-            quality = self._control.physics.model.vis.quality
+            quality = self.physics.model.vis.quality
             quality.offsamples = quality.shadowsize = 0
         self._cameras: dict[int, Any] = {}
         self._episode = 0  # episodes begun by a reset without a seed
         self._seed: int | None = None  # of the open episode
         self._actions: list[np.ndarray] = []  # of the open episode
         self._env_step = 0  # within the episode
-        self._over = True
+        self.episode_over = True
+        self.frame_rate = 1 / (self._control.control_timestep() * settings.action_repeat)
+        self.action_dim = len(self._low)
+        side = settings.image_size
+        self.obs_shape = (settings.frame_stack * COLOURS, side, side)
         self._stack: deque[np.ndarray] = deque(maxlen=settings.frame_stack)
-        side, channels = settings.image_size, settings.frame_stack * COLOURS
-        self.observation_space = gymnasium.spaces.Box(0, 255, (channels, side, side), np.uint8)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, self._low.shape, np.float32)
-
-    @property
-    def episode_over(self) -> bool:
-        """Whether only `reset` is possible now."""
-        return self._over
-
-    @property
-    def obs_shape(self) -> tuple[int, int, int]:
-        """(S*3, H, W)."""
-        side = self.settings.image_size
-        return self.settings.frame_stack * COLOURS, side, side
-
-    @property
-    def action_dim(self) -> int:
-        """A, numbers of an action."""
-        return len(self._low)
+        self.observation_space = gymnasium.spaces.Box(0, 255, self.obs_shape, np.uint8)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.action_dim,), np.float32)
 
     @property
     def observation(self) -> np.ndarray:
@@ -114,16 +108,6 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def frame(self) -> np.ndarray:
         """The newest frame of the observation, uint8 (3, H, W): what a replay stores."""
         return self._stack[-1]
-
-    @property
-    def frame_rate(self) -> float:
-        """Agent steps in a second of simulated time."""
-        return 1 / (self._control.control_timestep() * self.settings.action_repeat)
-
-    @property
-    def physics(self) -> Any:
-        """The simulator's own model and data, to be looked at only."""
-        return self._control.physics
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -164,14 +148,14 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Free the renderer; OSMesa prints a traceback at exit otherwise."""
         if self._control is not None:
             self._cameras.clear()
-            self._control.physics.free()
+            self.physics.free()
             self._control = None
 
     def identity(self) -> dict[str, str]:
         """What is played, by which rules and drawn by what, for the run's records."""
         from OpenGL import GL
 
-        with self._control.physics.contexts.gl.make_current() as context:
+        with self.physics.contexts.gl.make_current() as context:
             name = context.call(GL.glGetString, GL.GL_RENDERER).decode()
         renderer = Renderer(os.environ["MUJOCO_GL"], name)
         return {"task": self.task, "protocol": PROTOCOL, "renderer": str(renderer)}
@@ -206,19 +190,19 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         restored = self.observation.tobytes() == state["observation"]
         if not restored:
             log.warning("%s cannot be restored as it was saved; a new episode begins", self.task)
-            self._over = True
+            self.episode_over = True
         return restored
 
     def _begin(self, seed: int) -> None:
         self._control.task.random.seed(seed)
         self._control.reset()
-        self._seed, self._env_step, self._over = seed, 0, False
+        self._seed, self._env_step, self.episode_over = seed, 0, False
         self._actions.clear()
         self._stack.clear()
 
     def _advance(self, action: np.ndarray) -> tuple[float, bool, bool]:
         """The simulator's part of a step: reward, terminated, truncated."""
-        if self._over:
+        if self.episode_over:
             raise gymnasium.error.ResetNeeded("the episode is over; call reset first")
         action = np.array(action, np.float32)
         self._actions.append(action)
@@ -232,7 +216,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             truncated = not terminated and (timestep.last() or self._env_step == EPISODE_LENGTH)
             if terminated or truncated:
                 break
-        self._over = terminated or truncated
+        self.episode_over = terminated or truncated
         return float(reward), terminated, truncated
 
     def _frame(self) -> np.ndarray:
@@ -242,7 +226,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def _picture(self, size: int) -> np.ndarray:
         """The scene, uint8 (size, size, 3); valid until the next call."""
         if size not in self._cameras:
-            self._cameras[size] = _camera(self._control.physics, size, self.settings.camera_id)
+            self._cameras[size] = _camera(self.physics, size, self.settings.camera_id)
         picture: np.ndarray = self._cameras[size].render()
         return picture
 

@@ -152,7 +152,7 @@ def test_the_tasks_own_end_is_termination() -> None:
     with make("lqr_lqr_2_1") as env:
         env.reset()
         assert play(env, 1)[0][2:4] == (False, False)
-        physics = env._control.physics
+        physics = env.physics
         with physics.reset_context():
             physics.set_state(np.zeros_like(physics.get_state()))
         *_, terminated, truncated, _ = env.step(np.zeros(1))
@@ -171,7 +171,7 @@ def test_actions_are_scaled_to_what_the_actuators_take() -> None:
             (0, spec.maximum / 2 + spec.minimum / 2),
         ):
             env.step(np.full(12, action))
-            np.testing.assert_allclose(env._control.physics.control(), control, atol=1e-12)
+            np.testing.assert_allclose(env.physics.control(), control, atol=1e-12)
 
 
 def test_fast_render_changes_pixels_only() -> None:
