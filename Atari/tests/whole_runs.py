@@ -178,8 +178,7 @@ def frames(runs: Path) -> torch.Tensor:
     """All frames of the replay in the newest checkpoint, oldest first."""
     checkpoint = newest(runs)
     paths = files(folder(runs), checkpoint.step)
-    blocks = [torch.load(paths[f"frames {block.start}"]) for block in checkpoint.frames]
-    return torch.cat(blocks)
+    return torch.cat([torch.load(paths[f"frames {stop}"]) for stop in sorted(checkpoint.frames)])
 
 
 def change(runs: Path, part: str, edit: Callable[[Any], None]) -> None:

@@ -70,17 +70,10 @@ class Ring:
 class Run:
     """Everything of a small run, `frames_a_step` frames a step."""
 
-    def __init__(
-        self,
-        folder: Path,
-        past: int = 0,
-        frames_a_step: int = 1,
-        size: int = 50,
-        block: int = BLOCK,
-    ) -> None:
+    def __init__(self, folder: Path, past: int = 0, frames_a_step: int = 1, size: int = 50) -> None:
         self.part, self.ring, self.streams = Part(size), Ring(past), Streams(1)
         self.state = {"agent": self.part, "replay": self.ring, "streams": self.streams}
-        self.checkpointer = Checkpointer(folder, run="this", block_size=block)
+        self.checkpointer = Checkpointer(folder, run="this", block_size=BLOCK)
         self.frames_a_step = frames_a_step
 
     def advance(self, step: int) -> None:
@@ -107,10 +100,10 @@ def steps(folder: Path) -> list[int]:
 
 
 def files(folder: Path, step: int) -> dict[str, Path]:
-    """The files of a checkpoint: its JSON, its parts by name, frames by where they start."""
+    """The files of a checkpoint: its JSON, its parts by name, frames by where they end."""
     path = folder / "checkpoints" / f"step_{step:09d}.json"
     record = json.loads(path.read_text())
-    named = record["parts"] | {f"frames {start}": name for start, _, name in record["frames"]}
+    named = record["parts"] | {f"frames {stop}": file for stop, file in record["frames"].items()}
     return {"json": path, **{name: path.parent / "files" / named[name] for name in named}}
 
 

@@ -19,11 +19,11 @@ import re
 import shutil
 import time
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -74,14 +74,6 @@ class Damaged(OSError):
     """A file is missing, is not what it was, or holds more than tensors and plain values."""
 
 
-class Block(NamedTuple):
-    """Replay frames `start` to `stop - 1` and the file that holds them, "" if none does yet."""
-
-    start: int
-    stop: int
-    file: str
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """What a checkpoint's JSON says, and what was read with it.
@@ -89,7 +81,7 @@ class Checkpoint:
     Attributes:
         run: identity of the run that it belongs to.
         parts: the file of each part of the state.
-        frames: the files of the replay's frames, oldest first.
+        frames: the files of the replay's frames, each by the number after its last frame.
         items: the parts that were asked for, by name, on the CPU.
     """
 
@@ -97,13 +89,13 @@ class Checkpoint:
     step: int
     final: bool
     parts: dict[str, str]
-    frames: list[Block]
+    frames: dict[int, str]
     items: dict[str, Any] = field(default_factory=dict)
 
     @property
     def files(self) -> dict[str, str]:
         """Every file that is needed, by what it holds."""
-        return self.parts | {f"frames {b.start} to {b.stop}": b.file for b in self.frames}
+        return self.parts | {f"frames to {stop}": file for stop, file in self.frames.items()}
 
 
 class Checkpointer:
@@ -113,7 +105,7 @@ class Checkpointer:
         run_folder: the run's folder; checkpoints go to `checkpoints/` in it.
         keep: how many checkpoints to keep, besides the final ones; at least 2.
         run: identity of the run; another's checkpoints are not used. Empty: anyone's are.
-        block_size: replay frames in a file.
+        block_size: replay frames in a file; the same for all processes of a run.
     """
 
     def __init__(
@@ -125,9 +117,9 @@ class Checkpointer:
         self._folder = run_folder / "checkpoints"
         self._files = self._folder / "files"
         self._block_size = block_size
-        # Of the checkpoint that was saved or restored last: its step, and its blocks by `stop`.
+        # Of the checkpoint that was saved or restored last.
         self._last_step: int | None = None
-        self._blocks: dict[int, Block] = {}
+        self._last_frames: dict[int, str] = {}
         self._written = 0  # bytes of the last save
         self._failures = 0
 
@@ -193,12 +185,12 @@ class Checkpointer:
             for name, part in state.items():
                 part.load_state_dict(saved[name])
             name = "frames"
-            for block in checkpoint.frames:
-                frames.write_frames(block.start, self._read(block.file))
-            self._blocks = {block.stop: block for block in checkpoint.frames}
+            for stop, file in sorted(checkpoint.frames.items()):
+                block = self._read(file)
+                frames.write_frames(stop - len(block), block)
         except (LookupError, ValueError, TypeError, AttributeError, RuntimeError, OSError) as error:
             raise CheckpointError(f"{path}: {name} does not fit this run: {error}") from error
-        self._last_step = checkpoint.step
+        self._last_step, self._last_frames = checkpoint.step, checkpoint.frames
         log.info("restored %s", path)
         return checkpoint.step
 
@@ -216,10 +208,7 @@ class Checkpointer:
         published, reason = self._published(), ""
         for path in reversed(published):
             try:
-                checkpoint = _read_json(path)
-                if self._run not in ("", checkpoint.run):
-                    raise Damaged("is of a run with another configuration")
-                return self._filled(checkpoint, names)
+                return self._read_checkpoint(path, names)
             except OSError as error:
                 reason = f"{path.name}: {error}"
                 log.warning("checkpoint cannot be used: %s", reason)
@@ -249,16 +238,24 @@ class Checkpointer:
             raise OSError(f"{free / 1e6:.0f} MB free, {wanted / 1e6:.0f} MB wanted")
         with suppress(OSError):
             final = final or _read_json(path).final
-        blocks, self._written = self._live_blocks(frames), 0
+        self._written = 0
         parts = {name: self._write(tree) for name, tree in trees.items()}
-        for place, (start, stop, file) in enumerate(blocks):
-            if not file:
-                blocks[place] = Block(start, stop, self._write(frames.read_frames(start, stop)))
+        blocks = {
+            stop: self._last_frames.get(stop) or self._write(frames.read_frames(start, stop))
+            for start, stop in self._spans(frames)
+        }
         for folder in (self._files, self._folder, self._run_folder):
             sync_folder(folder)
-        record = {"run": self._run, "step": step, "final": final, "parts": parts, "frames": blocks}
-        write_atomically(path, sealed({"schema": SCHEMA, **record}))
-        self._last_step, self._blocks = step, {block.stop: block for block in blocks}
+        record = {
+            "schema": SCHEMA,
+            "run": self._run,
+            "step": step,
+            "final": final,
+            "parts": parts,
+            "frames": {str(stop): file for stop, file in blocks.items()},
+        }
+        write_atomically(path, sealed(record))
+        self._last_step, self._last_frames = step, blocks
         self._tidy()
         seconds = time.perf_counter() - began
         log.info("saved %s, %.1f MB in %.2f s", path.stem, self._written / 1e6, seconds)
@@ -280,15 +277,11 @@ class Checkpointer:
         os.replace(new, self._files / name)
         return name
 
-    def _live_blocks(self, frames: FrameStore) -> list[Block]:
-        """Blocks of all frames that are alive; those that are on the disk have a file."""
+    def _spans(self, frames: FrameStore) -> Iterator[tuple[int, int]]:
+        """First frame and end of each file; what was full once has the same end ever after."""
         first, end, size = frames.first_live_frame, frames.frames_written, self._block_size
-        blocks = []
         for start in range(first - first % size, end, size):
-            new = Block(max(start, first), min(start + size, end), "")
-            saved = self._blocks.get(new.stop, new)
-            blocks.append(saved if saved.start <= new.start else new)
-        return blocks
+            yield max(start, first), min(start + size, end)
 
     def _tidy(self) -> None:
         """Remove old checkpoints, those of a past left behind, and the files that none names."""
@@ -311,8 +304,10 @@ class Checkpointer:
 
     # ---- reading -----------------------------------------------------------------------------
 
-    def _filled(self, checkpoint: Checkpoint, names: Collection[str] | None) -> Checkpoint:
-        """The checkpoint with the parts `names`; raises Damaged if a file that is needed is."""
+    def _read_checkpoint(self, path: Path, names: Collection[str] | None) -> Checkpoint:
+        checkpoint = _read_json(path)
+        if self._run not in ("", checkpoint.run):
+            raise Damaged("is of a run with another configuration")
         parts = checkpoint.parts
         if names is not None:
             parts = {name: parts[name] for name in names if name in parts}
@@ -406,7 +401,7 @@ def _read_json(path: Path) -> Checkpoint:
             raise Damaged("has another checksum than when it was written")
         if record["schema"] != SCHEMA:
             raise _unknown_schema(path, record["schema"])
-        frames = [Block(*block) for block in record["frames"]]
+        frames = {int(stop): file for stop, file in record["frames"].items()}
         run, step, final, parts = (record[key] for key in ("run", "step", "final", "parts"))
         checkpoint = Checkpoint(run, step, final, parts, frames)
         if step != _step(path) or not all(map(_DIGEST.fullmatch, checkpoint.files.values())):
