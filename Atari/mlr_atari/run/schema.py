@@ -54,14 +54,10 @@ def choice(*values: str | int) -> Any:
 
 
 def construct(kind: type[SettingsType], values: Any, section: str = "") -> SettingsType:
-    """An instance of a dataclass from nested plain values; lists become tuples.
-
-    Args:
-        values: a mapping with a value for each field, of its type and in its range.
-        section: what the user writes before the keys, such as `agent`.
+    """A dataclass of the user's section from nested plain values; lists become tuples.
 
     Raises:
-        ConfigError: naming the first key that is unknown, missing or wrong.
+        ConfigError: the first key that is unknown, missing, of a wrong type or out of range.
     """
     if isinstance(values, kind):
         return values
@@ -100,28 +96,20 @@ def _value(value: Any, kind: Any, rule: Mapping[str, Any], key: str) -> Any:
     if typing.get_origin(kind) is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ConfigError(f"{key}={value}: must be a list, such as [{value}]")
-        entries = enumerate(value)
-        return tuple(_value(entry, kinds[0], rule, f"{key}[{i}]") for i, entry in entries)
-    if problem := _problem(value, kind, rule):
-        shown = str(value).lower() if isinstance(value, bool) else value
-        raise ConfigError(f"{key}={shown}: {problem}")
-    return float(value) if kind is float else value
-
-
-def _problem(value: Any, kind: type, rule: Mapping[str, Any]) -> str | None:
-    """What is wrong with a number, a switch or a word."""
-    accepted = (int, float) if kind is float else (kind,)
-    if not any(type(value) is each for each in accepted):
-        return f"must be {_KINDS[kind]}"
-    if kind in (int, float) and not abs(value) <= LARGEST:  # also where it is not a number
-        return f"must be finite and at most {LARGEST}"
-    ends, choices = rule.get("ends", {}), rule.get("choices", (value,))
-    if not all(_ENDS[word](value, end) for word, end in ends.items()):
-        return f"must be {' and '.join(f'{word} {end}' for word, end in ends.items())}"
-    return (
-        None
-        if value in choices
-        else f"no such choice; {suggestion(str(value), [str(each) for each in choices])}"
+        return tuple(_value(one, kinds[0], rule, f"{key}[{i}]") for i, one in enumerate(value))
+    ends, choices = rule.get("ends", {}), [str(word) for word in rule.get("choices", (value,))]
+    if not (type(value) is kind or (kind is float and type(value) is int)):
+        problem = f"must be {_KINDS[kind]}"
+    elif kind in (int, float) and not abs(value) <= LARGEST:  # also where it is not a number
+        problem = f"must be finite and at most {LARGEST}"
+    elif not all(_ENDS[word](value, end) for word, end in ends.items()):
+        problem = f"must be {' and '.join(f'{word} {end}' for word, end in ends.items())}"
+    elif str(value) not in choices:
+        problem = f"no such choice; {suggestion(str(value), choices)}"
+    else:
+        return float(value) if kind is float else value
+    raise ConfigError(
+        f"{key}={str(value).lower() if isinstance(value, bool) else value}: {problem}"
     )
 
 
