@@ -82,7 +82,6 @@ def interval_estimates(aggregates: pd.DataFrame) -> Figure:
     figure, panels = _grid(len(METRIC_NAMES), columns=4, width=2.2, height=height)
     looks = _looks(aggregates.loc[aggregates["source"] == OURS, "method"])
     for axes, metric in zip(panels, METRIC_NAMES, strict=True):
-        axes.use_sticky_edges = False  # room beside the outermost bar
         for row in aggregates[aggregates["metric"] == metric].itertuples():
             at = names.index((row.method, row.source))
             if row.source == OURS:
@@ -91,8 +90,7 @@ def interval_estimates(aggregates: pd.DataFrame) -> Figure:
                 axes.plot([row.low, row.high], [at, at], color="black", lw=1)
                 axes.plot([row.value], [at], "D", ms=3.5, mfc="white", color="black")
         axes.set_title(METRIC_NAMES[metric])
-        _lines(axes, [label(*name) for name in names])
-        axes.tick_params(axis="y", length=0, labelleft=axes is panels[0])
+        _lines(axes, [label(*name) for name in names], axes is panels[0])
         axes.set_xlabel(protocol.NORMALIZED_NAME)
     return figure
 
@@ -119,12 +117,11 @@ def comparisons(pairs: pd.DataFrame) -> Figure:
     """For every pair P(X > Y) and the difference of means, with their 95 % intervals."""
     figure, panels = _grid(2, width=3.4, height=0.8 + 0.25 * len(pairs))
     for axes, name, none in zip(panels, ("probability", "difference"), (0.5, 0.0), strict=True):
-        axes.use_sticky_edges = False
         for at, row in pairs.reset_index().iterrows():
             _bar(axes, at, tuple(row[[name, f"{name}_low", f"{name}_high"]]), COLOURS[0])
         axes.axvline(none, color="black", lw=0.8, ls="--")
-        _lines(axes, [f"{row.method}  >  {row.other}" for row in pairs.itertuples()])
-        axes.tick_params(axis="y", labelleft=axes is panels[0])
+        names = [f"{row.method}  >  {row.other}" for row in pairs.itertuples()]
+        _lines(axes, names, axes is panels[0])
     panels[0].set_xlim(0, 1)
     panels[0].set_xlabel("P(X > Y)")
     panels[1].set_xlabel(f"X − Y, mean {protocol.NORMALIZED_NAME}")
@@ -204,9 +201,11 @@ def _bar(axes: Axes, at: float, interval: tuple[float, ...], colour: str) -> Non
     axes.plot([value, value], [at - 0.3, at + 0.3], color="black", lw=1.5)
 
 
-def _lines(axes: Axes, names: Sequence[str]) -> None:
+def _lines(axes: Axes, names: Sequence[str], named: bool) -> None:
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", length=0, labelleft=named)
+    axes.use_sticky_edges = False  # room beside the outermost bar
 
 
 def _legend(figure: Figure) -> None:

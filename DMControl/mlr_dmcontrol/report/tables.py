@@ -113,19 +113,15 @@ def build(found: Runs, mixed: bool = False) -> Study:
     valid = runs.fit(found.runs)
     differing = [name for name in Setting._fields if valid[name].nunique() > 1]
     if differing:
-        words = valid[differing].apply(
-            lambda row: ", ".join(f"{name} {row[name]}" for name in differing), axis=1
-        )
-        valid = valid.assign(method=valid["method"] + " (" + words + ")")
-    place = {
-        run.Index: (
-            _place(run.method, protocol.METHODS),
-            _place(run.task, protocol.TASKS),
-            run.seed,
-        )
+        words = [
+            ", ".join(f"{name} {run[name]}" for name in differing) for _, run in valid.iterrows()
+        ]
+        valid = valid.assign(method=valid["method"] + [f" ({settings})" for settings in words])
+    places = [
+        (_place(run.method, protocol.METHODS), _place(run.task, protocol.TASKS), run.seed)
         for run in valid.itertuples()
-    }
-    valid = valid.loc[sorted(place, key=place.__getitem__)]
+    ]
+    valid = valid.iloc[sorted(range(len(places)), key=places.__getitem__)]
     setting = None
     if len(valid) and not differing:
         setting = Setting(*(valid[name].iloc[0] for name in Setting._fields))
@@ -213,14 +209,12 @@ def aggregate_curves(study: Study) -> pd.DataFrame:
 
 def profiles(study: Study, points: int = 101) -> pd.DataFrame:
     """Performance profiles: share of a method's runs above each normalised score."""
-    thresholds = np.linspace(*protocol.PROFILE_RANGE, points)
+    levels = np.linspace(*protocol.PROFILE_RANGE, points)
     tables = []
     for method in study.methods if study.common else ():
-        scores = study.scores(method)
-        found = statistics.interval(statistics.profile(thresholds), scores, PROBABILITY)
-        names = ("share", "low", "high")
-        columns = {"threshold": thresholds, **dict(zip(names, found, strict=True))}
-        tables.append(pd.DataFrame({"method": method, **columns}))
+        share = statistics.interval(statistics.profile(levels), study.scores(method), PROBABILITY)
+        rows = {"method": method, "threshold": levels, **share._asdict()}
+        tables.append(pd.DataFrame(rows).rename(columns={"value": "share"}))
     return _together(tables)
 
 
