@@ -184,8 +184,9 @@ def main(argv: Sequence[str]) -> int:
     """Exit code: 0 done, 2 wrong config or checkpoints, 3 storage, 4 non-finite, 75 preempted."""
     try:
         if sweep.wanted(argv):
-            benchmark = sweep.Benchmark(LAYOUT, compose, protocol.run_path, estimate)
-            return sweep.main(argv, benchmark)
+            return sweep.main(
+                argv, LAYOUT, compose=compose, run_path=protocol.run_path, estimate=estimate
+            )
         train(load(argv))
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -182,4 +182,4 @@ def test_slurm_requeues_and_names_what_crashed(
 def test_a_slurm_that_refuses_is_told_in_one_line(tmp_path: Path, slurm: Sequence[str]) -> None:
     done = call(*command(tmp_path, "-m", "seed=1", *slurm, "launcher.partition=none"))
     assert done.returncode == 2
-    assert done.stderr.startswith("error: launcher=slurm: ")
+    assert done.stderr.splitlines()[-1].startswith("error: launcher=slurm: ")

@@ -55,16 +55,6 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """What a sweep has to know of the benchmark."""
-
-    layout: Layout
-    compose: Callable[[Sequence[str]], RunSettings]  # words -> a checked configuration
-    run_path: Callable[[Any], Path]
-    estimate: Callable[[Any], Estimate]
-
-
-@dataclass(frozen=True)
 class Launcher:
     """Where the jobs run. `settings`: its file in configs/launcher with the user's words in it."""
 
@@ -108,11 +98,21 @@ def wanted(argv: Sequence[str]) -> bool:
     return bool(asks) and not {"-h", "--help", "--print-config"} & set(argv)
 
 
-def main(argv: Sequence[str], benchmark: Benchmark) -> int:
+def main(
+    argv: Sequence[str],
+    layout: Layout,
+    *,
+    compose: Callable[[Sequence[str]], RunSettings],
+    run_path: Callable[[Any], Path],
+    estimate: Callable[[Any], Estimate],
+) -> int:
     """Run or plan what `argv` asks for; returns the exit code.
 
     0 all runs are finished, 75 all others were preempted and saved, else the failures' common
     exit code, or 1.
+
+    Args:
+        compose: a checked configuration from words. run_path, estimate: its folder, its cost.
 
     Raises:
         ConfigError: a job is wrong, or two of them would share a folder; nothing was started.
@@ -120,11 +120,12 @@ def main(argv: Sequence[str], benchmark: Benchmark) -> int:
     plans = [word for word in argv if word.startswith("plan=")]
     if any(word not in ("plan=true", "plan=false") for word in plans):
         raise ConfigError(f"{plans[0]}: must be true or false")
-    words, launcher = read([word for word in argv if word not in plans], benchmark.layout)
-    jobs = compose_jobs(words, benchmark)
+    wishes, launcher = read([word for word in argv if word not in plans], layout)
+    composed = [(words, compose(words)) for words in wishes]
+    jobs = _jobs([(words, cfg, run_path(cfg)) for words, cfg in composed], layout)
     refused = [job for job in jobs if job.state == "refused"]
     if "plan=true" in plans:
-        print(plan_text([(job, benchmark.estimate(job.cfg)) for job in jobs]))
+        print(_plan_text([(job, estimate(job.cfg)) for job in jobs]))
         return ConfigError.exit_code if refused else 0
     # What seems to run elsewhere may have died there: its lock decides.
     todo = [job for job in jobs if job.state in ("waiting", "resumes", "running")]
@@ -150,14 +151,11 @@ def read(argv: Sequence[str], layout: Layout) -> tuple[list[list[str]], Launcher
             new = word.removeprefix("hydra.").replace("launcher.ray.", "launcher.")
             new = new.replace("launcher.n_jobs=", "jobs_at_once=")
             raise ConfigError(f"{word}: has another name now; write {new}")
-    if not {"-m", "--multirun"} & set(argv):
-        return [[*words, *own]], _launcher([], layout)
-    return expand_jobs(words, layout), _launcher(own, layout)
-
-
-def _launcher(words: Sequence[str], layout: Layout) -> Launcher:
-    inner = [word for word in words if word.startswith("launcher.")]
-    common = _read_yaml(layout.directory / "sweep.yaml", [w for w in words if w not in inner])
+    multirun = bool({"-m", "--multirun"} & set(argv))
+    if not multirun:
+        words, own = [*words, *own], []  # refused where they are composed
+    inner = [word for word in own if word.startswith("launcher.")]
+    common = _read_yaml(layout.directory / "sweep.yaml", [w for w in own if w not in inner])
     name, known = str(common["launcher"]), layout.options("launcher")
     if name not in known:
         raise ConfigError(f"launcher={name}: no such launcher; {suggestion(name, known)}")
@@ -165,7 +163,8 @@ def _launcher(words: Sequence[str], layout: Layout) -> Launcher:
         if common[key] is None or common[key] < least:
             raise ConfigError(f"{key}={common[key]}: must be at least {least}")
     settings = _read_yaml(layout.directory / "launcher" / f"{name}.yaml", inner)
-    return Launcher(name, common["runs_per_gpu"], common["jobs_at_once"], settings)
+    launcher = Launcher(name, common["runs_per_gpu"], common["jobs_at_once"], settings)
+    return _expanded(words, layout) if multirun else [words], launcher
 
 
 def _read_yaml(path: Path, words: Sequence[str] = ()) -> dict[str, Any]:
@@ -192,16 +191,13 @@ def _read_yaml(path: Path, words: Sequence[str] = ()) -> dict[str, Any]:
     return settings  # type: ignore[no-any-return]
 
 
-def expand_jobs(words: Sequence[str], layout: Layout) -> list[list[str]]:
+def _expanded(words: Sequence[str], layout: Layout) -> list[list[str]]:
     """The jobs of a sweep: all combinations of several values, times the runs of its ablations.
 
     `ablation=<name>,...` stands for the runs in configs/ablation/<name>.yaml: a question, and below
     `sweep:` a list of values for each of one or more keys, whose i-th values make the i-th run.
     Values for the only key on the command line take their place. The agent as it is runs beside
     them, once for all ablations; the others get folders of their own by `tag=mask_ratio-0.1`.
-
-    Raises:
-        ConfigError: an unknown ablation, a file that is not as above, or an unreadable word.
     """
     others = [word for word in words if not word.startswith("ablation=")]
     named = [word.partition("=")[2] for word in words if word not in others]
@@ -241,39 +237,32 @@ def _tagged(job: Sequence[str], ablation: str, run: Sequence[str]) -> list[str]:
     return [*(word for word in job if not word.startswith("tag=")), f"tag={tag}"]
 
 
-def compose_jobs(jobs: Sequence[Sequence[str]], benchmark: Benchmark) -> list[Job]:
-    """Compose and check every job, and look what is in its folder.
-
-    Raises:
-        ConfigError: the first job that is wrong; or two with the same folder.
-    """
-    composed: dict[Path, Job] = {}
-    subject, script = benchmark.layout.subject, benchmark.layout.directory.parent / "train.py"
-    for words in jobs:
-        cfg = benchmark.compose(words)
-        path, command = benchmark.run_path(cfg), (sys.executable, str(script), *words)
-        if path in composed:
-            different = sorted(set(command) ^ set(composed[path].command))
+def _jobs(composed: Sequence[tuple[Sequence[str], RunSettings, Path]], layout: Layout) -> list[Job]:
+    """Words, configuration and folder of each as a job, with what is in its folder."""
+    jobs: dict[Path, Job] = {}
+    for words, cfg, path in composed:
+        command = (sys.executable, str(layout.directory.parent / "train.py"), *words)
+        if path in jobs:
+            different = sorted(set(command) ^ set(jobs[path].command))
             raise ConfigError(
-                f"{' '.join(different) or path}: two jobs would share {path}; sweep only "
-                f"{subject}, agent, seed and tag, or one command with its own tag= for each value"
+                f"{' '.join(different) or path}: two jobs would share {path}; sweep "
+                f"only {layout.subject}, agent, seed and tag, or give each value a tag= of its own"
             )
         name = path.relative_to(cfg.runs_dir).as_posix()
         log = Path(cfg.runs_dir).resolve() / ".sweep" / "logs" / f"{name.replace('/', '-')}.txt"
         state, detail = look(path, plain(cfg), cfg.resume)
-        composed[path] = Job(name, command, log, cfg, path, state, detail)
-    return list(composed.values())
+        jobs[path] = Job(name, command, log, cfg, path, state, detail)
+    return list(jobs.values())
 
 
-def plan_text(rows: Sequence[tuple[Job, Estimate]]) -> str:
+def _plan_text(rows: Sequence[tuple[Job, Estimate]]) -> str:
     """One line for each run, then the sums of what is left to do."""
     width = max(len(job.name) for job, _ in rows)
     lines = [
         f"{job.state:<9} {job.name:<{width}}  {hours_text(cost.hours):>8}  "
-        f"{cost.memory / GIGA:5.1f} GB memory  {cost.disk / GIGA:5.1f} GB disk"
+        f"{cost.memory / GIGA:5.1f} GB memory  {cost.disk / GIGA:5.1f} GB disk  {job.detail}"
         for job, cost in rows
     ]
-    lines += [f"refused: {job.name}: {job.detail}" for job, _ in rows if job.state == "refused"]
     counts = Counter(job.state for job, _ in rows)
     lines.append(f"{len(rows)} runs: {', '.join(f'{n} {state}' for state, n in counts.items())}")
     todo = [cost for job, cost in rows if job.state in ("waiting", "resumes")]
@@ -363,10 +352,10 @@ def watch(pack: Pack, stopping: Callable[[], bool], gpu: str = "") -> list[Outco
                 process.send_signal(signal.SIGUSR1)
         time.sleep(_ASK_SECONDS if asking else _POLL_SECONDS)
     ends = [(run, process.returncode) for run, process in zip(pack.runs, processes, strict=True)]
-    return [Outcome(run.name, code, last_error(run.log, code)) for run, code in ends]
+    return [Outcome(run.name, code, _last_error(run.log, code)) for run, code in ends]
 
 
-def last_error(log: Path, code: int) -> str:
+def _last_error(log: Path, code: int) -> str:
     """What a run's output says about its failure; empty for a run that ended well."""
     if code == 0:
         return ""
@@ -413,8 +402,12 @@ def launch(jobs: Sequence[Job], launcher: Launcher) -> list[Outcome]:
         for share, future in zip(shares, futures, strict=True):
             try:
                 outcomes += future.result()
-            except lost as error:
-                outcomes += [_without_outcome(job, error) for job in share]
+            except lost as error:  # how they ended is not known, their processes may go on
+                text = f"the launcher lost it: {(str(error).splitlines() or [repr(error)])[0]}"
+                for job in share:
+                    finished = look(job.path, plain(job.cfg))[0] == "finished"
+                    failed = Outcome(job.name, RunError.exit_code, text)
+                    outcomes.append(Outcome(job.name, 0) if finished else failed)
     stop.unlink(missing_ok=True)
     return outcomes
 
@@ -523,14 +516,3 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
         return max((outcome.code for outcome in outcomes), default=0)
     code = failures.pop()
     return code if not failures and code > 0 else RunError.exit_code
-
-
-def _without_outcome(job: Job, error: Exception) -> Outcome:
-    """Of a run whose launcher cannot say how it ended; its process may go on."""
-    if look(job.path, plain(job.cfg))[0] == "finished":
-        return Outcome(job.name, 0)
-    return Outcome(job.name, RunError.exit_code, f"the launcher lost it: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
