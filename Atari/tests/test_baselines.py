@@ -28,6 +28,8 @@ from mlr_atari.run.seeding import Streams
             " updates_per_step epsilon_initial redraw_noise_to_act new_priority",
         ),
         ("der_published", "der", "encoder num_filters n_step"),
+        ("mlr", "rainbow", "objective"),
+        ("mlr_official", "mlr", "masked_input_scale mask_polarity n_step_end_flag time_limit"),
         (
             "drq",
             "rainbow",
@@ -146,18 +148,6 @@ def test_curl_published_clips_everything_together() -> None:
 
 
 # ---- exploration and schedules of the complete agents --------------------------------------
-
-
-def test_epsilon_of_the_agents() -> None:
-    for name, floor in (("drq", 0.1), ("drq_eps", 0.01)):
-        settings = small_agent(name, learning_starts=1600).settings
-        assert [settings.epsilon(step) for step in (0, 1600, 6600, 9000)] == pytest.approx(
-            [1.0, 1.0, floor, floor]
-        )
-        assert settings.epsilon(4100) == pytest.approx((1 + floor) / 2)
-    for name in ("der", "der_published", "curl_published"):
-        settings = small_agent(name).settings
-        assert settings.epsilon(0) == settings.epsilon(2000) == 0.0
 
 
 def test_der_acts_and_bootstraps_with_noise_of_its_own() -> None:

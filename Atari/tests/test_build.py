@@ -2,44 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from agents import CONFIGS, CPU, agent_settings, small_agent
+from agents import agent_settings, small_agent
 
-from mlr_atari import settings
-from mlr_atari.build import build_agent
-from mlr_atari.errors import ConfigError
-from mlr_atari.objectives import available
 from mlr_atari.objectives.mlr import MLR
-from mlr_atari.objectives.mlr import Settings as MLRSettings
-from mlr_atari.run.schema import plain
-
-
-@pytest.mark.parametrize(
-    "path", sorted((CONFIGS / "agent").glob("*.yaml")), ids=lambda path: path.stem
-)
-def test_files_hold_exactly_the_settings(path: Path) -> None:
-    values = agent_settings(path.stem)
-    assert plain(settings.agent_settings(values)) == values | {"name": ""}
-
-
-def test_published_differences_and_nothing_else() -> None:
-    ours, published = agent_settings("mlr"), agent_settings("mlr_official")
-    different = {name: published[name] for name in ours if ours[name] != published[name]}
-    assert different == {
-        "masked_input_scale": 255,
-        "mask_polarity": "kept",
-        "n_step_end_flag": "one_step",
-        "time_limit": "terminal",
-    }
-
-
-def test_mlr_is_rainbow_with_an_objective() -> None:
-    trunk, mlr = agent_settings("rainbow"), agent_settings("mlr")
-    assert {name for name in trunk if trunk[name] != mlr[name]} == {"objective"}
 
 
 def test_weights_depend_on_the_seed_alone() -> None:
@@ -83,13 +52,3 @@ def test_targets_start_equal() -> None:
         assert torch.equal(value, online[name])
     for name, value in agent.objective.target_encoder.target.state_dict().items():
         assert torch.equal(value, online[f"encoder.{name}"])
-
-
-def test_objectives_are_found() -> None:
-    assert available()["mlr"].settings_type is MLRSettings
-
-
-def test_unknown_objective() -> None:
-    settings = agent_settings("mlr") | {"objective": "mrl", "mrl_weight": 1.0}
-    with pytest.raises(ConfigError, match="agent.objective=mrl: .*mlr"):
-        build_agent(settings, obs_shape=(4, 84, 84), num_actions=4, device=CPU, seed=0)

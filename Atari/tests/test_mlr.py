@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from mlr_atari.augmentation import AugmentationNoise
 from mlr_atari.batch import Batch
-from mlr_atari.errors import ConfigError
 from mlr_atari.frames import FrameStacks
 from mlr_atari.momentum import MomentumTarget
 from mlr_atari.networks import Encoder
@@ -353,10 +352,3 @@ def test_hidden_pixels_of_the_reconstruction() -> None:
         wrong = (images[step, 1] - batch.obs.dense()[step, 1] / 255).square()
         expected = wrong[:, hidden[step]].mean()
         assert errors[step, 1].item() == pytest.approx(expected.item(), rel=1e-4)
-
-
-@pytest.mark.parametrize("changes", [{"projection_heads": False}, {"target_ema_tau": None}])
-def test_published_weights_need_the_published_model(changes: dict[str, Any]) -> None:
-    agent = small_agent("mlr_official", **changes)
-    with pytest.raises(ConfigError, match="projection heads and momentum targets"):
-        export_official(agent)

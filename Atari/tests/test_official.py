@@ -120,9 +120,18 @@ def test_plain_head() -> None:
     assert torch.equal(other.network.head.value_out.bias_mu, agent.network.head.value_out.bias_mu)
 
 
-@pytest.mark.parametrize("changes", [{"decoder_width": 8}, {"decoder_actions": False}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"decoder_width": 8},
+        {"decoder_actions": False},
+        {"projection_heads": False},
+        {"target_ema_tau": None},
+    ],
+    ids=str,
+)
 def test_settings_without_published_counterpart(changes: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="published decoder"):
+    with pytest.raises(ConfigError, match="the published"):
         export_official(small_agent(**changes))
 
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlr_atari.augmentation import AugmentationNoise
-from mlr_atari.networks import Encoder, renormalize
-from mlr_atari.objectives.heads import distance, normalise
+from mlr_atari.networks import Encoder
 from mlr_atari.objectives.playvirtual import PlayVirtual, cycle_ramp
 from mlr_atari.objectives.spr import SPR, masked_losses, real_targets
 from mlr_atari.objectives.transition import TransitionModel, cycle, rollout
@@ -23,21 +22,7 @@ from mlr_atari.settings import load
 # ---- distance ------------------------------------------------------------------------------
 
 
-def test_short_vectors_stay_short() -> None:
-    short = torch.tensor([3e-4, 4e-4])
-    assert normalise(short).norm().item() == pytest.approx(0.5)
-    assert distance(short, -short).item() == pytest.approx(1.0)
-
-
 # ---- dynamics ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("actions", "total"), [(4, 76_288), (9, 79_168), (18, 84_352)])
-def test_weights_of_the_dynamics(actions: int, total: int) -> None:
-    encoder = Encoder((4, 84, 84), "nature", (32, 64, 64), True)
-    model = TransitionModel(encoder, actions)
-    assert sum(each.numel() for each in model.parameters()) == total
-    assert not list(model.buffers())  # no running statistics
 
 
 def test_dynamics_by_the_formula() -> None:
@@ -178,11 +163,6 @@ def test_cycle_of_the_identity_is_closed(virtual: int, steps: int) -> None:
     assert (losses[1] > 1e-3).all()
     ended = replace(batch, ends=torch.ones_like(batch.ends))
     assert objective.cycle_losses(encoder, start, ended, noise).abs().sum() == 0
-
-
-def test_renormalised_latents_are_a_fixed_point() -> None:
-    latents = renormalize(torch.randn(3, 4, 5, 5))
-    assert torch.allclose(renormalize(latents.relu()), latents, atol=1e-6)
 
 
 def test_imagined_sequences_one_by_one() -> None:

@@ -104,14 +104,6 @@ def test_intensity_is_a_cut_normal() -> None:
     assert share_at_the_cut == pytest.approx(0.0228, abs=5e-3)
 
 
-def test_center_crop_needs_no_draws() -> None:
-    augmentation = Augmentation(["center_crop"], 20, 14)
-    noise = augmentation.draw(_generator(), (2, 3))
-    assert noise == AugmentationNoise()
-    images = augmentation(_stacks(), noise)
-    torch.testing.assert_close(images, to_float(center_crop(_stacks().dense(), 14).flatten(0, 1)))
-
-
 def test_select_takes_the_numbers_of_some_images() -> None:
     augmentation = Augmentation(["crop", "intensity"], 20, 15)
     obs, noise = _stacks(), augmentation.draw(_generator(), (2, 3))

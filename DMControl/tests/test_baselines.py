@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_agents import TINY, agent_cfg, make_batch, objective_of, tiny
+from small_agents import TINY, make_batch, objective_of, tiny
 from torch import nn
 
 from mlr_dmcontrol.augmentation import AugmentationNoise, center_crop, to_float
@@ -72,12 +72,6 @@ def test_when_curl_is_stepped(name: str) -> None:
     assert metrics["loss/curl"] == by_hand["loss/curl"]
     mine, theirs = (each.networks.state_dict() for each in (whole, parts))
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
-
-
-def test_curl_published_draws_both_views_off_by_one() -> None:
-    for name, last in (("curl", 4), ("curl_published", 3)):
-        drawn = tiny(name, batch_size=500).draw_noise(Streams(0)).objective
-        assert drawn.anchor.offsets.max() == drawn.key.offsets.max() == last
 
 
 # --- gradients, two optimisers, momentum ----------------------------------------------------------
@@ -151,24 +145,6 @@ def test_plain_sac_sees_the_centre_only() -> None:
     assert noise.obs.offsets is None
     images = agent.augmentation(batch.obs, noise.obs.select(0))
     assert torch.equal(images, to_float(center_crop(batch.obs.dense(), 28)))
-
-
-def test_networks_of_drq_published() -> None:
-    agent = tiny("drq_published")
-    encoder = agent.networks.encoder
-    images = torch.rand(4, 9, 28, 28, generator=torch.Generator().manual_seed(0))
-    latent = encoder(images)
-    assert latent.abs().max() < 1
-    torch.testing.assert_close(
-        latent, encoder.head.norm(encoder.head.linear(encoder.features(images))).tanh()
-    )
-    assert agent.networks.actor.head.tanh
-    assert agent.settings.exact_log_prob
-    assert agent.networks.encoder_target.tau == agent.networks.critic_target.tau == 0.01
-    assert agent.settings.temperature_learning_rate == 1e-3
-    assert agent.settings.temperature_beta1 == 0.9
-    published = agent_cfg("drq_published")
-    assert published["num_filters"] == agent_cfg("curl_published")["num_filters"] == 32
 
 
 def test_orthogonal_convolutions() -> None:

@@ -6,9 +6,7 @@ import pytest
 import torch
 from small_agents import agent_cfg, make_agent, rates
 
-from mlr_dmcontrol.build import build_agent, objective_type
-from mlr_dmcontrol.errors import ConfigError
-from mlr_dmcontrol.objectives import available
+from mlr_dmcontrol.build import build_agent
 from mlr_dmcontrol.objectives.mlr import MLR
 from mlr_dmcontrol.run.seeding import Streams
 
@@ -67,17 +65,6 @@ def test_offsets_of_sac_and_objective() -> None:
         assert noise.objective.online.intensity is not None
 
 
-def test_other_augmentations_reach_the_agent() -> None:
-    shift = make_agent("sac", size=84, augmentation=["shift", "intensity"], shift_pad=2)
-    noise = shift.draw_noise(Streams(0))
-    assert noise.obs.offsets.max() <= 4
-    assert noise.obs.intensity.shape == (1, 6)
-    centre = make_agent("sac", augmentation=["center_crop"])
-    assert centre.draw_noise(Streams(0)).obs.offsets is None
-    with pytest.raises(ConfigError, match=r"agent.objective_augmentation\[0\]=wobble"):
-        make_agent("mlr", objective_augmentation=["wobble"])
-
-
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_precision(precision: str) -> None:
     cfg = agent_cfg("mlr", num_filters=2, hidden_dim=4)
@@ -90,10 +77,3 @@ def test_precision(precision: str) -> None:
     features = agent.networks.encoder.features(torch.zeros(1, 9, 84, 84))
     assert features.dtype == (expected or torch.float32)
     assert agent.networks.encoder(torch.zeros(1, 9, 84, 84)).dtype == torch.float32
-
-
-def test_unknown_objective_names_the_choices() -> None:
-    with pytest.raises(ConfigError, match=r"agent.objective=mrl: .*mlr"):
-        objective_type("mrl")
-    assert "mlr" in available()
-    assert not {"interface", "masking", "decoder"} & set(available())

@@ -265,12 +265,6 @@ def test_restored_at_any_moment(
     assert digest(used, 30) == digest(env, 30)
 
 
-def test_restored_before_the_first_reset(env: PixelControlEnv) -> None:
-    with make() as restored:
-        assert restored.load_state_dict(env.state_dict())
-        assert (restored.reset()[0] == env.reset()[0]).all()
-
-
 def test_saving_changes_nothing(env: PixelControlEnv, used: PixelControlEnv) -> None:
     env.reset(seed=1)
     used.reset(seed=1)

@@ -282,17 +282,6 @@ def test_only_masked_steps_count(per: str) -> None:
     torch.testing.assert_close(loss_of(agent, batch, noise), errors[hidden].mean())
 
 
-def test_cubes_leave_no_step_whole() -> None:
-    every, masked = tiny("mlr"), tiny("mlr", loss_positions="masked")
-    batch, noise = given(every)
-    torch.testing.assert_close(loss_of(every, batch, noise), loss_of(masked, batch, noise))
-
-
-def test_a_loss_without_masks_is_zero() -> None:
-    agent = tiny("mlr", loss_positions="masked", mask_ratio=0.0)
-    assert loss_of(agent, *given(agent)).item() == 0
-
-
 def test_without_momentum_targets_are_the_online_networks() -> None:
     agent = tiny("mlr", target_ema_tau=None)
     objective, (batch, noise) = mlr(agent), given(agent)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_agents import agent_cfg, make_agent, make_batch, objective_of, tiny
+from small_agents import agent_cfg, make_batch, objective_of, tiny
 from torch import Tensor, nn
 
 from mlr_dmcontrol.augmentation import AugmentationNoise, to_float
 from mlr_dmcontrol.objectives.heads import distance
 from mlr_dmcontrol.objectives.playvirtual import PlayVirtual, cycle_ramp
 from mlr_dmcontrol.objectives.spr import SPR
-from mlr_dmcontrol.objectives.transition import TransitionModel, cycle, rollout
+from mlr_dmcontrol.objectives.transition import cycle, rollout
 from mlr_dmcontrol.run.seeding import Streams
 from mlr_dmcontrol.sac import SAC
 
@@ -74,21 +74,6 @@ def test_the_ramp_counts_env_steps_from_the_start_of_the_run() -> None:
         assert objective.ramp.item() == pytest.approx(cycle_ramp(env_step, 50_000))
 
 
-def test_weight_counts() -> None:
-    def count(module: nn.Module) -> int:
-        return sum(each.numel() for each in module.parameters())
-
-    assert count(TransitionModel(50, 4, 512)) == 54_834
-    for actions in (1, 6, 21):
-        assert count(TransitionModel(50, actions, 512)) == 52_786 + 512 * actions
-    agent = make_agent("playvirtual", transition_hidden_dim=512)
-    objective = objective_of(agent)
-    assert isinstance(objective, PlayVirtual)
-    assert count(objective.projection) == count(objective.predictor) == 10_150
-    assert count(objective.dynamics) == count(objective.reverse_dynamics) == 54_322
-    assert objective_of(make_agent("curl")).bilinear.shape == (50, 50)
-
-
 # --- SPR and PlayVirtual --------------------------------------------------------------------------
 
 
@@ -136,17 +121,6 @@ def test_spr_by_hand(name: str) -> None:
     found = objective.prediction_loss(latent, batch.sequence, noise)
     torch.testing.assert_close(found, expected)
     assert obs.lead == (4, 3)
-
-
-def test_the_last_action_of_a_window_and_the_first_observation_do_not_count() -> None:
-    agent = tiny("spr")
-    batch, noise = make_batch(agent, size=32), agent.draw_noise(Streams(0)).objective
-    loss = objective_of(agent).loss(agent.networks.encoder, batch, noise)[0]
-    batch.sequence.action[-1] = 0.5
-    same = objective_of(agent).loss(agent.networks.encoder, batch, noise)[0]
-    batch.sequence.action[-2] = 0.5
-    other = objective_of(agent).loss(agent.networks.encoder, batch, noise)[0]
-    assert loss == same != other
 
 
 class _Same(nn.Module):
@@ -220,15 +194,6 @@ def test_playvirtual_adds_up_its_parts() -> None:
         + 0.3 * 0.25 * objective.real_cycle_loss(latent, batch.sequence, noise)
     )
     torch.testing.assert_close(objective.loss(encoder, batch, noise)[0], expected)
-
-
-def test_without_cycles_playvirtual_is_spr() -> None:
-    spr = tiny("spr", seed=2)
-    same = tiny("playvirtual", seed=2, cycle_weight=0.0, prediction_weight=1.0)
-    same.objective.load_state_dict(spr.objective.state_dict(), strict=False)
-    batch, noise = make_batch(spr, size=32), same.draw_noise(Streams(0)).objective
-    losses = [each.objective.loss(each.networks.encoder, batch, noise)[0] for each in (spr, same)]
-    torch.testing.assert_close(*losses)
 
 
 @pytest.mark.parametrize("name", ["spr", "spr_published", "playvirtual", "playvirtual_published"])
