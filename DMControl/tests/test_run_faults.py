@@ -87,6 +87,7 @@ def test_a_run_with_only_damaged_checkpoints_is_left_alone(stopped: Path) -> Non
     ended = train(stopped, SAVING)
     assert ended.code == 2, ended.output
     assert "none of the 2 checkpoints can be used" in ended.last_line
+    assert ended.output.count("error: ") == 1
     assert contents(stopped) == before
 
 

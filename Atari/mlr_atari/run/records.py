@@ -109,6 +109,7 @@ class Records:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        package_log().removeHandler(self._console)  # there the script says it, once
         if isinstance(error, Exception):
             log.error("%s: %s", type(error).__name__, error)
         for table in self._tables.values():
