@@ -64,6 +64,7 @@ def test_words_of_the_launcher_are_no_words_of_a_job() -> None:
         (["jobs_at_once=x"], "type"),
         (["plan=perhaps"], "true or false"),
         (["launcher.partition=gpu"], "local.yaml"),
+        (["launcher=slurm", "launcher.partition"], "<key>=<value>"),
         (["launcher=slurm", "launcher.partion=gpu"], "partition"),
         (["launcher=slurm", "launcher.timeout_min=soon"], "720"),
         (["launcher=slurm", "launcher.setup=[a"], "quote"),

@@ -28,7 +28,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from ..errors import ConfigError, Preempted, RunError, suggestion
-from .config import FLAGS, Layout, expand
+from .config import FLAGS, Layout, expand, split
 from .folder import look
 from .schema import RunSettings, plain
 from .signals import StopRequest
@@ -171,7 +171,7 @@ def _read_yaml(path: Path, words: Sequence[str] = ()) -> dict[str, Any]:
     """A YAML file with `words` in it; a key that holds a mapping takes any key within."""
     settings: Any = OmegaConf.to_container(OmegaConf.load(path))
     for word in words:
-        name, _, text = word.partition("=")
+        name, text = split(word)
         key, _, within = name.removeprefix("launcher.").partition(".")
         default = settings.get(key)
         if key not in settings or (within and not isinstance(default, dict)):
