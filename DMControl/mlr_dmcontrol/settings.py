@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -176,11 +177,17 @@ def from_values(values: Mapping[str, Any]) -> Config:
 
 def agent_settings(values: Any) -> AgentSettings:
     """The section `agent` from plain values. Raises: ConfigError: as `load`."""
-    kind: Any = AgentSettings
-    if isinstance(values, Mapping) and values.get("objective") is not None:
-        own = objective_type(str(values["objective"])).settings_type
-        kind = make_dataclass(kind.__name__, [], bases=(own, kind), frozen=True, kw_only=True)
-    return construct(kind, values, "agent")  # type: ignore[no-any-return]
+    name = values.get("objective") if isinstance(values, Mapping) else None
+    return construct(_agent_type(None if name is None else str(name)), values, "agent")
+
+
+@cache  # one class for an objective, so that equal settings are equal
+def _agent_type(objective: str | None) -> type[AgentSettings]:
+    if objective is None:
+        return AgentSettings
+    bases = objective_type(objective).settings_type, AgentSettings
+    kind: Any = make_dataclass("AgentSettings", [], bases=bases, frozen=True, kw_only=True)
+    return kind  # type: ignore[no-any-return]
 
 
 def objective_weight(agent: AgentSettings) -> float:
