@@ -159,11 +159,11 @@ def of_run(run: Path, **changes: Any) -> Config:
     path = run / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"RUN={run}: has no config.yaml; give the folder of a run")
-    values: Any = OmegaConf.to_container(OmegaConf.load(path))
     try:
+        values: Any = OmegaConf.to_container(OmegaConf.load(path))
         return from_values({**values, "cuda_graph": False, **changes})  # on a machine of its own
-    except ConfigError as error:
-        raise ConfigError(f"RUN={run}: {error}") from error
+    except (ConfigError, yaml.YAMLError) as error:
+        raise ConfigError(f"RUN={run}: {' '.join(str(error).split())}") from error
 
 
 def from_values(values: Mapping[str, Any]) -> Config:
