@@ -82,6 +82,7 @@ def interval_estimates(aggregates: pd.DataFrame) -> Figure:
     figure, panels = _grid(len(METRIC_NAMES), columns=4, width=2.2, height=height)
     looks = _looks(aggregates.loc[aggregates["source"] == OURS, "method"])
     for axes, metric in zip(panels, METRIC_NAMES, strict=True):
+        _lines(axes, [label(*name) for name in names], axes is panels[0])
         for row in aggregates[aggregates["metric"] == metric].itertuples():
             at = names.index((row.method, row.source))
             if row.source == OURS:
@@ -90,7 +91,6 @@ def interval_estimates(aggregates: pd.DataFrame) -> Figure:
                 axes.plot([row.low, row.high], [at, at], color="black", lw=1)
                 axes.plot([row.value], [at], "D", ms=3.5, mfc="white", color="black")
         axes.set_title(METRIC_NAMES[metric])
-        _lines(axes, [label(*name) for name in names], axes is panels[0])
         axes.set_xlabel(protocol.NORMALIZED_NAME)
     return figure
 
@@ -116,12 +116,12 @@ def performance_profiles(profiles: pd.DataFrame) -> Figure:
 def comparisons(pairs: pd.DataFrame) -> Figure:
     """For every pair P(X > Y) and the difference of means, with their 95 % intervals."""
     figure, panels = _grid(2, width=3.4, height=0.8 + 0.25 * len(pairs))
+    names = [f"{row.method}  >  {row.other}" for row in pairs.itertuples()]
     for axes, name, none in zip(panels, ("probability", "difference"), (0.5, 0.0), strict=True):
+        _lines(axes, names, axes is panels[0])
         for at, row in pairs.reset_index().iterrows():
             _bar(axes, at, tuple(row[[name, f"{name}_low", f"{name}_high"]]), COLOURS[0])
         axes.axvline(none, color="black", lw=0.8, ls="--")
-        names = [f"{row.method}  >  {row.other}" for row in pairs.itertuples()]
-        _lines(axes, names, axes is panels[0])
     panels[0].set_xlim(0, 1)
     panels[0].set_xlabel("P(X > Y)")
     panels[1].set_xlabel(f"X − Y, mean {protocol.NORMALIZED_NAME}")
@@ -147,7 +147,7 @@ def final_scores(runs: pd.DataFrame, scores: pd.DataFrame) -> Figure:
         axes.set_title(task)
         axes.set_xlim(-0.6, len(looks) - 0.4)
         axes.set_xticks(range(len(looks)), looks, rotation=90)
-    figure.supylabel(protocol.VALUE_NAME, fontsize="medium")
+    _label(panels, "", protocol.VALUE_NAME)
     _legend(figure)
     return figure
 
@@ -178,8 +178,7 @@ def _curves(curves: pd.DataFrame, y: str) -> tuple[Figure, dict[str, Axes]]:
             axes.plot(x, own["value"], label=method, **look)
             axes.fill_between(x, own["low"], own["high"], color=look["color"], alpha=0.18, lw=0)
         axes.set_xlim(left=0)
-    figure.supxlabel(f"{protocol.STEP_NAME} (thousands)", fontsize="medium")
-    figure.supylabel(y, fontsize="medium")
+    _label(panels, f"{protocol.STEP_NAME} (thousands)", y)
     return figure, dict(zip(names, panels, strict=True))
 
 
@@ -202,10 +201,18 @@ def _bar(axes: Axes, at: float, interval: tuple[float, ...], colour: str) -> Non
 
 
 def _lines(axes: Axes, names: Sequence[str], named: bool) -> None:
+    """Make room for a line of each name, before anything is drawn."""
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0, labelleft=named)
     axes.use_sticky_edges = False  # room beside the outermost bar
+
+
+def _label(panels: Sequence[Axes], x: str, y: str) -> None:
+    for axes in panels:
+        place = axes.get_subplotspec()
+        axes.set_xlabel(x)
+        axes.set_ylabel(y if place is not None and place.is_first_col() else "")
 
 
 def _legend(figure: Figure) -> None:
