@@ -309,8 +309,7 @@ class Rainbow:
         self, network: QNetwork, stacks: FrameStacks, noise: AugmentationNoise, draws: int
     ) -> Tensor:
         """Head outputs (draws, B, A, N) of as many augmentations of the stacks (B,)."""
-        index = stacks.index.expand(draws, *stacks.index.shape)
-        images = self.augmentation(FrameStacks(stacks.frames, index), noise)
+        images = self.augmentation(stacks.repeated(draws), noise)
         return network(images, noisy=True).unflatten(0, (draws, -1))
 
     # ---- state ---------------------------------------------------------------------------------

@@ -46,6 +46,10 @@ class FrameStacks:
         """The stacks at `key`, any index into the leading dimensions."""
         return FrameStacks(self.frames, self.index[key])
 
+    def repeated(self, count: int) -> FrameStacks:
+        """All stacks `count` times, lead (count, *lead); nothing is copied."""
+        return FrameStacks(self.frames, self.index.expand(count, *self.index.shape))
+
     def dense(self) -> Tensor:
         """The observations, uint8 (*lead, S*C, H, W)."""
         return self.frames[self.index].flatten(-4, -3)

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .augmentation import EFFECTS, PLACES, Augmentation, AugmentationNoise, center_crop, to_float
+from .augmentation import EFFECTS, PLACES, Augmentation, center_crop, to_float
 from .batch import Batch, UpdateNoise
 from .errors import ConfigError
-from .frames import FrameStacks
 from .losses import actor_loss, critic_loss, soft_target, squashed_gaussian, temperature_loss
 from .networks import CONV_INITS, Networks
 from .objectives.interface import Metrics, Objective, Streams
@@ -234,8 +233,8 @@ class SAC:
     def critic_terms(self, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, Metrics]:
         """Loss of the critic and its encoder."""
         networks, target = self.networks, self.critic_target(batch, noise)
-        views = self._views(batch.obs, noise.obs, self.settings.num_q_augmentations)
-        count = len(views) // len(batch.action)
+        count = self.settings.num_q_augmentations
+        views = self.augmentation(batch.obs.repeated(count), noise.obs)
         values = networks.critic(networks.encoder(views), batch.action.repeat(count, 1))
         loss = critic_loss(values.unflatten(1, (count, -1)), target)
         return loss, {"loss/critic": loss.detach(), "rl/q": values.detach().mean()}
@@ -244,7 +243,7 @@ class SAC:
     def critic_target(self, batch: Batch, noise: UpdateNoise) -> Tensor:
         """y (B,): the actor's view of the next observations, the target networks' values."""
         networks, count = self.networks, self.settings.num_target_augmentations
-        views = self._views(batch.next_obs, noise.next_obs, count)
+        views = self.augmentation(batch.next_obs.repeated(count), noise.next_obs)
         mean, log_std = networks.actor(networks.encoder.features(views))
         action, log_prob = self._sample(mean, log_std, noise.next_action.flatten(0, 1))
         values = networks.critic_target(networks.encoder_target(views), action)
@@ -279,8 +278,8 @@ class SAC:
         """Losses of actor and temperature, on the first view of the observations."""
         networks = self.networks
         with torch.no_grad():
-            views = self._views(batch.obs, noise.obs.select(slice(0, 1)), 1)
-            features = networks.encoder.features(views)
+            view = self.augmentation(batch.obs, noise.obs.select(0))
+            features = networks.encoder.features(view)
             latent = networks.encoder.latent(features)
         mean, log_std = networks.actor(features)
         action, log_prob = self._sample(mean, log_std, noise.action)
@@ -323,8 +322,3 @@ class SAC:
     def _sample(self, mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Actions and their log-probabilities."""
         return squashed_gaussian(mean, log_std, noise, self.settings.exact_log_prob)
-
-    def _views(self, obs: FrameStacks, noise: AugmentationNoise, count: int) -> Tensor:
-        """`count` augmented views of each observation, (count * B, C, H, W)."""
-        index = obs.index.expand(count, *obs.index.shape)
-        return self.augmentation(FrameStacks(obs.frames, index), noise)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..augmentation import Augmentation, AugmentationNoise
 from ..batch import Batch
-from ..frames import FrameStacks
 from ..networks import Encoder, QNetwork
 from ..optimization import ClipGroup
 from ..run.schema import bounded
@@ -116,8 +115,8 @@ class PlayVirtual(SPR):
     @torch.no_grad()
     def cycle_targets(self, batch: Batch, noise: PlayVirtualNoise) -> Tensor:
         """Momentum projections of o_0, seen anew for each imagined sequence, (M*B, P)."""
-        index = batch.obs.index[0].expand(noise.virtual_actions.shape[1], -1, -1)
-        images = self.augmentation(FrameStacks(batch.obs.frames, index), noise.home)
+        first = batch.obs.select(0).repeated(noise.virtual_actions.shape[1])
+        images = self.augmentation(first, noise.home)
         target: Tensor = self.target_projection(self.target_encoder(images).flatten(1))
         return target
 

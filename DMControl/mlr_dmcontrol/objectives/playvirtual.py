@@ -116,8 +116,7 @@ class PlayVirtual(SPR):
         count = self.settings.num_cycles
         start = latent.expand(count, *latent.shape)
         end = cycle(self.dynamics, self.reverse_dynamics, start, noise.virtual_actions)
-        obs = sequence.obs
-        first = FrameStacks(obs.frames, obs.index[0].expand(count, *obs.index.shape[1:]))
+        first = sequence.obs.select(0).repeated(count)
         return self._distance(end, self._targets(first, noise.home).view_as(end))
 
     def real_cycle_loss(
