@@ -270,12 +270,14 @@ class SAC:
 
     def update_actor(self, batch: Batch, noise: UpdateNoise) -> Metrics:
         """Step the actor and the temperature."""
-        loss, temperature_term, metrics = self.actor_terms(batch, noise)
-        self.temperature_optimizer.minimise(temperature_term)
-        return metrics | {"gradient_norm/actor": self.actor_optimizer.minimise(loss)}
+        loss, log_prob, metrics = self.actor_terms(batch, noise)
+        term = temperature_loss(self.networks.log_temperature, log_prob, self.target_entropy)
+        self.temperature_optimizer.minimise(term)
+        norm = self.actor_optimizer.minimise(loss)
+        return metrics | {"loss/temperature": term.detach(), "gradient_norm/actor": norm}
 
     def actor_terms(self, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, Tensor, Metrics]:
-        """Losses of actor and temperature, on the first view of the observations."""
+        """Loss of the actor and log-probabilities (B,), on the first view of the observations."""
         networks = self.networks
         with torch.no_grad():
             view = self.augmentation(batch.obs, noise.obs.select(0))
@@ -285,14 +287,13 @@ class SAC:
         action, log_prob = self._sample(mean, log_std, noise.action)
         temperature = networks.log_temperature.exp().detach()
         loss = actor_loss(networks.critic(latent, action), log_prob, temperature)
-        temperature_term = temperature_loss(networks.log_temperature, log_prob, self.target_entropy)
+        log_prob = log_prob.detach()
         metrics = {
             "loss/actor": loss.detach(),
-            "loss/temperature": temperature_term.detach(),
             "rl/temperature": temperature,
-            "rl/entropy": -log_prob.detach().mean(),
+            "rl/entropy": -log_prob.mean(),
         }
-        return loss, temperature_term, metrics
+        return loss, log_prob, metrics
 
     def update_targets(self) -> None:
         """Move all momentum targets one step."""
