@@ -51,9 +51,7 @@ SINGLES = (
     "{package}/objectives/masking.py",
 )
 # In the folders above, but each benchmark's own.
-OWN = (
-    "{package}/probe/world.py",
-)
+OWN = ("{package}/probe/world.py",)
 
 
 def generic_files(tree: str, package: str) -> dict[str, str]:
