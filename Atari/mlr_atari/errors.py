@@ -24,6 +24,16 @@ class CheckpointError(RunError):
     exit_code = 2
 
 
+class SimulatorError(RunError):
+    """The simulator itself raised within an episode, which is over by that.
+
+    An environment raises it from `step` or `reset`; its `reset` begins the next episode. Whoever
+    plays may go on with that, and gives up where episodes fail one after the other.
+    """
+
+    exit_code = 2
+
+
 class StorageError(RunError):
     """Saving failed again and again (disk full, not writable)."""
 
