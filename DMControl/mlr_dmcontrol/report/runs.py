@@ -30,8 +30,9 @@ import psutil
 
 from .. import protocol
 from ..errors import ConfigError
+from ..run.files import one_line as line
 from ..run.folder import MAY_CHANGE, flatten
-from .files import Fields, count, fields, is_number, line, score, table
+from .files import Fields, count, fields, is_number, score, table
 
 IDENTITY = ("method", "task", "seed", "protocol", "preset", "budget")
 """What names a run; `task` stands as `protocol.TASK_KEY` in files."""

@@ -1,0 +1,184 @@
+"""A plan: what is claimed, and the runs that decide it, written down before they are run.
+
+`results/plans/<name>.yaml`, every key required but the last one::
+
+    hypothesis: MLR ends above its Baseline at preset laptop.
+    tasks: [walker_stand, finger_spin]    # on Atari: games
+    methods: [mlr, mlr tag=half agent.mask_ratio=0.5]    # an agent and words of its own
+    against: sac                          # what each of them is compared with
+    preset: laptop
+    budget: 100000
+    seeds: [1, 2, 3, 4, 5]                # 0 to 99; from 100 on they are for pilots
+    holds_if:                             # what counts as yes, of every method
+      test: welch                         # means over seeds, with Welch's t
+      above: 0                            # the difference of scores that must be exceeded
+      ahead_on: 2                         # on so many tasks; 0: in the mean of normalised scores
+      p: 0.05                             # one-sided, below which it is exceeded
+    power: {gain: 0.5, at: 0.8}           # chance, by the pilot's spread, to see a gain of 50 %
+    overrides: [threads=1]                # words of every run
+
+A sweep does what a plan lacks, since a run that is finished is left alone, and `report.py` says
+what came out::
+
+    plan = read(path, layout.subject, layout.canonical)
+    for words in plan.commands():         # ["task=walker_stand", "agent=mlr", ..., "seed=1"]
+        ...                               # one run each, as if typed: beside them may stand words
+                                          # that say where and how, such as runs_dir=, launcher=
+
+Needs neither PyTorch, Hydra nor pandas.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import ConfigError
+from .files import one_line, read_mapping
+from .schema import bounded, choice, construct
+
+MOST_RUNS = 10_000
+_OF_THE_PLAN = ("agent", "preset", "budget", "seed")
+_NOT_OF_A_PLAN = ("runs_dir", "resume", "plan", "ablation", "runs_per_gpu", "jobs_at_once")
+
+
+class PlannedRun(NamedTuple):
+    """A run by what names it, and the words that start it."""
+
+    task: str
+    method: str  # <agent>, or <agent>-<tag>
+    seed: int
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldsIf:
+    """What must be shown of every method against the other one."""
+
+    test: str = choice("welch")
+    above: float
+    ahead_on: int = bounded(0)
+    p: float = bounded(above=0, below=0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Power:
+    """The chance `at` which the test shows a `gain` (a share of the other's mean) that is there."""
+
+    gain: float = bounded(above=0)
+    at: float = bounded(above=0, below=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A plan as it was read; `subject` is `task` or `game`."""
+
+    subject: str
+    hypothesis: str
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    against: str
+    preset: str
+    budget: int = bounded(1)
+    seeds: tuple[int, ...] = bounded(0, 99)
+    holds_if: HoldsIf
+    power: Power
+    overrides: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError: values that do not go together."""
+        named = {f"{self.subject}s": self.tasks, "methods": self.names[:-1], "seeds": self.seeds}
+        for key, names in named.items():
+            if not names or len({*names, self.names[-1]}) <= len(names):
+                shown = one_line(list(names))
+                raise ConfigError(f"{key}={shown}: must be at least one, and none twice")
+        if self.holds_if.ahead_on > len(self.tasks):
+            raise ConfigError(
+                f"holds_if.ahead_on={self.holds_if.ahead_on}: must be at most the {self.subject}s, "
+                f"{len(self.tasks)}"
+            )
+        if len(self.tasks) * len(self.names) * len(self.seeds) > MOST_RUNS:
+            raise ConfigError(f"seeds: more than {MOST_RUNS:,} runs; plan fewer")
+        for word in self.overrides:
+            _check(word, (self.subject, "tag", *_OF_THE_PLAN))
+
+    @property
+    def names(self) -> list[str]:
+        """Methods as the report calls them, the one that others are compared with last."""
+        return [method for method, _ in self._spelled]
+
+    @property
+    def runs(self) -> list[PlannedRun]:
+        """All runs of the plan."""
+        common = (f"preset={self.preset}", f"budget={self.budget}", *self.overrides)
+        return [
+            PlannedRun(
+                task, method, seed, (f"{self.subject}={task}", *words, *common, f"seed={seed}")
+            )
+            for task in self.tasks
+            for seed in self.seeds
+            for method, words in self._spelled
+        ]
+
+    def commands(self) -> list[list[str]]:
+        """The words of each run, as one types them behind `train.py`."""
+        return [list(run.words) for run in self.runs]
+
+    @property
+    def _spelled(self) -> list[tuple[str, list[str]]]:
+        """Name and words of each method."""
+        spelled = []
+        for key, text in (*(("methods", text) for text in self.methods), ("against", self.against)):
+            try:
+                agent, *words = shlex.split(text) or [""]
+            except ValueError as error:
+                raise ConfigError(f"{key}={text}: cannot be read ({error})") from error
+            if not re.fullmatch(r"\w+", agent):
+                raise ConfigError(f"{key}={text}: must be an agent, or one and <key>=<value> words")
+            for word in words:
+                _check(word, (self.subject, *_OF_THE_PLAN))
+            tags = [word.removeprefix("tag=") for word in words if word.startswith("tag=")]
+            spelled.append(("-".join([agent, *tags]), [f"agent={agent}", *words]))
+        return spelled
+
+
+def read(path: Path, subject: str, canonical: Callable[[str], str]) -> Plan:
+    """The plan in a YAML file.
+
+    Args:
+        subject: `task` or `game`; the key is its plural.
+        canonical: from any spelling of one to its name; raises ConfigError.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not such a plan.
+    """
+    try:
+        values = read_mapping(path)
+    except OSError as error:
+        raise ConfigError(f"plan={path}: cannot be read ({error.strerror})") from error
+    key = f"{subject}s"
+    try:
+        names = values.pop(key, None)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"{key}={one_line(names)}: must be a list of names")
+        for unknown in {"subject", "tasks"} & set(values):
+            raise ConfigError(f"{unknown}: unknown key of a plan; write {key}")
+        own = {"subject": subject, "tasks": list(map(canonical, names))}
+        return construct(Plan, values | own)
+    except ConfigError as error:
+        raise ConfigError(f"plan={path}: {one_line(error)}") from error
+
+
+def _check(word: str, taken: tuple[str, ...]) -> None:
+    """Raises: ConfigError: the word of a method, or of every run, is not one or not free."""
+    key, equals, _ = word.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_][\w.]*", key):
+        raise ConfigError(f"{one_line(word)}: must be <key>=<value>")
+    if key in taken:
+        raise ConfigError(f"{one_line(word)}: has a key of its own in the plan; use that")
+    if key in _NOT_OF_A_PLAN or key.partition(".")[0] == "launcher":
+        raise ConfigError(f"{one_line(word)}: does not belong to a plan; type it beside plan=")
