@@ -34,6 +34,7 @@ SINGLES = (
     "requirements-ray.txt",
     "tests/conftest.py",
     "tests/faults.py",
+    "tests/test_on_device.py",
     "tests/test_readme.py",
     "tests/test_resume.py",
     "tests/test_run_faults.py",

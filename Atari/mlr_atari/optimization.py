@@ -43,8 +43,7 @@ class Optimizer:
         self.unclipped = [each for each in self.parameters if each not in clipped]
         device = self.parameters[0].device
         self._adam = torch.optim.Adam(
-            self.parameters,
-            lr=torch.tensor(learning_rate, device=device),
+            [{"params": self.parameters, "lr": torch.tensor(learning_rate, device=device)}],
             eps=eps,
             fused=True,
             capturable=device.type == "cuda",  # may be part of a CUDA graph

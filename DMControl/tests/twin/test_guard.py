@@ -74,7 +74,9 @@ def test_a_full_disk_does_not_hide_the_error(tmp_path: Path) -> None:
 def test_observe_works_in_a_cuda_graph_without_synchronising(tmp_path: Path) -> None:
     guard, metrics = watched("cuda")
     step = torch.zeros((), dtype=torch.int64, device="cuda")
-    with torch.cuda.stream(torch.cuda.Stream()):
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
         guard.observe(step)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
