@@ -27,7 +27,7 @@ def make_learner(
     graph: bool = False,
 ) -> Learner:
     """A learner of a tiny agent, on a replay of random frames; the same each time."""
-    narrow = {"decoder_width": 8, "cube_depth": 2} if name.startswith("mlr") else {}
+    narrow = {"decoder_width": 8} if name == "mlr" else {}
     settings = checked(agent_settings(name, target_update_interval=2, **narrow))
     place, draws = torch.device(device), np.random.default_rng(0)
     shape = (4, SIZE, SIZE)
