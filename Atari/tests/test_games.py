@@ -96,6 +96,8 @@ def test_files_are_named_after_games_and_hold_the_papers_weights() -> None:
             weights[path.stem] = values.get("mlr_weight", 1.0)
     assert {game for game in weights if weights[game] != 1.0} == {"pong", "up_n_down"}
     assert weights["pong"] == weights["up_n_down"] == 5.0
+    published = (load([f"game={game}", "agent=mlr_official"]) for game in ("pong", "up_n_down"))
+    assert [cfg.agent.mlr_weight for cfg in published] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
