@@ -108,8 +108,7 @@ class Trainer:
             if self.env.game_over:
                 progress.begin_episode()
             self.env.reset()
-        with stopwatch("act"):
-            frame, action = self.env.frame, self.act()
+        frame, action = self.env.frame, self.act()
         with stopwatch("environment"):
             _, reward, terminated, truncated, info = self.env.step(action)
             self.replay.add(frame, action, reward, terminated=terminated, truncated=truncated)
@@ -124,10 +123,15 @@ class Trainer:
 
     def act(self) -> int:
         """The greedy action of the noisy network, or a random one, as epsilon says."""
-        obs = torch.from_numpy(self.env.observation)[None]
+        obs, stopwatch = torch.from_numpy(self.env.observation)[None], self.folder.stopwatch
         noise = self.agent.draw_action_noise(self.streams, 1)
-        epsilon = self.agent.settings.epsilon(self.progress.agent_step)
-        return int(self.agent.act(obs, noise, epsilon)[0])
+        epsilon = torch.tensor(self.agent.settings.epsilon(self.progress.agent_step))
+        with stopwatch("act"):
+            action = self.learner.act({"obs": obs, "noise": noise, "epsilon": epsilon})[0]
+        with stopwatch("update"):  # which a GPU has to finish first
+            self.learner.wait()
+        with stopwatch("act"):
+            return int(action)
 
     def evaluate(self) -> None:
         """Score the noise-free policy on its own games, always the same ones; changes nothing."""

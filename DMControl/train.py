@@ -102,8 +102,7 @@ class Trainer:
             self.env.reset()
             self.replay.start_episode(self.env.frame)
             progress.begin_episode()
-        with stopwatch("act"):
-            action = self.act()
+        action = self.act()
         if not np.isfinite(action).all():  # the simulator would fail
             self.check(action=math.nan)
         if progress.agent_step >= self.cfg.agent.learning_starts:
@@ -123,7 +122,13 @@ class Trainer:
         if self.progress.agent_step < self.cfg.agent.learning_starts or not self.cfg.agent.rl:
             return (torch.rand(size, generator=explore) * 2 - 1).numpy()
         obs, noise = torch.from_numpy(self.env.observation), torch.randn(size, generator=explore)
-        return self.agent.act(obs[None], noise[None])[0].cpu().numpy()
+        stopwatch = self.folder.stopwatch
+        with stopwatch("act"):
+            action = self.learner.act({"obs": obs[None], "noise": noise[None]})[0]
+        with stopwatch("update"):  # which a GPU has to finish first
+            self.learner.wait()
+        with stopwatch("act"):
+            return action.cpu().numpy()
 
     def evaluate(self) -> None:
         """Score the mean policy on its own episodes, always the same ones; changes nothing."""

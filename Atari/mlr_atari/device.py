@@ -6,7 +6,9 @@ A tree is a tensor, None, or a mapping, tuple or dataclass of trees.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -17,11 +19,19 @@ _WARM_UP_RUNS = 3
 _ALIGNMENT = 16  # bytes, of each tensor in a parcel
 
 Tree = TypeVar("Tree")
+Variant = tuple[tuple[str, bool], ...]
 
 
 def to_device(tree: Tree, device: torch.device | str) -> Tree:
     """The same tree on `device`; what lies there already is not copied, and nobody waits."""
-    moved: Tree = map_tensors(lambda tensor: tensor.to(device, non_blocking=True), tree)
+    gpu = torch.device(device).type == "cuda"
+
+    def move(tensor: Tensor) -> Tensor:
+        # A copy from pageable memory begins only when the GPU has done all that it was given.
+        source = tensor.pin_memory() if gpu and not tensor.is_cuda else tensor
+        return source.to(device, non_blocking=True)
+
+    moved: Tree = map_tensors(move, tree)
     return moved
 
 
@@ -60,15 +70,9 @@ class Parcel:
     """
 
     def __init__(self, example: Any, device: torch.device) -> None:
-        self._nbytes = [tensor.nbytes for tensor in tensors(example)]
-        self._sizes = [-(-nbytes // _ALIGNMENT) * _ALIGNMENT for nbytes in self._nbytes]
-        self._block = torch.empty(sum(self._sizes), dtype=torch.uint8, device=device)
-        places = iter(self._block.split(self._sizes))
-
-        def place(tensor: Tensor) -> Tensor:
-            return next(places)[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-
-        self.tree = map_tensors(place, example)
+        self._sizes = [-(-each.nbytes // _ALIGNMENT) * _ALIGNMENT for each in tensors(example)]
+        self._block = torch.zeros(sum(self._sizes), dtype=torch.uint8, device=device)
+        self.tree = self._views(self._block, example)
 
     def send(self, tree: Any) -> None:
         """Copy a tree of the example's shapes there; the host does not wait.
@@ -78,12 +82,19 @@ class Parcel:
         """
         # A new block: PyTorch keeps the one before until its copy is done.
         block = torch.empty(len(self._block), dtype=torch.uint8, pin_memory=self._block.is_cuda)
-        places = block.split(self._sizes)
-        for place, nbytes, tensor in zip(places, self._nbytes, tensors(tree), strict=True):
-            if tensor.nbytes != nbytes:
+        places = tensors(self._views(block, self.tree))
+        for place, tensor in zip(places, tensors(tree), strict=True):
+            if place.shape != tensor.shape or place.dtype != tensor.dtype:
                 raise ValueError(f"{tuple(tensor.shape)} {tensor.dtype} does not fit its place")
-            place[:nbytes].copy_(tensor.contiguous().view(-1).view(torch.uint8))
+            place.copy_(tensor)
         self._block.copy_(block, non_blocking=True)
+
+    def _views(self, block: Tensor, example: Any) -> Any:
+        """The example's tree, its tensors laid out in `block` one after the other."""
+        places = iter(block.split(self._sizes))
+        return map_tensors(
+            lambda each: next(places)[: each.nbytes].view(each.dtype).view(each.shape), example
+        )
 
 
 def compile_methods(owner: object, *names: str) -> None:
@@ -113,41 +124,48 @@ class OnDevice:
         """
         self._function, self._device = function, device
         self._parcel: Parcel | None = None
-        self._runs: dict[tuple[tuple[str, bool], ...], int] = {}
-        self._graphs: dict[tuple[tuple[str, bool], ...], tuple[torch.cuda.CUDAGraph, Any]] = {}
+        self._runs: Counter[Variant] = Counter()
+        self._graphs: dict[Variant, tuple[torch.cuda.CUDAGraph, Any]] = {}
         self._stream = torch.cuda.Stream(device) if cuda_graph else None
         self._pool = torch.cuda.graph_pool_handle() if cuda_graph else None
+        self._done = torch.cuda.Event() if device.type == "cuda" else None
 
     def __call__(self, inputs: Mapping[str, Any], **variant: bool) -> Any:
         """The function's result, whose tensors are valid until the next call.
 
         Args: `inputs`: trees of CPU tensors of the same shapes each time.
         """
-        if self._device.type != "cuda":
+        if self._done is None:
             return self._function(**inputs, **variant)
         if self._parcel is None:
             self._parcel = Parcel(inputs, self._device)
         self._parcel.send(inputs)
+        compute = partial(self._function, **self._parcel.tree, **variant)
         if self._stream is None:
-            return self._function(**self._parcel.tree, **variant)
-        return self._replay(self._stream, self._parcel.tree, variant)
+            result = compute()
+        else:
+            result = self._replay(self._stream, tuple(sorted(variant.items())), compute)
+        self._done.record()
+        return result
 
-    def _replay(
-        self, stream: torch.cuda.Stream, inputs: Mapping[str, Any], variant: Mapping[str, bool]
-    ) -> Any:
-        key = tuple(sorted(variant.items()))
-        self._runs[key] = self._runs.get(key, 0) + 1
+    def wait(self) -> None:
+        """Let the host wait until the last call is computed."""
+        if self._done is not None:
+            self._done.synchronize()
+
+    def _replay(self, stream: torch.cuda.Stream, key: Variant, compute: Callable[[], Any]) -> Any:
+        self._runs[key] += 1
         if self._runs[key] <= _WARM_UP_RUNS:
             current = torch.cuda.current_stream(self._device)
             stream.wait_stream(current)
             with torch.cuda.stream(stream):
-                result = self._function(**inputs, **variant)
+                result = compute()
             current.wait_stream(stream)
             return result
         if key not in self._graphs:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool, stream=stream):
-                result = self._function(**inputs, **variant)
+                result = compute()
             self._graphs[key] = graph, result
         graph, result = self._graphs[key]
         graph.replay()

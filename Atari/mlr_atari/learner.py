@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,15 +15,13 @@ from .run.guard import NonFiniteGuard
 from .run.progress import LastMetrics
 from .run.seeding import Streams
 
-_LOSSES = ("rl_loss",)
-
 
 class Learner:
     """Improves the agent, an update at a time; never waits for the device.
 
     Attributes:
+        act: the agent's `act`; its arguments are one mapping of CPU tensors.
         metrics: the latest values of all that updates report. guard: watches them.
-        latest: batch and noise of the last update, on the device; None before the first.
     """
 
     def __init__(
@@ -37,12 +37,13 @@ class Learner:
         self.agent, self.replay, self.streams = agent, replay, streams
         self.metrics = LastMetrics(agent.metric_names, agent.device)
         self.guard = NonFiniteGuard(self.metrics.values)
-        self.latest: tuple[Batch, UpdateNoise] | None = None
         if compile_losses:
-            compile_methods(agent, *_LOSSES)
+            compile_methods(agent, "rl_loss")
             if agent.objective is not None:
                 compile_methods(agent.objective, "loss")
+        self.act = OnDevice(agent.act, agent.device, cuda_graph=cuda_graph)
         self._update = OnDevice(self._on_device, agent.device, cuda_graph=cuda_graph)
+        self._latest: tuple[Batch, Any] | None = None  # and the objective's noise, on the device
 
     @property
     def diagnostic_names(self) -> tuple[str, ...]:
@@ -51,16 +52,20 @@ class Learner:
 
     def update(self, agent_step: int) -> None:
         """Draw a batch and its noise, improve the agent, rate the batch."""
-        agent, settings = self.agent, self.agent.settings
+        agent, settings, size = self.agent, self.agent.settings, self.agent.settings.batch_size
         inputs = {
-            "uniforms": self.replay.draw(self.streams["replay"], settings.batch_size),
+            "uniforms": torch.rand(size, generator=self.streams["replay"], dtype=torch.float64),
             "importance_exponent": torch.tensor(settings.importance_exponent(agent_step)),
             "noise": agent.draw_noise(self.streams),
             "update_step": torch.tensor(agent.update_step),
         }
         agent.set_schedules(agent_step)
-        self.latest = self._update(inputs, **agent.due())
+        self._latest = self._update(inputs, **agent.due(agent_step))
         agent.update_step += 1
+
+    def wait(self) -> None:
+        """Let the host wait until the last update is computed."""
+        self._update.wait()
 
     def _on_device(
         self,
@@ -69,26 +74,26 @@ class Learner:
         noise: UpdateNoise,
         update_step: Tensor,
         **due: bool,
-    ) -> tuple[Batch, UpdateNoise]:
+    ) -> tuple[Batch, Any]:
         """What the device does of an update: tensors in, tensors out, nothing fetched."""
-        slots = self.replay.find(uniforms)
+        slots = self.replay.draw(uniforms)
         batch = self.replay.gather(slots, importance_exponent)
         metrics, priorities = self.agent.update(batch, noise, **due)
         self.replay.update_priorities(slots, priorities)
         self.metrics.update(metrics)
         self.guard.observe(update_step)
-        return batch, noise
+        return batch, noise.objective
 
     def diagnostics(self) -> dict[str, float]:
         """The objective's signs of health on the latest batch; synchronises."""
-        if self.latest is None or self.agent.objective is None:
+        objective = self.agent.objective
+        if self._latest is None or objective is None:
             return {}
-        batch, noise = self.latest
-        return self.agent.objective.diagnostics(self.agent.encoder, batch, noise.objective)
+        return objective.diagnostics(self.agent.encoder, *self._latest)
 
     def preview(self) -> Tensor | None:
         """What the objective sees of the latest batch, uint8 RGB (3, H, W), if there is any."""
-        if self.latest is None or self.agent.objective is None:
+        objective = self.agent.objective
+        if self._latest is None or objective is None:
             return None
-        batch, noise = self.latest
-        return self.agent.objective.preview(batch, noise.objective)
+        return objective.preview(*self._latest)

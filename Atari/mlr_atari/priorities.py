@@ -51,7 +51,8 @@ class ProportionalPriorities:
 
     def set(self, entry: int, priority: float) -> None:
         """Give one entry a priority, known on the host; 0 switches it off."""
-        self._masses[entry] = int(priority**self._exponent * self._scale) if priority else 0
+        mass = int(priority**self._exponent * self._scale) if priority else 0
+        self._masses[entry].fill_(mass)
 
     def set_to_largest(self, entry: int) -> None:
         """Give one entry the largest priority that `update` has seen, at least 1."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from .augmentation import NAMES as AUGMENTATIONS
 from .augmentation import Augmentation, AugmentationNoise
 from .batch import ActionNoise, Batch, UpdateNoise
+from .device import to_device
 from .errors import ConfigError
 from .frames import FrameStacks
 from .losses import ActionValues
@@ -176,16 +177,17 @@ class Rainbow:
         return ActionNoise(uniform, random_action, normals)
 
     @torch.no_grad()
-    def act(self, obs: Tensor, noise: ActionNoise, epsilon: float, *, noisy: bool = True) -> Tensor:
+    def act(
+        self, obs: Tensor, noise: ActionNoise, epsilon: Tensor | float, *, noisy: bool = True
+    ) -> Tensor:
         """Actions int64 (N,) for obs uint8 (N, S*C, H, W), which is never augmented.
 
         Args: `epsilon`: share of random actions. `noisy`: with the noise of the noisy layers, the
-        last draw or that of `noise`; else their mean weights. Noise and actions are on the CPU.
+        last draw or that of `noise`; else their mean weights. All is on the agent's device.
         """
         if noise.head is not None and noisy:
-            self.network.head.redraw(noise.head.to(self.device))
-        outputs = self.network(obs.to(self.device) * (1 / 255), noisy=noisy)
-        greedy = self.values.q_values(outputs).argmax(dim=-1).cpu()
+            self.network.head.redraw(noise.head)
+        greedy = self.values.q_values(self.network(obs * (1 / 255), noisy=noisy)).argmax(dim=-1)
         return torch.where(noise.uniform < epsilon, noise.random_action, greedy)
 
     def evaluation_policy(
@@ -196,8 +198,8 @@ class Rainbow:
         Args: `generators`: of each observation's game, for random actions now and then.
         """
         noise = evaluation_noise(generators, self.network.head.num_actions)
-        epsilon = self.settings.epsilon_evaluation
-        return self.act(torch.from_numpy(obs), noise, epsilon, noisy=False).numpy()
+        given = to_device((torch.from_numpy(obs), noise), self.device)
+        return self.act(*given, self.settings.epsilon_evaluation, noisy=False).cpu().numpy()
 
     # ---- learning ------------------------------------------------------------------------------
 
@@ -225,9 +227,10 @@ class Rainbow:
             objective=None if objective is None else objective.draw_noise(streams, rl_view),
         )
 
-    def due(self) -> dict[str, bool]:
-        """Which parts the next update has, as keywords of `update`."""
-        return {"copy_target": (self.update_step + 1) % self.settings.target_update_interval == 0}
+    def due(self, agent_step: int) -> dict[str, bool]:
+        """Which parts an update at `agent_step` (from 0) has, as keywords of `update`."""
+        # Published code counts the steps from 1, the present one included.
+        return {"copy_target": (agent_step + 1) % self.settings.target_update_interval == 0}
 
     def set_schedules(self, agent_step: int) -> None:
         """Host side of an update: what changes over the run, written into device tensors."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .batch import Batch
+from .device import to_device
 from .errors import CheckpointError, ConfigError
 from .frames import FrameStacks
 from .priorities import ProportionalPriorities
@@ -149,12 +150,13 @@ class SequenceReplay:
             truncated: the game was stopped at its cap.
         """
         step, slot = self._written, self._written % self._capacity
-        self._frames[slot].copy_(torch.from_numpy(frame), non_blocking=True)
-        self._action[slot] = action
-        self._reward[slot] = clipped_reward
-        self._end[slot] = terminated or truncated
-        self._cap[slot] = truncated and not terminated
-        self._history[slot] = min(self._age, self._ahead)
+        self._frames[slot].copy_(to_device(torch.from_numpy(frame), self.device))
+        # Filling is one kernel of a GPU; assigning would be a copy more, which waits.
+        self._action[slot].fill_(action)
+        self._reward[slot].fill_(clipped_reward)
+        self._end[slot].fill_(terminated or truncated)
+        self._cap[slot].fill_(truncated and not terminated)
+        self._history[slot].fill_(min(self._age, self._ahead))
         self._age = 0 if terminated or truncated else self._age + 1
         self._written += 1
         self._move_limits(step)
@@ -170,18 +172,14 @@ class SequenceReplay:
         self._capped[newest % self._behind] = True
         self._age = 0
 
-    def draw(self, generator: torch.Generator, batch_size: int) -> Tensor:
-        """What chance has to say about a batch: float64 (B,) in [0, 1), on the CPU, for `find`."""
-        return torch.rand(batch_size, generator=generator, dtype=torch.float64)
-
-    def find(self, uniforms: Tensor) -> Tensor:
-        """The first steps of sequences that `draw` chose, as the priorities are now.
+    def draw(self, uniforms: Tensor) -> Tensor:
+        """Draw first steps of sequences, with replacement, as the priorities are now.
 
         Args:
             uniforms: float64 (B,) in [0, 1), on the replay's device.
 
         Returns:
-            int64 (B,), slots; they mean nothing unless `can_draw`.
+            Slots for `gather`: int64 (B,); they mean nothing unless `can_draw`.
         """
         return self._priorities.draw(uniforms)
 
@@ -189,7 +187,7 @@ class SequenceReplay:
         """The sequences that begin at `slots`; see `Batch`.
 
         Args:
-            slots: int64 (B,), as `find` gives them.
+            slots: int64 (B,), as `draw` gives them.
             importance_exponent: float (), PER's beta.
         """
         length, n_step = self._settings.sequence_length, self._settings.n_step

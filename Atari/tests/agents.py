@@ -92,8 +92,9 @@ def updated(
     agent: Rainbow, batch: Batch, noise: UpdateNoise
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """One update, as the learner does it with given batch and noise."""
-    agent.set_schedules(2000 + agent.update_step)
-    results = agent.update(batch, noise, **agent.due())
+    agent_step = 2000 + agent.update_step
+    agent.set_schedules(agent_step)
+    results = agent.update(batch, noise, **agent.due(agent_step))
     agent.update_step += 1
     return results
 

@@ -44,7 +44,7 @@ class PlainRainbow:
 
     def __init__(self, agent: Rainbow) -> None:
         self.settings, self.values, self.pad = agent.settings, agent.values, agent.augmentation.pad
-        self.weight, self.update_step = agent.objective_weight, agent.update_step
+        self.weight = agent.objective_weight
         # Together, so that the copies share the layers that the originals share.
         copies = copy.deepcopy((agent.network, agent.target_network, agent.objective))
         self.network, self.target, objective = copies
@@ -61,7 +61,7 @@ class PlainRainbow:
             parameters, self.settings.learning_rate, eps=self.settings.adam_eps, foreach=False
         )
 
-    def update(self, batch: Batch, noise: UpdateNoise) -> Metrics:
+    def update(self, batch: Batch, noise: UpdateNoise, *, copy_target: bool) -> Metrics:
         """One update; see `Rainbow.update`."""
         self.network.head.redraw(noise.head)
         self.adam.zero_grad()
@@ -75,8 +75,7 @@ class PlainRainbow:
         for group in self.clip_groups:
             nn.utils.clip_grad_norm_(group, self.settings.max_gradient_norm, foreach=False)
         self.adam.step()
-        self.update_step += 1
-        if self.update_step % self.settings.target_update_interval == 0:
+        if copy_target:
             self.target.load_state_dict(self.network.state_dict())
         return losses
 

@@ -29,7 +29,7 @@ def test_the_dry_run_counts_what_an_update_computes(name: str) -> None:
     length = agent.settings.sequence_length
     batch, noise = synthetic_batch(0, length=length), agent.draw_noise(Streams(0))
     with FlopCounterMode(display=False) as counter:
-        agent.update(batch, noise, **agent.due())
+        agent.update(batch, noise, **agent.due(0))
     assert counted == counter.get_total_flops()
 
 

@@ -66,7 +66,7 @@ def test_a_learner_does_what_the_agent_does() -> None:
     agent, replay, streams = other.agent, other.replay, Streams(4)
     for step in range(4):
         metrics = updated(learner, step)
-        slots = replay.find(replay.draw(streams["replay"], 3))
+        slots = replay.draw(torch.rand(3, generator=streams["replay"], dtype=torch.float64))
         exponent = torch.tensor(agent.settings.importance_exponent(2000 + step))
         batch = replay.gather(slots, exponent)
         expected, priorities = agent_updated(agent, batch, agent.draw_noise(streams))

@@ -24,8 +24,9 @@ def test_plain_updates_have_our_losses(name: str, changes: dict[str, object]) ->
     plain, streams = PlainRainbow(agent), Streams(4)
     for step in range(5):
         batch, noise = synthetic_batch(step), agent.draw_noise(streams)
+        due = agent.due(2000 + step)
         mine, _ = updated(agent, batch, noise)
-        theirs = plain.update(batch, noise)
+        theirs = plain.update(batch, noise, **due)
         assert ("loss/mlr" in theirs) == (agent.objective is not None)
         for key, loss in theirs.items():
             torch.testing.assert_close(loss, mine[key], rtol=2e-4, atol=1e-6)

@@ -24,9 +24,6 @@ def _same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
-# ---- the baseline --------------------------------------------------------------------------
-
-
 # ---- one update ----------------------------------------------------------------------------
 
 
@@ -118,13 +115,22 @@ def test_target_keeps_the_noise_of_the_last_update() -> None:
     assert torch.equal(agent.target_network.head.noise, fresh.target_head)
 
 
-def test_target_update_interval() -> None:
+@pytest.mark.parametrize("name", ["der", "der_published", "curl_published"])
+def test_targets_are_copied_at_multiples_of_the_interval_whenever_updates_began(name: str) -> None:
+    """As published, steps are counted from 1; updates begin at 1,600."""
+    agent = small_agent(name, num_filters=[4, 2] if "published" in name else [4, 4, 2])
+    steps = range(agent.settings.learning_starts, 6500)
+    assert [step + 1 for step in steps if agent.due(step)["copy_target"]] == [2000, 4000, 6000]
+
+
+def test_between_two_copies_the_target_stays() -> None:
     agent = small_agent("rainbow", target_update_interval=3)
-    initial = _weights(agent)
+    run_updates(agent, 1)  # at agent step 2,001 = 3 * 667, counted from 1
+    copied = _weights(agent)
+    assert _same(dict(agent.target_network.state_dict()), copied)
     run_updates(agent, 2)
-    assert _same(dict(agent.target_network.state_dict()), initial)
+    assert _same(dict(agent.target_network.state_dict()), copied)
     run_updates(agent, 1)
-    assert agent.update_step == 3
     assert _same(dict(agent.target_network.state_dict()), _weights(agent))
 
 

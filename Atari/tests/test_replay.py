@@ -34,7 +34,7 @@ def _append(replay: SequenceReplay, golden: Any, start: int, stop: int) -> None:
 def _check_draw(replay: SequenceReplay, golden: Any, draw: str) -> torch.Tensor:
     masses = replay._priorities.masses()
     assert masses.sum().item() == pytest.approx(golden[f"{draw}/tree_total"], rel=1e-8)
-    slots = replay.find(torch.from_numpy(golden[f"{draw}/uniforms"]))
+    slots = replay.draw(torch.from_numpy(golden[f"{draw}/uniforms"]))
     np.testing.assert_array_equal(slots.numpy(), golden[f"{draw}/T_idxs"])
     np.testing.assert_allclose(masses[slots].numpy(), golden[f"{draw}/priorities"], rtol=1e-6)
     batch = replay.gather(slots, exponent(float(golden[f"{draw}/beta"])))
@@ -164,7 +164,7 @@ def test_draws_only_complete_steps_at_any_time() -> None:
         assert replay.can_draw == (number >= 3 + 8)
         if replay.can_draw:
             uniforms = torch.rand(200, dtype=torch.float64, generator=generator)
-            ages = (number - replay.find(uniforms)) % 50
+            ages = (number - replay.draw(uniforms)) % 50
             assert ages.min() >= 8
             assert ages.max() < 50 - 3
 
@@ -173,9 +173,9 @@ def test_a_uniform_replay_ignores_priorities() -> None:
     replay = make_replay(200, replace(SETTINGS, replay="uniform"))
     fill(replay, [Step(1, 0, 0.0, False, False)] * 200)
     uniforms = torch.linspace(0, 0.999, 500, dtype=torch.float64)
-    before = replay.find(uniforms)
+    before = replay.draw(uniforms)
     replay.update_priorities(before, torch.rand(500, generator=torch.Generator()))
-    assert torch.equal(replay.find(uniforms), before)
+    assert torch.equal(replay.draw(uniforms), before)
     assert torch.equal(before.unique(), torch.arange(3, 192))
     assert torch.equal(replay.gather(before, exponent()).importance_weights, torch.ones(500))
 

@@ -47,12 +47,12 @@ def test_state_round_trip(written: int, new_priority: str) -> None:
 
     fill(replay, steps[:written])
     for _ in range(20):
-        replay.update_priorities(replay.find(uniforms()), uniforms() * 9)
+        replay.update_priorities(replay.draw(uniforms()), uniforms() * 9)
     restored = _copied(replay, make_replay(300, settings))
     for step in range(1000):
         drawn = uniforms()
-        slots = replay.find(drawn)
-        assert torch.equal(slots, restored.find(drawn))
+        slots = replay.draw(drawn)
+        assert torch.equal(slots, restored.draw(drawn))
         for each in (replay, restored):
             each.update_priorities(slots, drawn * 9)
             if step % 2:
@@ -131,10 +131,10 @@ def test_the_gpu_gathers_the_same_without_a_synchronisation() -> None:
     on_gpu, beta = uniforms.cuda(), exponent().cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        slots = gpu.find(on_gpu)
+        slots = gpu.draw(on_gpu)
         batch = gpu.gather(slots, beta)
         gpu.update_priorities(slots, on_gpu)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    wanted = cpu.gather(cpu.find(uniforms), exponent())
+    wanted = cpu.gather(cpu.draw(uniforms), exponent())
     assert _equal(to_device(batch, "cpu"), wanted)

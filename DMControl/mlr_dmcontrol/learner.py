@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,15 +15,13 @@ from .run.progress import LastMetrics
 from .run.seeding import Streams
 from .sac import SAC
 
-_LOSSES = ("critic_terms", "actor_terms")
-
 
 class Learner:
     """Improves the agent, an update at a time; never waits for the device.
 
     Attributes:
+        act: the agent's `act`; its arguments are one mapping of CPU tensors.
         metrics: the latest values of all that updates report. guard: watches them.
-        latest: batch and noise of the last update, on the device; None before the first.
     """
 
     def __init__(
@@ -37,12 +37,13 @@ class Learner:
         self.agent, self.replay, self.streams = agent, replay, streams
         self.metrics = LastMetrics(agent.metric_names, agent.device)
         self.guard = NonFiniteGuard(self.metrics.values)
-        self.latest: tuple[Batch, UpdateNoise] | None = None
         if compile_losses:
-            compile_methods(agent, *_LOSSES)
+            compile_methods(agent, "critic_terms", "actor_terms")
             if agent.objective is not None:
                 compile_methods(agent.objective, "loss")
+        self.act = OnDevice(agent.act, agent.device, cuda_graph=cuda_graph)
         self._update = OnDevice(self._on_device, agent.device, cuda_graph=cuda_graph)
+        self._latest: tuple[Batch, Any] | None = None  # and the objective's noise, on the device
 
     @property
     def diagnostic_names(self) -> tuple[str, ...]:
@@ -63,8 +64,12 @@ class Learner:
             "update_step": torch.tensor(agent.update_step),
         }
         agent.set_schedules(agent_step)
-        self.latest = self._update(inputs, **agent.due(agent_step))
+        self._latest = self._update(inputs, **agent.due(agent_step))
         agent.update_step += 1
+
+    def wait(self) -> None:
+        """Let the host wait until the last update is computed."""
+        self._update.wait()
 
     def _on_device(
         self,
@@ -73,23 +78,23 @@ class Learner:
         noise: UpdateNoise,
         update_step: Tensor,
         **due: bool,
-    ) -> tuple[Batch, UpdateNoise]:
+    ) -> tuple[Batch, Any]:
         """What the device does of an update: tensors in, tensors out, nothing fetched."""
         batch = self.replay.gather(transitions, windows)
         self.metrics.update(self.agent.update(batch, noise, **due))
         self.guard.observe(update_step)
-        return batch, noise
+        return batch, noise.objective
 
     def diagnostics(self) -> dict[str, float]:
         """The objective's signs of health on the latest batch; synchronises."""
-        if self.latest is None or self.agent.objective is None:
+        objective = self.agent.objective
+        if self._latest is None or objective is None:
             return {}
-        batch, noise = self.latest
-        return self.agent.objective.diagnostics(self.agent.encoder, batch, noise.objective)
+        return objective.diagnostics(self.agent.encoder, *self._latest)
 
     def preview(self) -> Tensor | None:
         """What the objective sees of the latest batch, uint8 RGB (3, H, W), if there is any."""
-        if self.latest is None or self.agent.objective is None:
+        objective = self.agent.objective
+        if self._latest is None or objective is None:
             return None
-        batch, noise = self.latest
-        return self.agent.objective.preview(batch, noise.objective)
+        return objective.preview(*self._latest)

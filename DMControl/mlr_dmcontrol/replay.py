@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .batch import Batch, SequenceBatch
+from .device import to_device
 from .errors import ConfigError
 from .frames import FrameStacks
 
@@ -97,7 +98,7 @@ class UniformReplay:
         An episode that was still open just ends: its last transition is in no window.
         """
         self._first_frame, self._episode_open = self._frames_written, True
-        self._store_frame(self._send(frame))
+        self._store_frame(frame)
         self._drop_overwritten()
 
     def add(
@@ -116,11 +117,8 @@ class UniformReplay:
         if not self._episode_open:
             raise RuntimeError("the episode is over; call start_episode before add")
         slot, frame = self._added % self.capacity, self._frames_written - 1
-        # Packed, so that one copy per step goes to the device.
-        action_bytes = np.asarray(action, np.float32).view(np.uint8)
-        packed = self._send(np.concatenate([action_bytes, next_frame.ravel()]))
-        self._arrays["action"][slot].copy_(packed[: len(action_bytes)].view(torch.float32))
-        self._store_frame(packed[len(action_bytes) :].view(self._frames.shape[1:]))
+        self._store_frame(next_frame)
+        self._arrays["action"][slot].copy_(to_device(torch.as_tensor(action), self.device))
         self._arrays["reward"][slot].fill_(reward)
         self._arrays["terminated"][slot].fill_(float(terminated))
         self._arrays["frame"][slot].fill_(frame)
@@ -268,15 +266,9 @@ class UniformReplay:
 
     # ---- writing -----------------------------------------------------------------------------
 
-    def _send(self, array: np.ndarray) -> Tensor:
-        """`array` as a tensor on the device; the host does not wait for the copy."""
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if self.device.type != "cuda":
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
-
-    def _store_frame(self, frame: Tensor) -> None:
-        self._frames[self._frames_written % len(self._frames)].copy_(frame)
+    def _store_frame(self, frame: np.ndarray) -> None:
+        place = self._frames[self._frames_written % len(self._frames)]
+        place.copy_(to_device(torch.from_numpy(frame), self.device))
         self._frames_written += 1
 
     def _drop_overwritten(self) -> None:

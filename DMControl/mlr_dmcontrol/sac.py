@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .augmentation import EFFECTS, PLACES, Augmentation, center_crop, to_float
 from .batch import Batch, UpdateNoise
+from .device import to_device
 from .errors import ConfigError
 from .losses import actor_loss, critic_loss, soft_target, squashed_gaussian, temperature_loss
 from .networks import CONV_INITS, Networks
@@ -33,8 +34,6 @@ _METRICS = (
     "gradient_norm/critic",
     "gradient_norm/actor",
 )
-_STEPPED = ("critic", "actor", "temperature", "objective")
-_STATE = ("networks", "objective", *(f"{name}_optimizer" for name in _STEPPED))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,17 +112,17 @@ class SAC:
     @property
     def num_parameters(self) -> int:
         """Trained numbers, the objective's included."""
-        modules = [self.networks] if self.objective is None else [self.networks, self.objective]
-        return sum(
-            each.numel() for module in modules for each in module.parameters() if each.requires_grad
-        )
+        own = [] if self.objective is None else self.objective.trained()
+        trained = [each for each in self.networks.parameters() if each.requires_grad]
+        return sum(each.numel() for each in (*trained, *own))
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of all that updates ever report: losses, gradient norms, and other values."""
-        own = () if self.objective is None else self.objective.metric_names
-        norms = () if self.objective is None else ("gradient_norm/objective",)
-        return (*(_METRICS if self.settings.rl else ()), *own, *norms)
+        names = _METRICS if self.settings.rl else ()
+        if self.objective is None:
+            return names
+        return (*names, *self.objective.metric_names, "gradient_norm/objective")
 
     def _make_optimizers(self) -> None:
         settings, networks = self.settings, self.networks
@@ -146,26 +145,28 @@ class SAC:
                 settings.critic_learning_rate,
                 clip=self.objective.clip_groups(networks.encoder),
             )
+        steppers = ("critic", "actor", "temperature", "objective")
+        names = ("networks", "objective", *(f"{name}_optimizer" for name in steppers))
+        parts = {name: getattr(self, name) for name in names}
+        self._lasting = {name: part for name, part in parts.items() if part is not None}
 
     @torch.no_grad()
     def act(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         """Actions for N observations: the mean action, or a sample if `noise` is given.
 
         Args: `obs`: uint8 (N, S*C, H, W) as rendered; its centre is used. `noise`: standard
-        normal (N, A).
+        normal (N, A). Both are on the agent's device.
 
         Returns:
-            float32 (N, A) in [-1, 1], on the agent's device.
+            float32 (N, A) in [-1, 1], there.
         """
-        obs = center_crop(obs, self.settings.crop_size).to(self.device)
-        mean, log_std = self.networks.actor(self.networks.encoder.features(to_float(obs)))
-        if noise is None:
-            return mean.tanh()
-        return self._sample(mean, log_std, noise.to(self.device))[0]
+        images = to_float(center_crop(obs, self.settings.crop_size))
+        mean, log_std = self.networks.actor(self.networks.encoder.features(images))
+        return mean.tanh() if noise is None else squashed_gaussian(mean, log_std, noise)[0]
 
     def evaluation_policy(self, obs: np.ndarray, generators: object = None) -> np.ndarray:
         """`act` without exploration, between arrays: what an evaluation scores; draws nothing."""
-        return self.act(torch.from_numpy(obs)).cpu().numpy()
+        return self.act(to_device(torch.from_numpy(obs), self.device)).cpu().numpy()
 
     def draw_noise(self, streams: Streams) -> UpdateNoise:
         """Everything random in one update, on the CPU.
@@ -173,15 +174,15 @@ class SAC:
         Of stream `augmentation` obs and next_obs, of `noise` next_action and action, in this
         order; then the objective's.
         """
-        settings, size = self.settings, self.settings.batch_size
-        actions = (size, self.networks.action_dim)
+        settings, images, normal = self.settings, streams["augmentation"], streams["noise"]
+        actions = (settings.batch_size, self.networks.action_dim)
         views, q_views = settings.num_target_augmentations, settings.num_q_augmentations
-        obs = self.augmentation.draw(streams["augmentation"], (q_views, size))
+        obs = self.augmentation.draw(images, (q_views, settings.batch_size))
         return UpdateNoise(
             obs,
-            self.augmentation.draw(streams["augmentation"], (views, size)),
-            torch.randn(views, *actions, generator=streams["noise"]),
-            torch.randn(actions, generator=streams["noise"]),
+            self.augmentation.draw(images, (views, settings.batch_size)),
+            torch.randn(views, *actions, generator=normal),
+            torch.randn(actions, generator=normal),
             None if self.objective is None else self.objective.draw_noise(streams, obs),
         )
 
@@ -245,7 +246,8 @@ class SAC:
         networks, count = self.networks, self.settings.num_target_augmentations
         views = self.augmentation(batch.next_obs.repeated(count), noise.next_obs)
         mean, log_std = networks.actor(networks.encoder.features(views))
-        action, log_prob = self._sample(mean, log_std, noise.next_action.flatten(0, 1))
+        exact, normal = self.settings.exact_log_prob, noise.next_action.flatten(0, 1)
+        action, log_prob = squashed_gaussian(mean, log_std, normal, exact)
         values = networks.critic_target(networks.encoder_target(views), action)
         return soft_target(
             values.unflatten(1, (count, -1)),
@@ -284,16 +286,13 @@ class SAC:
             features = networks.encoder.features(view)
             latent = networks.encoder.latent(features)
         mean, log_std = networks.actor(features)
-        action, log_prob = self._sample(mean, log_std, noise.action)
+        exact = self.settings.exact_log_prob
+        action, log_prob = squashed_gaussian(mean, log_std, noise.action, exact)
         temperature = networks.log_temperature.exp().detach()
         loss = actor_loss(networks.critic(latent, action), log_prob, temperature)
         log_prob = log_prob.detach()
-        metrics = {
-            "loss/actor": loss.detach(),
-            "rl/temperature": temperature,
-            "rl/entropy": -log_prob.mean(),
-        }
-        return loss, log_prob, metrics
+        metrics = {"loss/actor": loss.detach(), "rl/temperature": temperature}
+        return loss, log_prob, metrics | {"rl/entropy": -log_prob.mean()}
 
     def update_targets(self) -> None:
         """Move all momentum targets one step."""
@@ -304,7 +303,7 @@ class SAC:
 
     def state_dict(self) -> dict[str, Any]:
         """All weights, moments and counters; nothing else outlives an update."""
-        state = {name: stateful.state_dict() for name, stateful in self._stateful().items()}
+        state = {name: part.state_dict() for name, part in self._lasting.items()}
         return state | {"update_step": self.update_step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -313,13 +312,6 @@ class SAC:
         Raises:
             RuntimeError, ValueError, KeyError: it belongs to another agent.
         """
-        for name, stateful in self._stateful().items():
-            stateful.load_state_dict(state[name])
+        for name, part in self._lasting.items():
+            part.load_state_dict(state[name])
         self.update_step = state["update_step"]
-
-    def _stateful(self) -> dict[str, Any]:
-        return {name: value for name in _STATE if (value := getattr(self, name)) is not None}
-
-    def _sample(self, mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions and their log-probabilities."""
-        return squashed_gaussian(mean, log_std, noise, self.settings.exact_log_prob)
