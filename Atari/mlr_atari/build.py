@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ import torch
 from .augmentation import Augmentation
 from .environment import GameEnv, make_environment
 from .losses import ActionValues, CategoricalValues, ScalarValues
-from .machine import hardware
+from .machine import hardware, processes_beside
 from .networks import DuelingHead, Encoder, QNetwork
 from .objectives import objective_type
 from .protocol import Plan, plan
@@ -59,6 +58,7 @@ class Parts:
             "device": str(agent.device),
             "precision": cfg.precision,
             "hardware": hardware(agent.device),
+            "evaluation_processes": self.evaluation_envs.processes,
         }
 
     def __enter__(self) -> Parts:
@@ -90,6 +90,8 @@ def set_up_process(cfg: Config) -> torch.device:
     torch.backends.cudnn.benchmark = not cfg.deterministic
     torch.backends.cuda.matmul.allow_tf32 = cfg.precision != "fp32"
     torch.backends.cudnn.allow_tf32 = cfg.precision != "fp32"
+    # The encoder's linear map sums tens of thousands of products: not in bf16, also where it is on.
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     if device.type == "cpu":
@@ -102,12 +104,10 @@ def _keep_freed_memory() -> None:
 
     Fresh pages for every activation would cost a fifth of the time of an update on the CPU.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
-        library.mallopt(_M_TRIM_THRESHOLD, -1)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
+        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def build_parts(cfg: Config, device: torch.device) -> Parts:
@@ -134,7 +134,9 @@ def build_parts(cfg: Config, device: torch.device) -> Parts:
         device=device,
     )
     places = max(evaluation.episodes, evaluation.final_episodes)
-    evaluation_envs = EvaluationEnvs(evaluation_factory(cfg), places, evaluation.processes)
+    chosen = evaluation.processes
+    processes = processes_beside(device) if chosen is None else chosen
+    evaluation_envs = EvaluationEnvs(evaluation_factory(cfg), places, processes)
     return Parts(numbers, env, evaluation_envs, agent, replay)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+_MOST_PROCESSES = 16  # of some hundred MB each
 
 
 def hardware(device: torch.device) -> str:
@@ -24,6 +27,11 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
     return names[0] if names else platform.machine()
+
+
+def processes_beside(device: torch.device) -> int:
+    """How many may work while `device` computes: none beside a CPU, one a core beside a GPU."""
+    return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES) if device.type == "cuda" else 0
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,7 @@ import torch
 
 from .augmentation import Augmentation
 from .environment import COLOURS, PixelControlEnv
-from .machine import hardware
+from .machine import hardware, processes_beside
 from .networks import Encoder, Networks
 from .objectives import objective_type
 from .protocol import Plan, plan
@@ -42,6 +41,7 @@ class Parts:
     def facts(self, cfg: Config) -> dict[str, Any]:
         """What `run.json` and the banner say of a run beside its status, versions and times."""
         plan, env, agent = self.plan, self.env, self.agent
+        at_once = getattr(agent.objective, "sequences_at_once", None)
         return {
             "method": cfg.agent.name,
             **env.identity(),
@@ -59,6 +59,8 @@ class Parts:
             "device": str(agent.device),
             "precision": cfg.precision,
             "hardware": hardware(agent.device),
+            "evaluation_processes": self.evaluation_envs.processes,
+            **({} if at_once is None else {"sequences_at_once": at_once}),
         }
 
     def __enter__(self) -> Parts:
@@ -93,6 +95,8 @@ def set_up_process(cfg: Config) -> torch.device:
     torch.backends.cudnn.benchmark = not cfg.deterministic
     torch.backends.cuda.matmul.allow_tf32 = cfg.precision != "fp32"
     torch.backends.cudnn.allow_tf32 = cfg.precision != "fp32"
+    # The encoder's linear map sums tens of thousands of products: not in bf16, also where it is on.
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     if device.type == "cpu":
@@ -106,12 +110,10 @@ def _keep_freed_memory() -> None:
 
     Fresh pages for every activation would cost a fifth of the time of an update on the CPU.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
-        library.mallopt(_M_TRIM_THRESHOLD, -1)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
+        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def build_parts(cfg: Config, device: torch.device) -> Parts:
@@ -134,8 +136,10 @@ def build_parts(cfg: Config, device: torch.device) -> Parts:
         sequence_length=length,
         device=device,
     )
+    chosen = evaluation.processes
+    processes = processes_beside(device) if chosen is None else chosen
     evaluation_envs = EvaluationEnvs(
-        evaluation_factory(cfg), evaluation.episodes, evaluation.processes, full_batches=True
+        evaluation_factory(cfg), evaluation.episodes, processes, full_batches=True
     )
     return Parts(numbers, env, evaluation_envs, agent, replay)
 

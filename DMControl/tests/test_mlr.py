@@ -77,7 +77,7 @@ def test_masked_images(per: str) -> None:
 
 @pytest.mark.parametrize("per", ["batch", "sequence"])
 def test_gradients_in_pieces_are_those_of_the_whole(per: str) -> None:
-    whole = make_agent("mlr", mask_per=per, sequence_batch_size=5, sequences_at_once=5)
+    whole = make_agent("mlr", mask_per=per, sequence_batch_size=5)
     pieces = make_agent("mlr", mask_per=per, sequence_batch_size=5, sequences_at_once=2)
     batch, noise = make_batch(whole), whole.draw_noise(Streams(0))
     assert len(list(mlr(pieces).pieces(batch, noise.objective))) == 3
@@ -93,6 +93,12 @@ def test_gradients_in_pieces_are_those_of_the_whole(per: str) -> None:
         torch.testing.assert_close(
             mine["exp_avg"], theirs["exp_avg"], rtol=1e-3, atol=1e-4 * scale + 1e-12
         )
+
+
+def test_all_sequences_at_once_but_on_a_cpu() -> None:
+    objective = make_agent("mlr", sequence_batch_size=40).objective
+    assert objective.sequences_at_once == 32
+    assert objective.to("meta").sequences_at_once == 40
 
 
 def test_clip_is_joint_over_all_it_trains() -> None:

@@ -61,6 +61,9 @@ class EvaluationEnvs:
         full_batches: the policy always acts on N observations, blank where nobody plays. The last
             bits of its actions depend on how many there are, and with actions that are real
             numbers so does the score: then N, unlike `processes`, is part of what defines it.
+
+    Attributes:
+        processes: workers that there are.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class EvaluationEnvs:
         self.num_envs, self.full_batches = num_envs, full_batches
         self._here = _Group(make)
         self._workers = [_Worker(make) for _ in range(min(processes, num_envs))]
+        self.processes = len(self._workers)
 
     def advance(self, orders: Sequence[Order]) -> list[Seen]:
         """Carry out one order for each of some places, all at the same time.

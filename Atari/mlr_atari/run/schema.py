@@ -130,7 +130,7 @@ class EvaluationSettings:
     every: int = bounded(1)
     episodes: int = bounded(1)
     final_episodes: int = bounded(1)
-    processes: int = bounded(0, 1024)
+    processes: int | None = bounded(0, 1024)
 
 
 @dataclass(frozen=True, kw_only=True)

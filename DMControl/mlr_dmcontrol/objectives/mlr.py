@@ -23,6 +23,7 @@ from .masking import MODES, PER, CubeMasking, check_patches, mask_frames, masked
 from .pixels import PixelDecoder, pixel_errors
 
 _DIAGNOSED_SEQUENCES = 16
+_ON_A_CPU = 32  # sequences at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class Settings:
     projection_dim: int = bounded(1)
     reconstruction: str = choice("latent", "pixel")
     loss_positions: str = choice("all", "masked")
-    sequences_at_once: int = bounded(1)
+    sequences_at_once: int | None = bounded(1)
     target_ema_tau: float | None = bounded(0, 1)
     objective_learning_rate_scale: float = bounded(above=0)
     warmup_updates: int = bounded(0)
@@ -175,9 +176,17 @@ class MLR(Objective):
             loss = (errors * counts).sum() / counts.sum().clamp_min(1)
         return loss, {"loss/mlr": loss.detach()}
 
+    @property
+    def sequences_at_once(self) -> int:
+        """Whose activations are in memory together, unless configured: on a GPU all."""
+        on_cpu = next(self.parameters()).device.type == "cpu"
+        return self.settings.sequences_at_once or (
+            _ON_A_CPU if on_cpu else self.sequence_batch_size
+        )
+
     def pieces(self, batch: Batch, noise: MLRNoise) -> Iterator[tuple[float, Batch, MLRNoise]]:
         """A few sequences at a time; the loss is a mean over them, so nothing else changes."""
-        total, size = self.sequence_batch_size, self.settings.sequences_at_once
+        total, size = self.sequence_batch_size, self.sequences_at_once
         for start in range(0, total, size):
             some = slice(start, min(start + size, total))
             piece = dataclasses.replace(batch, sequence=windows_of(batch).select(some))

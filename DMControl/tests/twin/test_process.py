@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
+from mlr_dmcontrol.machine import processes_beside
+
 TREE = Path(__file__).resolve().parents[2]
 CODE = """
 import os
@@ -26,8 +30,14 @@ for deterministic, precision in ((True, "fp32"), (False, "bf16")):
     assert not torch.utils.deterministic.fill_uninitialized_memory
     assert torch.backends.cuda.matmul.allow_tf32 == (precision != "fp32")
     assert torch.backends.cudnn.allow_tf32 == (precision != "fp32")
+    assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 """
+
+
+def test_processes_work_beside_a_gpu_and_none_beside_a_cpu() -> None:
+    assert processes_beside(torch.device("cpu")) == 0
+    assert 1 <= processes_beside(torch.device("cuda", 0)) <= len(os.sched_getaffinity(0))
 
 
 def test_the_process_is_set_up_in_one_place() -> None:
