@@ -50,6 +50,7 @@ SINGLES = (
     "{package}/objectives/__init__.py",
     "{package}/objectives/decoder.py",
     "{package}/objectives/masking.py",
+    "{package}/policy.py",
 )
 # In the folders above, but each benchmark's own.
 OWN = ("{package}/probe/world.py",)

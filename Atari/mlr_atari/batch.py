@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from .augmentation import AugmentationNoise
@@ -46,6 +49,13 @@ class ActionNoise:
     uniform: Tensor  # float32 (N,), in [0, 1): below epsilon the action is random
     random_action: Tensor  # int64 (N,)
     head: Tensor | None  # standard normals for the head, where it redraws to act
+
+
+def evaluation_noise(generators: Sequence[np.random.Generator], num_actions: int) -> ActionNoise:
+    """Noise to act on an observation of each game, from the game's own generator."""
+    uniform = [generator.random(dtype=np.float32) for generator in generators]
+    random_action = [generator.integers(num_actions) for generator in generators]
+    return ActionNoise(torch.tensor(uniform), torch.tensor(random_action), head=None)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from .augmentation import Augmentation
+from .device import named_device
 from .environment import GameEnv, make_environment
-from .losses import ActionValues, CategoricalValues, ScalarValues
 from .machine import hardware, processes_beside
-from .networks import DuelingHead, Encoder, QNetwork
+from .networks import make_network, make_values
 from .objectives import objective_type
 from .protocol import Plan, plan
-from .rainbow import Rainbow, RainbowSettings
+from .rainbow import Rainbow
 from .replay import SequenceReplay
 from .run.evaluation import EvaluationEnvs
 from .run.seeding import episode_seed, initialisation
@@ -77,10 +77,7 @@ def set_up_process(cfg: Config) -> torch.device:
     products, the CPU's threads and memory. On the CPU runs are bit-identical either way, at a fixed
     number of threads.
     """
-    name = cfg.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device("cuda", 0) if name == "cuda" else torch.device(name)
+    device = named_device(cfg.device)
     if cfg.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(cfg.deterministic)
@@ -183,7 +180,7 @@ def build_agent(
     """
     settings = agent_settings(agent)
     with initialisation(seed, "agent"):
-        network, values = _network(settings, obs_shape, num_actions, precision)
+        network = make_network(settings, obs_shape, num_actions, precision)
     augmentation = Augmentation(
         settings.augmentation, obs_shape[-1], settings.shift_pad, settings.intensity_scale
     )
@@ -192,26 +189,5 @@ def build_agent(
         # A seed of its own, so that adding an objective leaves the agent's weights alone.
         with initialisation(seed, "objective"):
             objective = objective_type(str(settings.objective))(settings, network, augmentation)
+    values = make_values(settings)
     return Rainbow(settings, network, values, augmentation, objective, weight, device)
-
-
-def _network(
-    settings: RainbowSettings, obs_shape: tuple[int, int, int], num_actions: int, precision: str
-) -> tuple[QNetwork, ActionValues]:
-    """The Q network, and how its outputs are read; weights from torch's global generator."""
-    values: ActionValues = (
-        CategoricalValues(settings.num_atoms, settings.v_min, settings.v_max)
-        if settings.values == "categorical"
-        else ScalarValues(settings.huber_delta)
-    )
-    encoder = Encoder(
-        obs_shape, settings.encoder, settings.num_filters, settings.renormalize, precision
-    )
-    head = DuelingHead(
-        encoder.latent_dim,
-        num_actions,
-        values.num_atoms,
-        settings.hidden_dim,
-        settings.noisy_sigma,
-    )
-    return QNetwork(encoder, head), values

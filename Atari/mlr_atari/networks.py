@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .batch import evaluation_noise
 from .errors import ConfigError
+from .losses import ActionValues, CategoricalValues, ScalarValues
+from .run.schema import bounded, choice
 
 # Kernel and stride of each layer: the DQN Nature paper's, and data-efficient Rainbow's.
 ENCODERS = {"nature": ((8, 4), (4, 2), (3, 1)), "data_efficient": ((5, 5), (5, 5))}
@@ -233,3 +239,84 @@ class QNetwork(nn.Module):
     def forward(self, images: Tensor, noisy: bool) -> Tensor:
         """images float (N, S*C, H, W), in [0, 1] -> unnormalised values (N, A, num_atoms)."""
         return self.head(self.encoder(images).flatten(1), noisy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySettings:
+    """Keys of the section `agent` that say how its policy sees and acts."""
+
+    encoder: str = choice(*ENCODERS)
+    num_filters: tuple[int, ...] = bounded(1)
+    renormalize: bool
+    hidden_dim: int = bounded(1)
+    noisy_sigma: float | None = bounded(above=0)
+    values: str = choice("categorical", "scalar")
+    num_atoms: int = bounded(2)
+    v_min: float
+    v_max: float
+    huber_delta: float = bounded(above=0)
+    epsilon_evaluation: float = bounded(0, 1)
+
+
+def make_network(
+    settings: PolicySettings, obs_shape: tuple[int, int, int], num_actions: int, precision: str
+) -> QNetwork:
+    """The Q network; weights from torch's global generator.
+
+    Args: `obs_shape`: (S*C, H, W). `num_actions`: A. `precision`: as the encoder's.
+
+    Raises:
+        ConfigError: as `feature_shape`.
+    """
+    filters, renormalizes = settings.num_filters, settings.renormalize
+    encoder = Encoder(obs_shape, settings.encoder, filters, renormalizes, precision)
+    atoms = settings.num_atoms if settings.values == "categorical" else ScalarValues.num_atoms
+    head = DuelingHead(
+        encoder.latent_dim, num_actions, atoms, settings.hidden_dim, settings.noisy_sigma
+    )
+    return QNetwork(encoder, head)
+
+
+def make_values(settings: PolicySettings) -> ActionValues:
+    """How the network's outputs are read."""
+    if settings.values == "categorical":
+        return CategoricalValues(settings.num_atoms, settings.v_min, settings.v_max)
+    return ScalarValues(settings.huber_delta)
+
+
+class PolicyNetwork(QNetwork):
+    """A Q network that acts, under the same names."""
+
+    part = "network"  # of an agent's state, where its weights are
+
+    def __init__(
+        self,
+        settings: PolicySettings,
+        obs_shape: tuple[int, int, int],
+        num_actions: int,
+        precision: str,
+    ) -> None:
+        """As `make_network`."""
+        network = make_network(settings, obs_shape, num_actions, precision)
+        super().__init__(network.encoder, network.head)
+        self._settings = settings
+
+    @cached_property
+    def values(self) -> ActionValues:
+        """How its outputs are read; made when it is asked for, beside weights that fit."""
+        return make_values(self._settings).to(self.head.noise.device)
+
+    def forward(  # type: ignore[override]
+        self, obs: Tensor, generators: Sequence[np.random.Generator] | None = None
+    ) -> Tensor:
+        """uint8 (N, S*C, H, W) -> actions int64 (N,) on the CPU, by the mean weights.
+
+        Args: `generators`: one a game, for random actions now and then (`epsilon_evaluation`).
+        """
+        outputs = super().forward(obs * (1 / 255), noisy=False)
+        greedy = self.values.q_values(outputs).argmax(dim=-1).cpu()
+        if generators is None:
+            return greedy
+        noise = evaluation_noise(generators, self.head.num_actions)
+        random = noise.uniform < self._settings.epsilon_evaluation
+        return torch.where(random, noise.random_action, greedy)

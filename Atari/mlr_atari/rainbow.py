@@ -12,13 +12,13 @@ from torch import Tensor
 
 from .augmentation import NAMES as AUGMENTATIONS
 from .augmentation import Augmentation, AugmentationNoise
-from .batch import ActionNoise, Batch, UpdateNoise
+from .batch import ActionNoise, Batch, UpdateNoise, evaluation_noise
 from .device import to_device
 from .errors import ConfigError
 from .frames import FrameStacks
 from .losses import ActionValues
 from .momentum import MomentumTarget
-from .networks import ENCODERS, QNetwork
+from .networks import PolicySettings, QNetwork
 from .objectives.interface import Metrics, Objective, Streams
 from .optimization import ClipGroup, Optimizer
 from .run.schema import bounded, choice
@@ -27,21 +27,10 @@ _METRICS = ("loss/rl", "rl/q_value", "rl/priority")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RainbowSettings:
+class RainbowSettings(PolicySettings):
     """Keys of configs/agent/rainbow.yaml, which says what each one is."""
 
     rl: bool
-
-    encoder: str = choice(*ENCODERS)
-    num_filters: tuple[int, ...] = bounded(1)
-    renormalize: bool
-    hidden_dim: int = bounded(1)
-    noisy_sigma: float | None = bounded(above=0)
-    values: str = choice("categorical", "scalar")
-    num_atoms: int = bounded(2)
-    v_min: float
-    v_max: float
-    huber_delta: float = bounded(above=0)
 
     augmentation: tuple[str, ...] = choice(*AUGMENTATIONS)
     shift_pad: int = bounded(1)
@@ -65,7 +54,6 @@ class RainbowSettings:
     epsilon_initial: float = bounded(0, 1)
     epsilon_final: float = bounded(0, 1)
     epsilon_decay_steps: int = bounded(1)
-    epsilon_evaluation: float = bounded(0, 1)
     redraw_noise_to_act: bool
 
     importance_exponent_initial: float = bounded(0, 1)
@@ -98,13 +86,6 @@ class RainbowSettings:
 
 def _between(start: float, end: float, progress: float) -> float:
     return start + (end - start) * min(1.0, max(0.0, progress))
-
-
-def evaluation_noise(generators: Sequence[np.random.Generator], num_actions: int) -> ActionNoise:
-    """Noise to act on an observation of each game, from the game's own generator."""
-    uniform = [generator.random(dtype=np.float32) for generator in generators]
-    random_action = [generator.integers(num_actions) for generator in generators]
-    return ActionNoise(torch.tensor(uniform), torch.tensor(random_action), head=None)
 
 
 class Rainbow:

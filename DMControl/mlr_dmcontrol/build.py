@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from .augmentation import Augmentation
+from .device import named_device
 from .environment import COLOURS, PixelControlEnv
 from .machine import hardware, processes_beside
-from .networks import Encoder, Networks
+from .networks import Networks, make_encoder
 from .objectives import objective_type
 from .protocol import Plan, plan
 from .renderer import choose_renderer
@@ -82,10 +83,7 @@ def set_up_process(cfg: Config) -> torch.device:
     Raises:
         ConfigError: no renderer works.
     """
-    name = cfg.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device("cuda", 0) if name == "cuda" else torch.device(name)
+    device = named_device(cfg.device)
     if cfg.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(cfg.deterministic)
@@ -205,17 +203,8 @@ def build_agent(
 
 def _networks(settings: SACSettings, channels: int, action_dim: int, precision: str) -> Networks:
     """All networks of SAC; weights from torch's global generator."""
-    encoder = Encoder(
-        channels,
-        settings.crop_size,
-        settings.num_filters,
-        settings.conv_strides,
-        settings.latent_dim,
-        precision,
-        settings.latent_tanh,
-    )
     return Networks(
-        encoder,
+        make_encoder(settings, channels, precision),
         action_dim,
         hidden_dim=settings.hidden_dim,
         log_std=(settings.log_std_min, settings.log_std_max),

@@ -22,6 +22,13 @@ Tree = TypeVar("Tree")
 Variant = tuple[tuple[str, bool], ...]
 
 
+def named_device(name: str) -> torch.device:
+    """`auto` is a GPU if there is one, and `cuda` the first."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device("cuda", 0) if name == "cuda" else torch.device(name)
+
+
 def to_device(tree: Tree, device: torch.device | str) -> Tree:
     """The same tree on `device`; what lies there already is not copied, and nobody waits."""
     gpu = torch.device(device).type == "cuda"

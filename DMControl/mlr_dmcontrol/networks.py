@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from .augmentation import center_crop, to_float
 from .errors import ConfigError
 from .momentum import MomentumTarget
+from .run.schema import bounded
 
 CONV_INITS = ("delta_orthogonal", "orthogonal")
 _KERNEL = 3
@@ -73,12 +76,12 @@ class Encoder(nn.Module):
             ConfigError: the image is too small for the strides.
         """
         super().__init__()
+        size = feature_side(image_size, strides)
         layers: list[nn.Module] = []
         incoming = channels
         for stride in strides:
             layers += [nn.Conv2d(incoming, num_filters, _KERNEL, stride), nn.ReLU(inplace=True)]
             incoming = num_filters
-        size = feature_side(image_size, strides)
         self.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
         self.channels = channels
         self.latent_dim = latent_dim
@@ -89,8 +92,7 @@ class Encoder(nn.Module):
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Where reduced precision may be used: convolutions and transformers, never losses."""
-        device = self.head.linear.weight.device.type
-        dtype = self.autocast_dtype
+        device, dtype = next(self.convolutions.parameters()).device.type, self.autocast_dtype
         return torch.autocast(device, dtype=dtype) if dtype else contextlib.nullcontext()
 
     def features(self, images: Tensor) -> Tensor:
@@ -129,6 +131,65 @@ class Actor(nn.Module):
         mean, raw = self.trunk(self.head(features.float())).chunk(2, dim=-1)
         spread = self.log_std_max - self.log_std_min
         return mean, self.log_std_min + 0.5 * spread * (raw.tanh() + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySettings:
+    """Keys of the section `agent` that say how its policy sees and acts."""
+
+    crop_size: int = bounded(1)
+    num_filters: int = bounded(1)
+    conv_strides: tuple[int, ...] = bounded(1)
+    latent_dim: int = bounded(1)
+    latent_tanh: bool
+    hidden_dim: int = bounded(1)
+    log_std_min: float
+    log_std_max: float
+
+
+def make_encoder(settings: PolicySettings, channels: int, precision: str) -> Encoder:
+    """The encoder of images with `channels`. Raises: ConfigError: as `Encoder`."""
+    return Encoder(
+        channels,
+        settings.crop_size,
+        settings.num_filters,
+        settings.conv_strides,
+        settings.latent_dim,
+        precision,
+        settings.latent_tanh,
+    )
+
+
+class PolicyNetwork(nn.Module):
+    """What of `Networks` acts, under the same names: the convolutions and the actor."""
+
+    part = "networks"  # of an agent's state, where its weights are
+
+    def __init__(
+        self,
+        settings: PolicySettings,
+        obs_shape: tuple[int, int, int],
+        num_actions: int,
+        precision: str,
+    ) -> None:
+        """Args: `obs_shape`: (S*C, H, W) as rendered. `num_actions`: A, numbers of an action.
+        `precision`: as the encoder's.
+
+        Raises:
+            ConfigError: as the encoder's.
+        """
+        super().__init__()
+        self.crop_size = settings.crop_size
+        self.encoder = make_encoder(settings, obs_shape[0], precision)
+        log_std = settings.log_std_min, settings.log_std_max
+        self.actor = Actor(self.encoder, num_actions, settings.hidden_dim, log_std)
+        del self.encoder.head  # the critic's
+
+    def forward(self, obs: Tensor, generators: object = None) -> Tensor:
+        """uint8 (N, S*C, H, W) as rendered -> mean actions float32 (N, A) in [-1, 1]."""
+        images = to_float(center_crop(obs, self.crop_size))
+        mean, _ = self.actor(self.encoder.features(images))
+        return torch.tanh(mean)
 
 
 class TwinCritic(nn.Module):

@@ -19,7 +19,7 @@ from .batch import Batch, UpdateNoise
 from .device import to_device
 from .errors import ConfigError
 from .losses import actor_loss, critic_loss, soft_target, squashed_gaussian, temperature_loss
-from .networks import CONV_INITS, Networks
+from .networks import CONV_INITS, Networks, PolicySettings
 from .objectives.interface import Metrics, Objective, Streams
 from .optimization import Optimizer, ParameterGroup
 from .run.schema import bounded, choice
@@ -37,25 +37,17 @@ _METRICS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SACSettings:
+class SACSettings(PolicySettings):
     """Keys of configs/agent/sac.yaml, which says what each one is."""
 
     rl: bool
-    crop_size: int = bounded(1)
     augmentation: tuple[str, ...] = choice(*PLACES, *EFFECTS)
     shift_pad: int = bounded(0)
     intensity_scale: float = bounded(0)
     skip_last_crop_offset: bool
     num_target_augmentations: int = bounded(1)
     num_q_augmentations: int = bounded(1)
-    num_filters: int = bounded(1)
-    conv_strides: tuple[int, ...] = bounded(1)
-    latent_dim: int = bounded(1)
-    latent_tanh: bool
     conv_init: str = choice(*CONV_INITS)
-    hidden_dim: int = bounded(1)
-    log_std_min: float
-    log_std_max: float
     exact_log_prob: bool
     batch_size: int = bounded(1)
     learning_starts: int = bounded(1)

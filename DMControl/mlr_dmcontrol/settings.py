@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
 
 from .augmentation import Augmentation
 from .environment import EPISODE_LENGTH, EnvironmentSettings
 from .errors import ConfigError
 from .networks import feature_side
 from .objectives import objective_type
+from .policy import read_config
 from .run import config
 from .run.schema import RunSettings, Subject, bounded, construct, plain
 from .sac import SACSettings
@@ -151,19 +151,16 @@ def compose(words: Sequence[str]) -> Config:
 
 
 def of_run(run: Path, **changes: Any) -> Config:
-    """The configuration in the folder of a run, but for `changes`, to look at what it learnt.
+    """The configuration in a run's folder or an exported one, but for `changes`.
 
     Raises:
         ConfigError: there is none, or it is of another version of this code.
     """
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(f"RUN={run}: has no config.yaml; give the folder of a run")
     try:
-        values: Any = OmegaConf.to_container(OmegaConf.load(path))
-        return from_values({**values, "cuda_graph": False, **changes})  # on a machine of its own
-    except (ConfigError, yaml.YAMLError) as error:
-        raise ConfigError(f"RUN={run}: {' '.join(str(error).split())}") from error
+        # On a machine of its own.
+        return from_values({**read_config(run), "cuda_graph": False, **changes})
+    except ConfigError as error:
+        raise ConfigError(f"RUN={run}: {error}") from error
 
 
 def from_values(values: Mapping[str, Any]) -> Config:

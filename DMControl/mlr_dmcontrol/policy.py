@@ -1,0 +1,273 @@
+"""A trained policy by itself, and folders in which it travels.
+
+    from mlr_dmcontrol import load_policy
+
+    policy = load_policy("runs/.../seed_1")  # a run, or a folder that was exported
+    action = policy(obs)
+
+An exported folder holds the weights (`policy.safetensors`, in whose header is what they are of), a
+card for people (`README.md`) and the SHA-256 sums of both, and nothing else. Nothing that lies in
+either kind of folder is run or imported, and neither replay, optimizers nor simulators are loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from . import protocol
+from .device import named_device
+from .errors import ConfigError, StorageError
+from .networks import PolicyNetwork, PolicySettings
+from .report.files import Fields, fields, line
+from .run.checkpoint import Checkpointer
+from .run.schema import check_device, construct
+
+WEIGHTS, CARD, SUMS = "policy.safetensors", "README.md", "SHA256SUMS"
+_MOST = {WEIGHTS: 2**30, CARD: 2**16, SUMS: 2**10}  # bytes of each
+_HEADER = 2**20  # bytes of the weights' header
+_DAMAGE = (
+    SafetensorError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    RuntimeError,
+    OverflowError,
+)
+_SIDE, _ACTIONS = 2**10, 2**12  # most of an observation's dimensions, and of actions
+_KEPT = ("protocol", "observation", "actions", "revision", "hardware", "versions")  # of run.json
+
+
+class SavedPolicy:
+    """Acts as in evaluations: on unaugmented observations, without exploration.
+
+    Attributes:
+        obs_shape: of an observation, (S*C, H, W): S frames, oldest first, channels before pixels.
+        config: the run's configuration, nested plain values; as it was found.
+        agent_step: how far it had been trained.
+        network: what acts, on `device`.
+    """
+
+    def __init__(self, facts: Fields, network: PolicyNetwork, device: torch.device) -> None:
+        self._facts, self.network, self.device = facts, network, device
+        self.obs_shape = tuple(facts.get("run.observation", list))
+        self.config: Mapping[str, Any] = facts.content["config"]
+        self.agent_step = facts.get("agent_step", int)
+
+    @torch.no_grad()
+    def __call__(
+        self, obs: np.ndarray, generators: Sequence[np.random.Generator] | None = None
+    ) -> np.ndarray:
+        """The action for one observation, or the actions (N, ...) for N of them.
+
+        Args:
+            obs: uint8 (S*C, H, W) or (N, S*C, H, W), values 0 to 255, as the environment gives it.
+            generators: of each episode, for a protocol that now and then acts at random; None:
+                never at random.
+
+        Returns:
+            On DMControl float32 (A,), each in [-1, 1], the range of the actuators; on Atari int64,
+            the action's index. With N in front if `obs` has it.
+
+        Raises:
+            ValueError: another shape or type.
+        """
+        if obs.dtype != np.uint8 or obs.ndim not in (3, 4) or obs.shape[-3:] != self.obs_shape:
+            raise ValueError(
+                f"obs is {obs.dtype} {obs.shape}; must be uint8 {self.obs_shape}, or (N, ...) of it"
+            )
+        batch = torch.from_numpy(np.array(obs)).view(-1, *self.obs_shape).to(self.device)
+        actions: np.ndarray = self.network(batch, generators).cpu().numpy()
+        return actions if obs.ndim == 4 else actions[0]
+
+    def export(self, folder: Path, scores: Sequence[float], seed: int) -> None:
+        """Write it to `folder`, which `claim` has made sure of, with what it scored.
+
+        Args:
+            scores: of the episodes of `seed`, in their order.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        facts = {**self._facts.content, "scores": list(scores), "seed": seed}
+        parts = {name: part.cpu().contiguous() for name, part in self.network.state_dict().items()}
+        files = {WEIGHTS: save(parts, {"facts": json.dumps(facts)}), CARD: _card(facts).encode()}
+        try:
+            for name, content in {**files, SUMS: _sums(files)}.items():
+                with (folder / name).open("xb") as file:  # nothing is written over
+                    file.write(content)
+        except OSError as error:
+            raise StorageError(f"--export={folder}: cannot be written: {error}") from error
+
+
+def load_policy(folder: str | Path, device: str = "auto") -> SavedPolicy:
+    """The policy of a run's newest checkpoint, or of an exported folder.
+
+    Args:
+        folder: of either; `~` is your home.
+        device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:<n>`; any, whatever it was
+            trained on.
+
+    Raises:
+        ConfigError: no such device; the folder is of neither kind or of the other benchmark, is
+            damaged, or holds what it should not.
+        CheckpointError: none of the run's checkpoints can be used.
+    """
+    path = Path(folder).expanduser()
+    check_device(device)
+    facts, weights = _exported(path) if is_exported(path) else _trained(path)
+    try:
+        network = _network(facts)
+        expected = network.state_dict()
+        if not is_exported(path):  # a checkpoint holds more than what acts
+            weights = {name: weights[PolicyNetwork.part][name] for name in expected}
+        if _forms(weights) != _forms(expected):
+            raise ValueError("weights of other names, shapes or types than its configuration has")
+    except (*_DAMAGE, RuntimeError, ConfigError) as error:
+        raise ConfigError(f"{path}: holds no policy that can be loaded: {line(error)}") from error
+    place = named_device(device)
+    network.to_empty(device=place).load_state_dict(weights)
+    return SavedPolicy(facts, network, place)
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether it is such a folder, rather than a run's."""
+    return (folder / WEIGHTS).exists()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration in a run's folder or an exported one, nested plain values.
+
+    Raises:
+        ConfigError: as `load_policy`.
+    """
+    if is_exported(folder):
+        config = _exported(folder)[0].content.get("config")
+    elif (folder / "config.yaml").is_file():
+        config = fields(folder / "config.yaml").content
+    else:
+        raise ConfigError(f"{folder}: has no config.yaml; give the folder of a run")
+    if not isinstance(config, dict) or protocol.TASK_KEY not in config:
+        raise ConfigError(
+            f"{folder}: is no run of {protocol.NAME}, for it names no {protocol.TASK_KEY}; "
+            "use the other tree's script, or give another folder"
+        )
+    return config
+
+
+def claim(folder: Path) -> None:
+    """Make sure that a policy can be exported there. Raises: ConfigError: it cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise FileExistsError("it is not empty")
+    except OSError as error:
+        raise ConfigError(f"--export={folder}: {error}; name a new folder") from error
+
+
+def _trained(folder: Path) -> tuple[Fields, Any]:
+    """What a run's folder says, and the state of its agent."""
+    config, run = read_config(folder), fields(folder / "run.json")
+    checkpoint = Checkpointer(folder).newest(["agent"])
+    if checkpoint is None:
+        raise ConfigError(f"{folder}: holds no checkpoint; train it first")
+    facts = {
+        "config": {**config, "runs_dir": "runs"},  # not where it was on somebody's machine
+        "run": {key: run.content.get(key) for key in (*_KEPT, protocol.SIMULATOR)},
+        "agent_step": checkpoint.step,
+    }
+    return Fields(run.path, facts), checkpoint.items.get("agent")
+
+
+def _exported(folder: Path) -> tuple[Fields, Any]:
+    """What the weights' header says, and the weights; all of the folder was checked before."""
+    if sorted(entry.name for entry in folder.iterdir()) != sorted(_MOST):
+        raise ConfigError(f"{folder}: must hold {', '.join(_MOST)} and nothing else")
+    for path, most in ((folder / name, most) for name, most in _MOST.items()):
+        if not path.is_file() or path.stat().st_size > most:
+            raise ConfigError(f"{path}: must be a file of at most {most:,} bytes")
+    content, card, sums = ((folder / name).read_bytes() for name in _MOST)
+    if _sums({WEIGHTS: content, CARD: card}) != sums:
+        raise ConfigError(f"{folder}: {SUMS} are those of other files; copy the folder again")
+    try:
+        size = int.from_bytes(content[:8], "little")
+        if size > _HEADER:
+            raise ValueError(f"its header has {size:,} bytes")
+        facts = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["facts"])
+        return Fields(folder / WEIGHTS, facts), load(content)
+    except (*_DAMAGE, RecursionError) as error:
+        raise ConfigError(f"{folder / WEIGHTS}: is none of ours ({line(error)})") from error
+
+
+def _network(facts: Fields) -> PolicyNetwork:
+    """Of the configured sizes, without memory for its weights. Raises: ConfigError, _DAMAGE."""
+    agent = facts.content["config"]["agent"]
+    names = [field.name for field in dataclasses.fields(PolicySettings) if field.name in agent]
+    settings = construct(PolicySettings, {name: agent[name] for name in names}, "agent")
+    shape, count = facts.get("run.observation", list), facts.get("run.actions", int)
+    fits = len(shape) == 3 and all(type(side) is int and 0 < side <= _SIDE for side in shape)
+    if not fits or not 0 < count <= _ACTIONS:
+        raise ValueError(f"observation={shape}, actions={count}")
+    with torch.device("meta"):
+        return PolicyNetwork(settings, tuple(shape), count, facts.get("config.precision", str))
+
+
+def _forms(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: (part.shape, part.dtype) for name, part in weights.items()}
+
+
+def _sums(files: Mapping[str, bytes]) -> bytes:
+    """As `sha256sum` writes them."""
+    lines = (f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
+    return "".join(lines).encode()
+
+
+def _card(facts: Mapping[str, Any]) -> str:
+    """What people should know of the policy, in Markdown."""
+    from .report import statistics  # slow, and of no use to those who load
+
+    config, run, scores = facts["config"], facts["run"], facts["scores"]
+    task, agent = config[protocol.TASK_KEY]["name"], config["agent"]["name"]
+    score = statistics.interval(statistics.mean, {"": scores})
+    rows = {
+        protocol.TASK_KEY: task,
+        "protocol": f"{run['protocol']}, preset {config['preset']}",
+        "method": f"{agent}, seed {config['seed']}, {facts['agent_step']:,} agent steps",
+        protocol.METRIC: f"{score.value:.1f} [{score.low:.1f}, {score.high:.1f}]: mean of "
+        f"{len(scores)} episodes (seed {facts['seed']}) and its 95 % interval, of this policy",
+        "observation": f"uint8 {tuple(run['observation'])}: frames, oldest first, each with its "
+        "channels before its pixels, 0 to 255",
+        "actions": run["actions"],
+        **{name: run[name] for name in (protocol.SIMULATOR, "hardware", "revision", "versions")},
+    }
+    table = "\n".join(f"| {name} | {line(value)} |" for name, value in rows.items())
+    return _CARD.format(task=line(task), agent=line(agent), table=table, package=__package__)
+
+
+_CARD = """# {agent} on {task}
+
+| | |
+|---|---|
+{table}
+
+```python
+from {package} import load_policy
+
+policy = load_policy("this folder")
+action = policy(obs)
+```
+
+`python evaluate.py THIS_FOLDER --out results` plays such episodes again. `sha256sum -c SHA256SUMS`
+checks the files. Weights and numbers only: nothing in this folder is run.
+"""

@@ -1,0 +1,234 @@
+"""A policy by itself: as the agent that was trained, in a folder that travels, and refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_probe import RUN
+
+import train
+from mlr_dmcontrol import load_policy, protocol
+from mlr_dmcontrol.build import agent_for
+from mlr_dmcontrol.errors import ConfigError
+from mlr_dmcontrol.policy import CARD, SUMS, WEIGHTS, claim
+from mlr_dmcontrol.probe.world import environment_of
+from mlr_dmcontrol.run.checkpoint import Checkpointer
+from mlr_dmcontrol.settings import of_run
+
+TREE = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    runs = tmp_path_factory.mktemp("policy")
+    assert train.main([*RUN, "agent=mlr", f"runs_dir={runs}"]) == 0
+    (path,) = runs.glob("*/*/seed_1")
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its policy."""
+    folder = tmp_path_factory.mktemp("exported") / "new"
+    claim(folder)
+    load_policy(run, "cpu").export(folder, [1.0, 2.0, 4.5], seed=7)
+    return folder
+
+
+def observations(run: Path, count: int) -> np.ndarray:
+    shape = load_policy(run, "cpu").obs_shape
+    return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
+
+
+# --- what it does ---------------------------------------------------------------------------------
+
+
+def test_it_acts_as_the_agent_does_in_evaluations(run: Path, exported: Path) -> None:
+    cfg = of_run(run, device="cpu")
+    env = environment_of(cfg)
+    agent = agent_for(cfg, env, torch.device("cpu"))
+    env.close()
+    checkpoint = Checkpointer(run).newest(["agent"])
+    assert checkpoint is not None
+    agent.load_state_dict(checkpoint.items["agent"])
+    obs = observations(run, 40)
+    for policy in (load_policy(run, "cpu"), load_policy(str(exported), "cpu")):
+        assert policy.agent_step == checkpoint.step
+        seeds = range(len(obs))
+        wanted = agent.evaluation_policy(obs, [np.random.default_rng(seed) for seed in seeds])
+        actions = policy(obs, [np.random.default_rng(seed) for seed in seeds])
+        assert (actions.dtype, actions.tolist()) == (wanted.dtype, wanted.tolist())
+
+
+def test_one_observation_or_several(run: Path, exported: Path) -> None:
+    obs, policy = observations(run, 3), load_policy(exported, "cpu")
+    one, several = policy(obs[1]), policy(obs)
+    assert several[1] == pytest.approx(one, abs=1e-6)
+    assert np.shape(one) == several.shape[1:]
+    assert policy(obs[:, ::-1, ::-1]) == pytest.approx(policy(obs[:, ::-1, ::-1].copy()))
+    for wrong in (obs / 255, obs[0][0], obs[None], obs[:, :-1], obs.astype(np.int64)):
+        with pytest.raises(ValueError, match="must be uint8"):
+            policy(wrong)
+
+
+def test_neither_simulator_nor_what_training_needs_is_loaded(run: Path) -> None:
+    package = load_policy.__module__.partition(".")[0]
+    program = f"import sys, {package}; {package}.load_policy({str(run)!r}); print(*sys.modules)"
+    command = [sys.executable, "-c", program]
+    output = subprocess.run(command, cwd=TREE, capture_output=True, text=True, check=True).stdout
+    modules = set(output.split())
+    unwanted = ("gymnasium", "dm_control", "mujoco", "ale_py", "cv2", "hydra", "pandas")
+    ours = (f"{package}.{name}" for name in ("environment", "replay", "optimization", "settings"))
+    assert not modules & {*unwanted, *ours}
+    assert f"{package}.policy" in modules
+
+
+def test_where_it_was_trained_does_not_matter(run: Path, tmp_path: Path) -> None:
+    there, obs = shutil.copytree(run, tmp_path / "elsewhere"), observations(run, 2)
+    config = (there / "config.yaml").read_text()
+    (there / "config.yaml").write_text(config.replace("device: cpu", "device: cuda:7"))
+    assert load_policy(there, "cpu")(obs).tolist() == load_policy(run, "cpu")(obs).tolist()
+    with pytest.raises(ConfigError, match="device=tpu: "):
+        load_policy(run, "tpu")
+
+
+@pytest.mark.cuda
+def test_on_a_gpu(run: Path) -> None:
+    obs = observations(run, 4)
+    assert load_policy(run, "cuda")(obs) == pytest.approx(load_policy(run, "cpu")(obs), abs=1e-3)
+
+
+# --- a folder that travels ------------------------------------------------------------------------
+
+
+def test_what_an_exported_folder_holds(exported: Path) -> None:
+    assert sorted(os.listdir(exported)) == sorted((WEIGHTS, CARD, SUMS))
+    card = (exported / CARD).read_text()
+    assert f"| {protocol.METRIC} | 2.5 [" in card
+    sums = (f"{digest(exported / name)}  {name}\n" for name in (WEIGHTS, CARD))
+    assert (exported / SUMS).read_text() == "".join(sums)
+    assert str(exported.parent) not in (exported / WEIGHTS).read_bytes().decode(errors="replace")
+
+
+def test_nothing_is_written_over(exported: Path) -> None:
+    before = {path: path.read_bytes() for path in exported.iterdir()}
+    for folder in (exported, exported / CARD):
+        with pytest.raises(ConfigError, match="--export="):
+            claim(folder)
+    assert {path: path.read_bytes() for path in exported.iterdir()} == before
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def seal(folder: Path) -> None:
+    """Make the sums right again."""
+    sums = (f"{digest(folder / name)}  {name}\n" for name in (WEIGHTS, CARD))
+    (folder / SUMS).write_text("".join(sums))
+
+
+def flip(folder: Path) -> None:
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(content)
+
+
+def facts(folder: Path, **changes: object) -> None:
+    """Other facts in the header; `agent.x=…` stands in the configuration."""
+    size = int.from_bytes((folder / WEIGHTS).read_bytes()[:8], "little")
+    header = json.loads((folder / WEIGHTS).read_bytes()[8 : 8 + size])
+    known = json.loads(header["__metadata__"]["facts"])
+    known["config"]["agent"] |= changes
+    save_file(load_file(folder / WEIGHTS), folder / WEIGHTS, {"facts": json.dumps(known)})
+    seal(folder)
+
+
+def other_weights(folder: Path, change: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
+    content = (folder / WEIGHTS).read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + size])["__metadata__"]
+    parts = load_file(folder / WEIGHTS)
+    name = next(iter(parts))
+    changed = {**parts, name: change(parts[name])}
+    kept = {name: part for name, part in changed.items() if part is not None}
+    save_file(kept, folder / WEIGHTS, metadata)
+    seal(folder)
+
+
+def content(of: bytes) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        (folder / WEIGHTS).write_bytes(of)
+        seal(folder)
+
+    return edit
+
+
+class Bomb:
+    """What must never be unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return pytest.fail, ("run",)
+
+
+HUGE = (2**40).to_bytes(8, "little")
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a bit": flip,
+    "sums": lambda folder: (folder / SUMS).write_text(""),
+    "more sums": lambda folder: (folder / SUMS).write_text((folder / SUMS).read_text() * 2),
+    "a card that is no text": lambda folder: (folder / CARD).write_bytes(b"\xff\xfe"),
+    "no card": lambda folder: (folder / CARD).unlink(),
+    "a folder for a card": lambda folder: ((folder / CARD).unlink(), (folder / CARD).mkdir()),
+    "too large a card": lambda folder: (folder / CARD).write_text("x" * 10**6),
+    "more files": lambda folder: (folder / "policy.py").write_text("raise SystemExit(9)"),
+    "a hidden file": lambda folder: (folder / ".git").mkdir(),
+    "a pickle": content(pickle.dumps(Bomb())),
+    "nothing": content(b""),
+    "a huge header": content(HUGE + b"{}"),
+    "deep nesting": content((200_000).to_bytes(8, "little") + b"[" * 200_000),
+    "no facts": content((2).to_bytes(8, "little") + b"{}"),
+    "huge sizes": lambda folder: facts(folder, hidden_dim=2**31 - 1),
+    "a word for a number": lambda folder: facts(folder, hidden_dim="print()"),
+    "no agent": lambda folder: facts(folder, hidden_dim=None),
+    "weights are missing": lambda folder: other_weights(folder, lambda part: None),
+    "another shape": lambda folder: other_weights(folder, lambda part: part[:1].clone()),
+    "another type": lambda folder: other_weights(folder, lambda part: part.to(torch.int8)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_folder_is_refused(damage: str, exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    DAMAGE[damage](folder)
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ConfigError) as raised:
+        load_policy(folder, "cpu")
+    assert str(raised.value).startswith(str(folder))
+    assert "\n" not in str(raised.value)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_folders_of_other_things_are_refused(run: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    other = shutil.copytree(run, tmp_path / "other")
+    config = (run / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace(f"\n{protocol.TASK_KEY}:", "\nlevel:"))
+    untrained = shutil.copytree(run, tmp_path / "untrained")
+    shutil.rmtree(untrained / "checkpoints")
+    for folder in (tmp_path / "nowhere", empty, other, untrained):
+        with pytest.raises(ConfigError, match=f"^{folder}: "):
+            load_policy(folder, "cpu")
