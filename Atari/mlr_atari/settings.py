@@ -19,9 +19,9 @@ from .errors import ConfigError
 from .games import BENCHMARK_GAMES, DEVELOPMENT_GAMES, canonical
 from .networks import feature_shape
 from .objectives import objective_type
+from .policy import read_config
 from .rainbow import RainbowSettings
 from .replay import ReplaySettings, check_capacity, steps_off_limits
-from .policy import read_config
 from .run import config
 from .run.schema import RunSettings, Subject, bounded, construct, plain
 

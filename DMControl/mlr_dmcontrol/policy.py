@@ -29,8 +29,9 @@ from . import protocol
 from .device import named_device
 from .errors import ConfigError, StorageError
 from .networks import PolicyNetwork, PolicySettings
-from .report.files import Fields, fields, line
+from .report.files import Fields, fields
 from .run.checkpoint import Checkpointer
+from .run.files import one_line
 from .run.schema import check_device, construct
 
 WEIGHTS, CARD, SUMS = "policy.safetensors", "README.md", "SHA256SUMS"
@@ -135,7 +136,9 @@ def load_policy(folder: str | Path, device: str = "auto") -> SavedPolicy:
         if _forms(weights) != _forms(expected):
             raise ValueError("weights of other names, shapes or types than its configuration has")
     except (*_DAMAGE, RuntimeError, ConfigError) as error:
-        raise ConfigError(f"{path}: holds no policy that can be loaded: {line(error)}") from error
+        raise ConfigError(
+            f"{path}: holds no policy that can be loaded: {one_line(error)}"
+        ) from error
     place = named_device(device)
     network.to_empty(device=place).load_state_dict(weights)
     return SavedPolicy(facts, network, place)
@@ -207,7 +210,7 @@ def _exported(folder: Path) -> tuple[Fields, Any]:
         facts = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["facts"])
         return Fields(folder / WEIGHTS, facts), load(content)
     except (*_DAMAGE, RecursionError) as error:
-        raise ConfigError(f"{folder / WEIGHTS}: is none of ours ({line(error)})") from error
+        raise ConfigError(f"{folder / WEIGHTS}: is none of ours ({one_line(error)})") from error
 
 
 def _network(facts: Fields) -> PolicyNetwork:
@@ -251,8 +254,10 @@ def _card(facts: Mapping[str, Any]) -> str:
         "actions": run["actions"],
         **{name: run[name] for name in (protocol.SIMULATOR, "hardware", "revision", "versions")},
     }
-    table = "\n".join(f"| {name} | {line(value)} |" for name, value in rows.items())
-    return _CARD.format(task=line(task), agent=line(agent), table=table, package=__package__)
+    table = "\n".join(f"| {name} | {one_line(value)} |" for name, value in rows.items())
+    return _CARD.format(
+        task=one_line(task), agent=one_line(agent), table=table, package=__package__
+    )
 
 
 _CARD = """# {agent} on {task}

@@ -93,7 +93,7 @@ def test_neither_simulator_nor_what_training_needs_is_loaded(run: Path) -> None:
     unwanted = ("gymnasium", "dm_control", "mujoco", "ale_py", "cv2", "hydra", "pandas")
     ours = (f"mlr_atari.{name}" for name in ("environment", "replay", "optimization", "settings"))
     assert not modules & {*unwanted, *ours}
-    assert f"mlr_atari.policy" in modules
+    assert "mlr_atari.policy" in modules
 
 
 def test_where_it_was_trained_does_not_matter(run: Path, tmp_path: Path) -> None:
