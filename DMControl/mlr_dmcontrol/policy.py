@@ -267,7 +267,7 @@ _CARD = """# {agent} on {task}
 {table}
 
 ```python
-from {package} import load_policy
+from mlr_dmcontrol import load_policy
 
 policy = load_policy("this folder")
 action = policy(obs)
