@@ -47,9 +47,11 @@ SINGLES = (
     "{package}/frames.py",
     "{package}/machine.py",
     "{package}/momentum.py",
+    "{package}/names.py",
     "{package}/objectives/__init__.py",
     "{package}/objectives/decoder.py",
     "{package}/objectives/masking.py",
+    "{package}/own_environment.py",
     "{package}/policy.py",
 )
 # In the folders above, but each benchmark's own.

@@ -80,6 +80,11 @@ class AlePy(Emulator):
         ale = _package("ale_py", "pip install ale-py")
         rom = _existing_rom(game, rom_folder(), "ale-py", "reinstall ale-py or set ALE_ROMS_DIR")
         ale.ALEInterface.setLoggerMode(ale.LoggerMode.Error)
+        if ale.ALEInterface.isSupportedROM(rom) is None:  # it would end the process
+            raise ConfigError(
+                f"game={game}: ale-py {ale.__version__} cannot play {rom}; choose another game, or "
+                "reinstall ale-py if it should be able to: the file may be damaged"
+            )
         self._console = ale.ALEInterface()
         self._console.setInt("random_seed", _console_seed(seed))
         self._console.setFloat("repeat_action_probability", 0.0)

@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .games import BENCHMARK_GAMES, canonical, folder_name
+from .games import BENCHMARK_GAMES, canonical
+from .names import folder_name
 
 if TYPE_CHECKING:
     from .settings import Config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from record_trajectories import FILE, SETTINGS, STEPS, drawn_actions, fingerprin
 
 from mlr_atari.environment import AtariEnv, make_environment
 from mlr_atari.errors import ConfigError
-from mlr_atari.games import BENCHMARK_GAMES
+from mlr_atari.games import BENCHMARK_GAMES, rom_folder
 
 
 def _crc(array: np.ndarray) -> int:
@@ -46,7 +47,8 @@ def test_published_games(
     golden: Callable[[str], Any], run: str, game: str, training: bool, max_steps: int
 ) -> None:
     stored = golden("atari_m_env")
-    env = AtariEnv(game, SETTINGS, training=training, seed=0, max_steps=max_steps)
+    settings = replace(SETTINGS, max_steps=max_steps)
+    env = AtariEnv(game, settings, training=training, seed=0)
     assert list(env._emulator.actions) == stored[f"{run}/action_set"].tolist()
     obs, _ = env.reset(seed=_seed_with_no_ops(stored[f"{run}/noops"]))
     assert _crc(obs) == stored[f"{run}/crc_reset_obs"]
@@ -172,7 +174,7 @@ def test_rewards_are_clipped_in_training_only() -> None:
 
 
 def test_the_cap_truncates_and_the_next_reset_begins_a_game() -> None:
-    env = AtariEnv("pong", SETTINGS, training=True, seed=0, max_steps=5)
+    env = game_env("pong", max_steps=5)
     env.reset(seed=0)
     for step in range(5):
         _, _, terminated, truncated, info = env.step(0)
@@ -187,7 +189,7 @@ def test_a_life_lost_at_the_cap_ends_the_game_too() -> None:
         info = long.step(action)[4]
         if info["life_lost"]:
             break
-    env = AtariEnv("breakout", SETTINGS, training=True, seed=1, max_steps=info["game_steps"])
+    env = game_env("breakout", max_steps=info["game_steps"])
     env.reset(seed=0)
     for action in drawn_actions(4, 300)[: info["game_steps"]]:
         _, _, terminated, truncated, info = env.step(action)
@@ -281,6 +283,24 @@ def test_a_missing_rom_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     with pytest.raises(
         ConfigError, match=r"game=pong: ale-py has no ROM at .*pong\.bin; reinstall"
     ):
+        game_env("pong")
+
+
+@pytest.mark.parametrize("game", ["combat", "joust", "maze_craze", "warlords"])
+def test_a_rom_that_the_emulator_cannot_play_is_refused(game: str) -> None:
+    """It would end the process."""
+    with pytest.raises(ConfigError, match=f"game={game}: ale-py .* cannot play .*; "):
+        game_env(game)
+
+
+def test_a_damaged_rom_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = rom_folder()
+    assert folder is not None
+    content = bytearray((folder / "pong.bin").read_bytes())
+    content[100] ^= 1
+    (tmp_path / "pong.bin").write_bytes(content)
+    monkeypatch.setenv("ALE_ROMS_DIR", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"game=pong: .* cannot play .*pong\.bin; .*damaged"):
         game_env("pong")
 
 

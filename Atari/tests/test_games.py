@@ -11,6 +11,7 @@ import yaml
 
 from mlr_atari import games
 from mlr_atari.errors import ConfigError
+from mlr_atari.names import is_own
 from mlr_atari.protocol import run_path
 from mlr_atari.settings import load
 
@@ -28,8 +29,7 @@ def test_every_spelling_is_the_same_game(game: str) -> None:
     spellings += [f"ALE/{camel}-v5", f"{camel}NoFrameskip-v4", f"{camel}Deterministic-v0"]
     spellings += [f"{camel}-v0", f"{camel}-ramNoFrameskip-v4", f" {game} "]
     assert {games.canonical(spelling) for spelling in spellings} == {game}
-    assert not games.is_custom(game)
-    assert games.folder_name(game) == game
+    assert not is_own(game)
 
 
 def test_the_benchmark_has_26_games_and_all_their_roms_are_installed() -> None:
@@ -59,17 +59,6 @@ def test_other_roms_are_games_too() -> None:
 def test_what_is_no_game_gets_a_suggestion_or_the_list(typed: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"^game={typed}: .*{meant}"):
         games.canonical(typed)
-
-
-def test_own_games_keep_their_gymnasium_id() -> None:
-    assert games.canonical("my_package.games:Catch-v0") == "my_package.games:Catch-v0"
-    assert games.is_custom("my_package.games:Catch-v0")
-    assert games.folder_name("my_package.games:Catch-v0") == "my_package.games-Catch-v0"
-    assert games.canonical("CartPole-v1") == "CartPole-v1"  # registered by Gymnasium itself
-    with pytest.raises(ConfigError, match="not a Gymnasium id"):
-        games.canonical("my package:Catch")
-    with pytest.raises(ConfigError, match="no such game"):
-        games.canonical("NeverRegistered-v3")
 
 
 def test_importing_the_names_loads_nothing_heavy() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import gymnasium
 import imageio.v2 as imageio
@@ -15,20 +14,18 @@ import pixel_game
 import pytest
 from record_trajectories import SETTINGS, game_env, play
 
-from mlr_atari.environment import CustomEnv, EnvironmentSettings, make_environment
-from mlr_atari.errors import ConfigError
+from mlr_atari.environment import EnvironmentSettings, OwnGame, make_environment
+from mlr_atari.errors import ConfigError, SimulatorError
 from mlr_atari.rainbow import evaluation_noise
 from mlr_atari.run.evaluation import EvaluationEnvs, evaluate, record_video
 
 CATCH = "pixel_game:Catch-v0"
-
-
-# --- own games ------------------------------------------------------------------------------------
+ODD = "odd_environments:Odd-v0"
 
 
 def test_an_own_game_keeps_the_rules() -> None:
     env = game_env(CATCH, image_size=40, frame_skip=1)
-    assert isinstance(env, CustomEnv)
+    assert isinstance(env, OwnGame)
     obs, info = env.reset()
     assert obs.shape == (4, 40, 40)
     assert set(np.unique(obs[-1])) == {0, 128, 255}, "small pictures stay sharp"
@@ -96,72 +93,66 @@ def test_the_pixel_game_can_be_won_but_not_by_chance() -> None:
     assert np.mean(scores(lambda _: int(random.integers(3)))) < 0
 
 
-class Shapes(gymnasium.Env):
-    """Shows pixels in any layout; says nothing about lives; random unless it is `fair`."""
-
-    def __init__(self, layout: tuple[int, ...] = (20, 30, 3), fair: bool = True) -> None:
-        self.observation_space = gymnasium.spaces.Box(0, 255, layout, np.uint8)
-        self.action_space = gymnasium.spaces.Discrete(2, start=1)
-        self.fair = fair
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
-        self.random = np.random.default_rng(seed if self.fair else None)
-        self.count = 0
-        return self._look(), {}
-
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
-        assert action in (1, 2)
-        self.count += 1
-        return self._look(), 2.5, False, self.count == 9, {}
-
-    def _look(self) -> np.ndarray:
-        return self.random.integers(256, size=self.observation_space.shape, dtype=np.uint8)
+@pytest.mark.parametrize("shape", [(1, 200, 3), (400, 10, 3), (100, 90, 3)])
+def test_no_pixel_is_left_out(shape: tuple[int, ...]) -> None:
+    """Bright lines, of which a resize by the nearest pixel would drop some or all."""
+    space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
+    env = game_env(ODD, training=False, image_size=36, kwargs={"space": space})
+    picture = np.zeros(shape, np.uint8)
+    picture[::2, ::5] = 200
+    env._own._look(picture)  # type: ignore[attr-defined]
+    frame = env._frame()  # type: ignore[attr-defined]
+    assert frame.shape == (36, 36)
+    assert frame.mean() == pytest.approx(picture.mean(), rel=0.25)
+    assert env.render().shape == shape
 
 
-gymnasium.register("Shapes-v0", entry_point=Shapes)
-gymnasium.register("Unfair-v0", entry_point=Shapes, kwargs={"fair": False})
-for number, layout in enumerate([(20, 30), (20, 30, 1), (1, 20, 30), (3, 20, 30), (100, 90, 3)]):
-    gymnasium.register(f"Layout-v{number}", entry_point=Shapes, kwargs={"layout": layout})
-gymnasium.register("Wrong-v0", entry_point=Shapes, kwargs={"layout": (20, 30, 4)})
-
-
-@pytest.mark.parametrize("game", ["Shapes-v0", *(f"Layout-v{number}" for number in range(5))])
-def test_own_games_may_show_pixels_in_any_layout(game: str) -> None:
-    env = game_env(game, image_size=36, frame_skip=2)
-    obs, _ = env.reset()
-    assert obs.shape == (4, 36, 36)
-    obs, reward, terminated, truncated, info = env.step(0)
+def test_steps_are_held_and_actions_begin_where_the_space_does() -> None:
+    env = game_env(ODD, frame_skip=5)
+    env.reset()
+    _, reward, terminated, truncated, info = env.step(0)
     assert (reward, info["raw_reward"], terminated, truncated) == (1.0, 5.0, False, False)
-    for _ in range(4):
-        truncated = env.step(1)[3]
-    assert truncated
-    assert env.render().ndim == 3
+    assert env._own._env.unwrapped.taken[-5:] == [-1] * 5  # type: ignore[attr-defined]
+    env.step(1)
+    assert env.step(2)[2:4] == (True, False)
     env.close()
 
 
 def test_a_game_that_is_not_reproducible_is_noticed() -> None:
-    for game, same in [("Shapes-v0", True), ("Unfair-v0", False)]:
-        env, other = game_env(game), game_env(game)
+    for fault, same in [("", True), ("unfair", False)]:
+        env, other = (game_env(ODD, frame_skip=1, kwargs={"fault": fault}) for _ in range(2))
         env.reset()
         play(env, [0, 1, 1])
         assert other.load_state_dict(env.state_dict()) == same
-        assert other.reset()[1]["game_steps"] == 0
+        assert other.game_over != same
+
+
+def test_a_crash_ends_the_game() -> None:
+    env, other = (game_env(ODD, frame_skip=1, kwargs={"fault": "crash"}) for _ in range(2))
+    env.reset()
+    with pytest.raises(SimulatorError):
+        play(env, [0] * 7)
+    assert env.game_over and env.episode_over
+    assert other.load_state_dict(env.state_dict())
+    assert other.game_over
+    assert (env.reset()[0] == other.reset()[0]).all()
 
 
 # --- wrong input ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("game", "message"),
+    ("game", "kwargs", "message"),
     [
-        ("pogn", "did you mean pong"),
-        ("CartPole-v1", "observations must be"),
-        ("Wrong-v0", "observations must be"),
-        ("Pendulum-v1", "actions must be Discrete"),
-        ("no_such_package:Game-v0", "Gymnasium cannot make it"),
-        ("pixel_game:Other-v0", "Gymnasium cannot make it"),
+        ("pogn", {}, "did you mean pong"),
+        ("Pendulum-v1", {}, "actions must be Discrete"),
+        (ODD, {"fault": "strange lives"}, "lives.*'three'"),
     ],
 )
-def test_a_game_that_cannot_be_played_is_refused(game: str, message: str) -> None:
+def test_a_game_that_cannot_be_played_is_refused(
+    game: str, kwargs: dict[str, str], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
-        make_environment(game, SETTINGS, training=True, seed=0)
+        env = game_env(game, kwargs=kwargs)
+        env.reset()
+        env.step(0)

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .batch import Batch, SequenceBatch
 from .build import build_agent
 from .device import to_device
-from .environment import COLOURS, EPISODE_LENGTH
+from .environment import COLOURS
 from .frames import FrameStacks
 from .machine import matmul_rate
 from .protocol import plan
@@ -45,9 +45,9 @@ def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
     """
     numbers, side, seconds = plan(cfg), cfg.environment.image_size, step_seconds or _STEP_SECONDS
     on_gpu = cfg.uses_gpu
-    device = torch.device("cuda" if on_gpu else "cpu")
+    device, settings = torch.device("cuda" if on_gpu else "cpu"), cfg.environment
     episodes = cfg.evaluation.episodes * len(numbers.evaluations) + cfg.evaluation.final_episodes
-    steps = numbers.agent_steps + episodes * EPISODE_LENGTH / cfg.environment.action_repeat
+    steps = numbers.agent_steps + episodes * settings.max_steps / settings.action_repeat
     flops, kept, state = _agent_cost(cfg.agent, cfg.environment.frame_stack, side, cfg.precision)
     rate, replay = _rate(device), (numbers.capacity + 1) * COLOURS * side**2
     return Estimate(

@@ -1,28 +1,30 @@
-"""Tasks of the DeepMind Control suite from pixels. Imports no torch: worker processes use it."""
+"""Control tasks from pixels. Imports no torch: worker processes use it."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from .errors import ConfigError
-from .protocol import PROTOCOL
+from .errors import ConfigError, SimulatorError
+from .names import is_own
+from .own_environment import OwnEnvironment
+from .protocol import PROTOCOL, TASK_KEY, stamp
 from .renderer import Renderer, choose_renderer
 from .run.schema import bounded
 from .tasks import canonical, domain_and_task
 
 log = logging.getLogger(__name__)
 
-EPISODE_LENGTH = 1000  # env steps; the suite's own limit, and ours for its tasks that have none
 COLOURS = 3  # channels of a frame
-VIDEO_SIZE = 320  # pixels, side of what `render` returns
+VIDEO_SIZE = 320  # pixels, side of what `render` returns of a task of the suite
 _UNLIMITED = 1e9  # the suite gives an actuator without limits the range +-1e10
 
 
@@ -32,25 +34,28 @@ class EnvironmentSettings:
 
     image_size: int = bounded(16, 480)  # pixels; 480 is what the suite's models can render
     frame_stack: int = bounded(1, 64)  # frames in an observation
-    action_repeat: int = bounded(1, EPISODE_LENGTH)  # env steps per agent step
+    action_repeat: int = bounded(1, 1000)  # env steps per agent step
+    max_steps: int = bounded(1, default=1000)  # env steps of an episode, at most
     camera_id: int = bounded(-1)  # the model's camera; -1 is the free one
     fast_render: bool  # no shadows and no multisampling
+    kwargs: dict[str, Any] = field(default_factory=dict)  # of the constructor of an own environment
 
 
 class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """A suite task whose observations are stacks of rendered frames.
+    """A task whose observations are stacks of frames: one of the suite, or the user's own.
 
     Observations are uint8 (S*3, H, W): S frames of one agent step each, oldest first; a reset
     repeats the first frame. Actions are float32 (A,) in [-1, 1]. A step repeats its action
     `action_repeat` times, or fewer at the episode's end, and sums the rewards.
 
-    Every episode has its own seed, so its start does not depend on what was played before.
+    Every episode has its own seed, so its start does not depend on what was played before. An
+    error of the simulator, SimulatorError from `step` or `reset`, ends the episode.
 
     Attributes:
         obs_shape: (S*3, H, W). action_dim: A, numbers of an action.
         episode_over: whether only `reset` is possible now.
         frame_rate: agent steps in a second of simulated time.
-        physics: the simulator's own model and data, to be looked at only.
+        physics: of a task of the suite the model and its data, to be looked at only.
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (an attribute of gymnasium's)
@@ -66,33 +71,27 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
         Args:
             task: name in any spelling that `tasks.canonical` knows.
-            episode_seed: seed of the k-th episode, for `reset()` without a seed.
+            episode_seed: seed of the k-th episode, for `reset()` without a seed; an own environment
+                that is given one, as for training, is tried out first.
 
         Raises:
-            ConfigError: unknown task, the task has no such camera, or no renderer works.
+            ConfigError: unknown task, the task has no such camera, no renderer works, or an own
+                environment is not as it should be.
         """
         self.task, self.settings = canonical(task), settings
         self._episode_seed = episode_seed
-        self._control = _load(self.task)
-        self.physics = self._control.physics
-        cameras = self.physics.model.ncam
-        if settings.camera_id >= cameras:
-            raise ConfigError(
-                f"environment.camera_id={settings.camera_id}: {self.task} has no such camera; "
-                f"use 0 to {cameras - 1}, or -1"
-            )
-        self._low, self._high = _action_range(self._control.action_spec())
-        if settings.fast_render:
-            quality = self.physics.model.vis.quality
-            quality.offsamples = quality.shadowsize = 0
-        self._cameras: dict[int, Any] = {}
+        kind = OwnTask if is_own(self.task) else SuiteTask
+        self.simulator = kind(self.task, settings)
+        if isinstance(self.simulator, OwnTask) and episode_seed is not None:
+            self.simulator.own.try_out()
+        self.physics: Any = getattr(self.simulator, "physics", None)
         self._episode = 0  # episodes begun by a reset without a seed
         self._seed: int | None = None  # of the open episode
         self._actions: list[np.ndarray] = []  # of the open episode
         self._env_step = 0  # within the episode
         self.episode_over = True
-        self.frame_rate = 1 / (self._control.control_timestep() * settings.action_repeat)
-        self.action_dim = len(self._low)
+        self.frame_rate = self.simulator.step_rate / settings.action_repeat
+        self.action_dim = len(self.simulator.low)
         side = settings.image_size
         self.obs_shape = (settings.frame_stack * COLOURS, side, side)
         self._stack: deque[np.ndarray] = deque(maxlen=settings.frame_stack)
@@ -115,7 +114,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Begin an episode: the one of `seed`, or the next one of `episode_seed`.
 
         Raises:
-            ValueError: neither a seed nor `episode_seed` is there.
+            ValueError: neither a seed nor `episode_seed` is there. SimulatorError: see the class.
         """
         super().reset(seed=seed)
         if seed is None:
@@ -134,31 +133,27 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             Observation, reward, terminated (the task ended), truncated (time is up), {}.
 
         Raises:
-            gymnasium.error.ResetNeeded: the episode is over.
+            gymnasium.error.ResetNeeded: the episode is over. SimulatorError: see the class.
         """
-        reward, terminated, truncated = self._advance(action)
-        self._stack.append(self._frame())
+        try:
+            reward, terminated, truncated = self._advance(action)
+            self._stack.append(self._frame())
+        except SimulatorError:
+            self._abandon()
+            raise
         return self.observation, reward, terminated, truncated, {}
 
     def render(self) -> np.ndarray:  # type: ignore[override]
-        """The scene as a larger picture for videos, uint8 (VIDEO_SIZE, VIDEO_SIZE, 3)."""
-        return self._picture(VIDEO_SIZE).copy()
+        """The scene for videos, uint8 (rows, columns, 3)."""
+        return self.simulator.film()
 
     def close(self) -> None:
-        """Free the renderer; OSMesa prints a traceback at exit otherwise."""
-        if self._control is not None:
-            self._cameras.clear()
-            self.physics.free()
-            self._control = None
+        """Free the simulator; OSMesa prints a traceback at exit otherwise."""
+        self.simulator.close()
 
     def identity(self) -> dict[str, str]:
         """What is played, by which rules and drawn by what, for the run's records."""
-        from OpenGL import GL
-
-        with self.physics.contexts.gl.make_current() as context:
-            name = context.call(GL.glGetString, GL.GL_RENDERER).decode()
-        renderer = Renderer(os.environ["MUJOCO_GL"], name)
-        return {"task": self.task, "protocol": PROTOCOL, "renderer": str(renderer)}
+        return {"task": self.task, **self.simulator.identity()}
 
     def state_dict(self) -> dict[str, Any]:
         """The open episode as its seed and actions, and the observation they led to."""
@@ -174,31 +169,43 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
         Returns:
             Whether the observation is the saved one, bit for bit. If not (another renderer or
-            version of the simulator), which is logged, the episode counts as over.
+            version of the simulator, an own environment that its seed does not fix), which is
+            logged, the episode counts as over.
         """
         self._episode = state["episode"]
+        self._abandon()
         if state["seed"] is None:
             return True
-        self._begin(state["seed"])
-        actions, depth = state["actions"], self.settings.frame_stack
-        if len(actions) < depth:
-            self._stack.extend([self._frame()] * depth)
-        for number, action in enumerate(actions):
-            self._advance(action)
-            if number >= len(actions) - depth:
-                self._stack.append(self._frame())
-        restored = self.observation.tobytes() == state["observation"]
+        try:
+            self._replay(state["seed"], state["actions"])
+            restored = self.observation.tobytes() == state["observation"]
+        except (SimulatorError, gymnasium.error.ResetNeeded):
+            restored = False
         if not restored:
             log.warning("%s cannot be restored as it was saved; a new episode begins", self.task)
-            self.episode_over = True
+            self._abandon()
         return restored
 
     def _begin(self, seed: int) -> None:
-        self._control.task.random.seed(seed)
-        self._control.reset()
+        self._abandon()
+        self.simulator.begin(seed)
         self._seed, self._env_step, self.episode_over = seed, 0, False
+
+    def _abandon(self) -> None:
+        """There is no episode any more."""
+        self._seed, self.episode_over = None, True
         self._actions.clear()
         self._stack.clear()
+
+    def _replay(self, seed: int, actions: list[list[float]]) -> None:
+        self._begin(seed)
+        depth = self.settings.frame_stack
+        if len(actions) < depth:
+            self._stack.extend([self._frame()] * depth)
+        for number, action in enumerate(actions):
+            self._advance(np.array(action))
+            if number >= len(actions) - depth:
+                self._stack.append(self._frame())
 
     def _advance(self, action: np.ndarray) -> tuple[float, bool, bool]:
         """The simulator's part of a step: reward, terminated, truncated."""
@@ -206,14 +213,15 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             raise gymnasium.error.ResetNeeded("the episode is over; call reset first")
         action = np.array(action, np.float32)
         self._actions.append(action)
-        control = self._low + (action.astype(np.float64) + 1) / 2 * (self._high - self._low)
+        low, high = self.simulator.low, self.simulator.high
+        control = low + (action.astype(np.float64) + 1) / 2 * (high - low)
         reward, terminated, truncated = 0.0, False, False
         for _ in range(self.settings.action_repeat):
-            timestep = self._control.step(control)
-            reward += timestep.reward
+            gain, terminated, truncated = self.simulator.step(control)
+            reward += gain
             self._env_step += 1
-            terminated = timestep.last() and timestep.discount == 0
-            truncated = not terminated and (timestep.last() or self._env_step == EPISODE_LENGTH)
+            time_is_up = truncated or self._env_step >= self.settings.max_steps
+            truncated = time_is_up and not terminated
             if terminated or truncated:
                 break
         self.episode_over = terminated or truncated
@@ -221,14 +229,144 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def _frame(self) -> np.ndarray:
         """The scene as the agent sees it, uint8 (3, H, W)."""
-        return np.ascontiguousarray(self._picture(self.settings.image_size).transpose(2, 0, 1))
+        picture = self.simulator.picture(self.settings.image_size)
+        return np.ascontiguousarray(picture.transpose(2, 0, 1))
 
-    def _picture(self, size: int) -> np.ndarray:
+
+class SuiteTask:
+    """A task of the DeepMind Control suite.
+
+    Attributes:
+        low, high: lowest and highest control, float64 (A,).
+        step_rate: env steps in a second of simulated time.
+        physics: dm_control's, the model and its data.
+    """
+
+    def __init__(self, task: str, settings: EnvironmentSettings) -> None:
+        """Raises: ConfigError: the task has no such camera, or no renderer works."""
+        self._task, self._camera_id = task, settings.camera_id
+        self._control = _load(task)
+        self.physics = self._control.physics
+        cameras = self.physics.model.ncam
+        if settings.camera_id >= cameras:
+            raise ConfigError(
+                f"environment.camera_id={settings.camera_id}: {task} has no such camera; "
+                f"use 0 to {cameras - 1}, or -1"
+            )
+        spec = self._control.action_spec()
+        unlimited = spec.maximum > _UNLIMITED
+        self.low = np.where(unlimited, -1.0, spec.minimum)
+        self.high = np.where(unlimited, 1.0, spec.maximum)
+        if settings.fast_render:
+            quality = self.physics.model.vis.quality
+            quality.offsamples = quality.shadowsize = 0
+        self.step_rate = 1 / self._control.control_timestep()
+        self._cameras: dict[int, Any] = {}
+
+    def begin(self, seed: int) -> None:
+        """Begin the episode of `seed`. Raises: SimulatorError."""
+        self._control.task.random.seed(seed)
+        with self._errors():
+            self._control.reset()
+
+    def step(self, control: np.ndarray) -> tuple[float, bool, bool]:
+        """One env step: reward, terminated, truncated. Raises: SimulatorError."""
+        with self._errors():
+            timestep = self._control.step(control)
+        terminated = timestep.last() and timestep.discount == 0
+        return timestep.reward, bool(terminated), timestep.last() and not terminated
+
+    def picture(self, size: int) -> np.ndarray:
         """The scene, uint8 (size, size, 3); valid until the next call."""
-        if size not in self._cameras:
-            self._cameras[size] = _camera(self.physics, size, self.settings.camera_id)
+        from dm_control.mujoco.engine import Camera
+
+        if size not in self._cameras:  # to build its scene anew for each frame costs a millisecond
+            camera_id = self._camera_id
+            self._cameras[size] = Camera(self.physics, size, size, camera_id=camera_id)
         picture: np.ndarray = self._cameras[size].render()
         return picture
+
+    def film(self) -> np.ndarray:
+        """The scene, uint8 (VIDEO_SIZE, VIDEO_SIZE, 3)."""
+        return self.picture(VIDEO_SIZE).copy()
+
+    def identity(self) -> dict[str, str]:
+        """By which rules it is played, and what draws it."""
+        from OpenGL import GL
+
+        with self.physics.contexts.gl.make_current() as context:
+            name = context.call(GL.glGetString, GL.GL_RENDERER).decode()
+        renderer = Renderer(os.environ["MUJOCO_GL"], name)
+        camera = str(self._camera_id)
+        return {"protocol": stamp(self._camera_id), "camera": camera, "renderer": str(renderer)}
+
+    def close(self) -> None:
+        """Free the renderer, once."""
+        if self._control is not None:
+            self._cameras.clear()
+            self.physics.free()
+            self._control = None
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """What the simulator raises, as a SimulatorError."""
+        from dm_control.rl.control import PhysicsError
+        from mujoco import FatalError
+
+        try:
+            yield
+        except (PhysicsError, FatalError) as error:
+            text = " ".join(str(error).split())
+            raise SimulatorError(f"{TASK_KEY}={self._task}: {text}") from error
+
+
+class OwnTask:
+    """An own environment behind the interface of `SuiteTask`; its pictures are made square."""
+
+    def __init__(self, task: str, settings: EnvironmentSettings) -> None:
+        """Raises: ConfigError: as OwnEnvironment, or its actions have only one limit."""
+        self.own = OwnEnvironment(TASK_KEY, task, settings.kwargs, gymnasium.spaces.Box)
+        self._space = space = self.own.action_space
+        low, high = (np.asarray(end, np.float64).ravel() for end in (space.low, space.high))
+        limited = np.isfinite(low) & np.isfinite(high)
+        if space.dtype.kind != "f" or (np.isfinite(low) != np.isfinite(high)).any():
+            raise ConfigError(
+                f"{TASK_KEY}={task}: acts in {' '.join(str(space).split())}; actions must be real "
+                "numbers, each with two limits or none"
+            )
+        self.low, self.high = np.where(limited, low, -1.0), np.where(limited, high, 1.0)
+        self.step_rate = self.own.frame_rate
+
+    def begin(self, seed: int) -> None:
+        """Begin the episode of `seed`. Raises: SimulatorError."""
+        self.own.reset(seed)
+
+    def step(self, control: np.ndarray) -> tuple[float, bool, bool]:
+        """One env step: reward, terminated, truncated. Raises: SimulatorError."""
+        inside = np.clip(control, self.low, self.high)  # the last bit may not be
+        action = inside.astype(self._space.dtype).reshape(self._space.shape)
+        return self.own.step(np.clip(action, self._space.low, self._space.high))[:3]
+
+    def picture(self, size: int) -> np.ndarray:
+        """What it shows, uint8 (size, size, 3): a longer side averaged, a shorter one repeated."""
+        from PIL import Image
+
+        picture = Image.fromarray(self.own.picture())
+        columns, rows = picture.size
+        shrunk = picture.resize((min(columns, size), min(rows, size)), Image.Resampling.BOX)
+        return np.asarray(shrunk.resize((size, size), Image.Resampling.NEAREST))
+
+    def film(self) -> np.ndarray:
+        """What it shows, uint8 (rows, columns, 3)."""
+        return self.own.picture()
+
+    def identity(self) -> dict[str, str]:
+        """By which rules it is played, and what draws it."""
+        return {"protocol": PROTOCOL, "renderer": f"its own (gymnasium {gymnasium.__version__})"}
+
+    def close(self) -> None:
+        """Close it."""
+        self.own.close()
 
 
 def _load(task: str) -> Any:
@@ -246,16 +384,3 @@ def _load(task: str) -> Any:
         return suite.load(domain, name, task_kwargs={"random": 0})
     finally:
         absl.set_verbosity(verbosity)
-
-
-def _action_range(spec: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest control, float64 (A,); [-1, 1] for actuators without limits."""
-    unlimited = spec.maximum > _UNLIMITED
-    return np.where(unlimited, -1.0, spec.minimum), np.where(unlimited, 1.0, spec.maximum)
-
-
-def _camera(physics: Any, size: int, camera_id: int) -> Any:
-    """A camera that is kept: building its scene anew for each frame costs a millisecond."""
-    from dm_control.mujoco.engine import Camera
-
-    return Camera(physics, height=size, width=size, camera_id=camera_id)

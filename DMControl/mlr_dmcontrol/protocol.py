@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .names import folder_name
 from .tasks import BENCHMARK_TASKS, canonical
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "DMControl"
 PROTOCOL = "dmcontrol"
-"""What run.json says was followed."""
+"""What run.json says was followed, with the suite's camera 0."""
 TASK_KEY = "task"
 """Section of the configuration that says what is played."""
 TASKS, canonical_task = BENCHMARK_TASKS, canonical
@@ -105,10 +106,15 @@ def evaluations(budget: int, action_repeat: int, every: int) -> tuple[int, ...]:
     return tuple(sorted({*(mark for mark in marks if mark < last), last}))
 
 
+def stamp(camera_id: int) -> str:
+    """The protocol of a run whose pictures this camera of the suite's takes."""
+    return PROTOCOL if camera_id == 0 else f"{PROTOCOL}_camera_{camera_id}"
+
+
 def run_path(cfg: Config) -> Path:
     """The folder that the configuration decides: `<runs_dir>/<task>/<agent>[-tag]/seed_<seed>`."""
     method = f"{cfg.agent.name}-{cfg.tag}" if cfg.tag else cfg.agent.name
-    return Path(cfg.runs_dir) / cfg.task.name / method / f"seed_{cfg.seed}"
+    return Path(cfg.runs_dir) / folder_name(cfg.task.name) / method / f"seed_{cfg.seed}"
 
 
 def normalize(task: str, value: float) -> float:
@@ -119,7 +125,7 @@ def normalize(task: str, value: float) -> float:
 def published_benchmark(protocol: str, preset: str, budget: int) -> str | None:
     """Name of the published benchmark that such runs may be compared with; None: no comparison."""
     names = {100_000: "dmcontrol100k", 500_000: "dmcontrol500k"}
-    return names.get(budget) if preset == "paper" else None
+    return names.get(budget) if (protocol, preset) == (PROTOCOL, "paper") else None
 
 
 def published_scores(name: str) -> dict[str, dict[str, tuple[float, float]]]:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from .augmentation import Augmentation
-from .environment import EPISODE_LENGTH, EnvironmentSettings
+from .environment import EnvironmentSettings
 from .errors import ConfigError
 from .networks import feature_side
 from .objectives import objective_type
@@ -100,7 +100,7 @@ class Config(RunSettings):
         and the first update comes when there are `learning_starts` transitions.
         """
         length = getattr(self.agent, "sequence_length", 1)
-        episode = -(-EPISODE_LENGTH // self.environment.action_repeat)
+        episode = -(-self.environment.max_steps // self.environment.action_repeat)
         if length >= episode:
             raise ConfigError(
                 f"agent.sequence_length={length}: an episode has {episode} agent steps; "

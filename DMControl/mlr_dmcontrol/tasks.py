@@ -1,23 +1,17 @@
-"""Names of the tasks: the six of the benchmark, every other one of the suite, and their spellings.
-
-Needs no simulator, so that a misspelt name is refused at once.
-"""
+"""Names of the tasks: the six of the benchmark, and every other one of the suite."""
 
 from __future__ import annotations
 
 import re
 
-from .errors import ConfigError, suggestion
+from . import names
+from .errors import ConfigError
 
 # The six tasks that the paper reports (its table 2).
 BENCHMARK_TASKS = (
-    "ball_in_cup_catch",
-    "cartpole_swingup",
-    "cheetah_run",
-    "finger_spin",
-    "reacher_easy",
+    "ball_in_cup_catch", "cartpole_swingup", "cheetah_run", "finger_spin", "reacher_easy",
     "walker_walk",
-)
+)  # fmt: skip
 
 # A sweep's `task=dev`: an easy and a hard one of them, for trying out an idea.
 DEVELOPMENT_TASKS = ("cartpole_swingup", "cheetah_run")
@@ -27,12 +21,7 @@ _SUITE = {
     "acrobot": ("swingup", "swingup_sparse"),
     "ball_in_cup": ("catch",),
     "cartpole": (
-        "balance",
-        "balance_sparse",
-        "swingup",
-        "swingup_sparse",
-        "two_poles",
-        "three_poles",
+        "balance", "balance_sparse", "swingup", "swingup_sparse", "two_poles", "three_poles",
     ),
     "cheetah": ("run",),
     "dog": ("stand", "walk", "trot", "run", "fetch"),
@@ -50,35 +39,25 @@ _SUITE = {
     "stacker": ("stack_2", "stack_4"),
     "swimmer": ("swimmer6", "swimmer15"),
     "walker": ("stand", "walk", "run"),
-}
+}  # fmt: skip
 
 _PARTS = {f"{domain}_{task}": (domain, task) for domain in _SUITE for task in _SUITE[domain]}
 
 SUITE_TASKS = tuple(_PARTS)
 
 
-def _letters(name: str) -> str:
-    """What all spellings of a name share: `CartpoleSwingup`, `cartpole/swingup`, ..."""
-    name = re.sub(r"^dm_control/|-v\d+$", "", name.strip())
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-_BY_LETTERS = {_letters(name): name for name in SUITE_TASKS}
-
-
 def canonical(name: str) -> str:
-    """The `domain_task` name that any spelling stands for: `Cartpole/Swingup` is
-    `cartpole_swingup`.
+    """The `domain_task` name that any spelling stands for, or a Gymnasium id.
 
     Raises:
-        ConfigError: no task of the suite is called that; suggests the nearest.
+        ConfigError: nothing is called that; suggests the nearest.
     """
-    letters = _letters(name)
-    if letters in _BY_LETTERS:
-        return _BY_LETTERS[letters]
-    otherwise = f"use one of {', '.join(BENCHMARK_TASKS)}, or another task of the dm_control suite"
-    remedy = suggestion(name.lower(), SUITE_TASKS, otherwise)
-    raise ConfigError(f"task={name}: no such task; {remedy}")
+    if re.match(r"(dm_control[./])?(manipulation|locomotion)\b", name.strip()):
+        raise ConfigError(
+            f"task={name}: of dm_control only the suite is played; make it a Gymnasium environment "
+            "of your own, task=package.module:Name-v0"
+        )
+    return names.canonical("task", name, SUITE_TASKS, BENCHMARK_TASKS)
 
 
 def domain_and_task(name: str) -> tuple[str, str]:

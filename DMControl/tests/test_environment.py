@@ -23,7 +23,6 @@ from gymnasium.utils.env_checker import check_env
 from play_on import digest
 
 from mlr_dmcontrol.environment import (
-    EPISODE_LENGTH,
     VIDEO_SIZE,
     EnvironmentSettings,
     PixelControlEnv,
@@ -135,7 +134,7 @@ def test_time_limit_is_truncation(task: str, repeat: int) -> None:
     """Also when the repeat does not divide it, and for a task without a limit of its own."""
     with make(task, action_repeat=repeat, image_size=16) as env:
         env.reset()
-        steps = [env.step(np.zeros(1)) for _ in range(-(-EPISODE_LENGTH // repeat))]
+        steps = [env.step(np.zeros(1)) for _ in range(-(-SMALL.max_steps // repeat))]
         assert [step[2:4] for step in steps[:-1]] == [(False, False)] * (len(steps) - 1)
         assert steps[-1][2:4] == (False, True)
         if task == "cartpole_balance":  # about 1 an env step, of which the last step has but one
@@ -162,7 +161,7 @@ def test_the_tasks_own_end_is_termination() -> None:
 
 def test_actions_are_scaled_to_what_the_actuators_take() -> None:
     with make("quadruped_walk", action_repeat=1, image_size=16) as env:
-        spec = env._control.action_spec()
+        spec = env.simulator._control.action_spec()
         assert len(np.unique(spec.maximum)) > 1
         env.reset()
         for action, control in (

@@ -52,6 +52,12 @@ def test_what_is_no_task_gets_a_suggestion_or_the_list(typed: str, meant: str) -
         canonical(typed)
 
 
+@pytest.mark.parametrize("name", ["manipulation/reach_site_vision", "dm_control.locomotion"])
+def test_tasks_outside_the_suite_are_refused_with_a_way(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^task={name}: .*suite.*task=package"):
+        canonical(name)
+
+
 def test_every_task_of_the_installed_suite_is_known() -> None:
     choose_renderer()  # the import would choose one that needs a display
     from dm_control import suite
@@ -72,7 +78,9 @@ def test_names_need_no_simulator() -> None:
 def test_a_tasks_file_holds_only_what_differs() -> None:
     files = {path.stem: yaml.safe_load(path.read_text()) for path in TREE.glob("configs/task/*")}
     base = files.pop("base")
-    assert set(files) == set(BENCHMARK_TASKS)
+    quadruped = {name for name in SUITE_TASKS if name.startswith("quadruped")}
+    assert set(files) == {*BENCHMARK_TASKS, *quadruped}
+    assert {name for name in files if files[name].get("camera_id") == 2} == quadruped
     for name, own in files.items():
         assert own.pop("defaults") == ["base", "_self_"] and own.pop("name") == name
         assert own.items() - base.items() == own.items() and set(own) <= set(base)

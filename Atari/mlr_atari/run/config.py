@@ -31,6 +31,7 @@ FLAGS = ("-m", "--multirun", "--print-config")
 _TEXT_KEYS = ("runs_dir", "tag")  # their values are taken as they are, whatever they look like
 _SWEEP_KEYS = ("ablation", "launcher", "runs_per_gpu", "jobs_at_once", "plan")
 _SEVERAL = "several values; add -m to run one job for each"
+_OPEN = "environment.kwargs"  # a section that takes any key
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
 
 
@@ -154,9 +155,9 @@ def _composed(chosen: list[str], values: Mapping[str, Any], layout: Layout) -> A
     container: Any = OmegaConf.to_container(cfg)
     known = list(flatten(container))
     for key, value in values.items():
-        if key not in known:
+        if key not in known and not f"{key}.".startswith(f"{_OPEN}."):
             raise _unknown(f"{key}={value}", key, [*known, *layout.groups])
-        OmegaConf.update(cfg, key, value)
+        OmegaConf.update(cfg, key, value, force_add=True)
     return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 
 

@@ -42,10 +42,15 @@ def bounded(
     *,
     above: float | None = None,
     below: float | None = None,
+    default: Any = dataclasses.MISSING,
 ) -> Any:
-    """A number, or a list of numbers, in `[low, high]`; `above` and `below` exclude the end."""
+    """A number, or a list of numbers, in `[low, high]`; `above` and `below` exclude the end.
+
+    `default` is for those who make the settings by hand; a run's are in YAML.
+    """
     ends = {"at least": low, "above": above, "at most": high, "below": below}
-    return field(metadata={"ends": {word: end for word, end in ends.items() if end is not None}})
+    ends = {word: end for word, end in ends.items() if end is not None}
+    return field(default=default, metadata={"ends": ends})
 
 
 def choice(*values: str | int) -> Any:
@@ -93,6 +98,10 @@ def _value(value: Any, kind: Any, rule: Mapping[str, Any], key: str) -> Any:
         return None if value is None else _value(value, kinds[0], rule, key)
     if dataclasses.is_dataclass(kind):
         return construct(kind, value, key)  # type: ignore[arg-type]
+    if typing.get_origin(kind) is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key}={value}: must be a mapping, such as {{level: 3}}")
+        return dict(value)
     if typing.get_origin(kind) is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ConfigError(f"{key}={value}: must be a list, such as [{value}]")

@@ -193,10 +193,10 @@ def test_a_refusal_says_what_is_wrong_and_what_would_be_right() -> None:
 
 
 def test_exit_codes_are_what_scripts_rely_on() -> None:
-    kinds = [errors.ConfigError, errors.CheckpointError, errors.StorageError]
-    kinds += [errors.NonFiniteError, errors.Preempted]
+    kinds = [errors.ConfigError, errors.CheckpointError, errors.SimulatorError]
+    kinds += [errors.StorageError, errors.NonFiniteError, errors.Preempted]
     assert kinds == errors.RunError.__subclasses__()
-    assert [kind.exit_code for kind in kinds] == [2, 2, 3, 4, 75]
+    assert [kind.exit_code for kind in kinds] == [2, 2, 2, 3, 4, 75]
 
 
 def wrong(kind: Any, rule: Mapping[str, Any]) -> list[Any]:

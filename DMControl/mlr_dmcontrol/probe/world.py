@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..augmentation import center_crop, to_float
 from ..environment import PixelControlEnv
+from ..errors import ConfigError
+from ..names import is_own
 from ..sac import SAC
 from ..settings import Config
 
@@ -30,7 +32,15 @@ Environment = PixelControlEnv
 
 
 def environment_of(cfg: Config) -> PixelControlEnv:
-    """The run's simulator."""
+    """The run's simulator.
+
+    Raises:
+        ConfigError: an own environment, whose state is not known.
+    """
+    if is_own(cfg.task.name):
+        raise ConfigError(
+            f"task={cfg.task.name}: its state is not known; use a run of a task of the suite"
+        )
     return PixelControlEnv(cfg.task.name, cfg.environment)
 
 

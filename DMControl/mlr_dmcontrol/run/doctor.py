@@ -11,14 +11,14 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
-from ..errors import RunError
+from ..errors import RunError, SimulatorError
 from .folder import installed
 from .schema import RunSettings
 from .sweep import GIGA, Estimate, free_disk, hours_text
@@ -120,6 +120,8 @@ def play(make: Callable[[], Any], act: Callable[[Any], Any]) -> tuple[Line, floa
                 env.reset()
             steps, seconds = steps + 1, time.perf_counter() - start
         env.close()
+    except SimulatorError as error:  # a run bears it
+        return replace(refusal("simulator", error), state="note"), None
     except Exception as error:  # noqa: BLE001 - foreign libraries fail in ways nobody can name
         return refusal("simulator", error), None
     return Line("ok", "simulator", f"{steps / seconds:,.0f} agent steps a second"), seconds / steps
