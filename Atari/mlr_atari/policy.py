@@ -29,9 +29,8 @@ from . import protocol
 from .device import named_device
 from .errors import ConfigError, StorageError
 from .networks import PolicyNetwork, PolicySettings
-from .report.files import Fields, fields
 from .run.checkpoint import Checkpointer
-from .run.files import one_line
+from .run.files import Fields, fields, one_line
 from .run.schema import check_device, construct
 
 WEIGHTS, CARD, SUMS = "policy.safetensors", "README.md", "SHA256SUMS"

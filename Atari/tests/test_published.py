@@ -67,7 +67,7 @@ def test_intervals_agree_with_an_independent_bootstrap(published_runs: Runs) -> 
         if row["n_runs"] == "100":
             assert (found.low, found.high) == pytest.approx((low, high), abs=0.08 * (high - low))
         else:  # theirs is as narrow as percentiles of five runs are
-            assert 1.1 < (found.high - found.low) / (high - low) < 2.0
+            assert 1.1 < (found.high - found.low) / (high - low) < 3.0
 
 
 def test_every_method_has_every_game() -> None:

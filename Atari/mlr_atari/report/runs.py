@@ -7,12 +7,15 @@ A run folder holds, as plain text,
 - `eval.csv`: one row an evaluation in training; `eval_episodes.csv`: one row an episode of these;
 - `final.json`: the final policy at exactly the budget, one value an episode.
 
-A run that cannot be read is named with the file and the line, and the others are read on.
+A stranger may have written them: nothing is run, or used as a path. A run that cannot be read is
+named with the file and the line, and the others are read on.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -20,7 +23,7 @@ import shlex
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,9 +33,8 @@ import psutil
 
 from .. import protocol
 from ..errors import ConfigError
-from ..run.files import one_line as line
+from ..run.files import COUNT, Fields, damage, fields, one_line, read_text
 from ..run.folder import MAY_CHANGE, flatten
-from .files import Fields, count, fields, is_number, score, table
 
 IDENTITY = ("method", "task", "seed", "protocol", "preset", "budget")
 """What names a run; `task` stands as `protocol.TASK_KEY` in files."""
@@ -54,6 +56,8 @@ Evaluating does not touch training; the length of the final evaluation is compar
 STATUSES = ("running", "finished", "preempted", "failed")
 NAMED = 3
 """So many runs are named in one line of a list; of more, the number."""
+SCORE = 1e100
+"""Larger than any that a run has; more is not averaged."""
 
 
 class Setting(NamedTuple):
@@ -92,7 +96,7 @@ class Runs:
         """What is wrong with what was found, a line each."""
         doubtful = self.runs[self.runs["doubt"] != ""]
         doubts = (f"doubtful: {run.origin}: {run.doubt}" for run in doubtful.itertuples())
-        return (*(f"unreadable, left out: {line}" for line in self.unreadable), *doubts)
+        return (*(f"unreadable, left out: {text}" for text in self.unreadable), *doubts)
 
 
 # --- finding and reading ------------------------------------------------------------------------
@@ -118,9 +122,9 @@ def find(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
                 continue
             visited.add(real)
             below[:] = sorted(name for name in below if not name.startswith("."))
-            if "run.json" in files:
+            if {"run.json", "config.yaml"} & {*below, *files}:
                 folders.append(Path(place))
-    return folders, list(map(line, closed))
+    return folders, list(map(one_line, closed))
 
 
 def load(paths: Iterable[Path]) -> Runs:
@@ -135,11 +139,9 @@ def load(paths: Iterable[Path]) -> Runs:
     for folder in folders:
         try:
             row, curve = read(folder)
-        except (ConfigError, OSError) as error:
-            unreadable.append(line(error))
-            continue
-        except RecursionError:
-            unreadable.append(f"{folder}: is nested too deeply to be a run's")
+        except (ConfigError, OSError, RecursionError) as error:
+            text = one_line(error)
+            unreadable.append(text if str(folder) in text else f"{folder}: {text}")
             continue
         points += [{"run": len(rows), **point} for point in curve]
         rows.append(row)
@@ -156,11 +158,17 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     info, config = fields(folder / "run.json"), fields(folder / "config.yaml")
     status, task = info.get("status", str), config.get(f"{protocol.TASK_KEY}.name", str)
     if status not in STATUSES:
-        raise ConfigError(f"{info.path}: status={status}; must be one of {', '.join(STATUSES)}")
-    agent, tag = config.get("agent.name", str), config.get("tag", str, default="")
-    method, seed = f"{agent}-{tag}" if tag else agent, config.get("seed", int)
-    final = _final(folder / "final.json") if status == "finished" else dict(_NO_SCORE)
-    shared = comparable(config.content)
+        raise damage(info.path, None, f"status={status}; must be one of {', '.join(STATUSES)}")
+    names = (config.get("agent.name", str), config.get("tag", str, default=""))
+    method, seed = "-".join(filter(None, names)), config.get("seed", int)
+    final = _final(folder, finished=status == "finished")
+    flat = flatten(config.content)
+    incidental = tuple(f"{name}." for name in INCIDENTAL)
+    shared = {key: flat[key] for key in flat if not f"{key}.".startswith(incidental)}
+    try:
+        digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
+    except TypeError as error:
+        raise damage(config.path, None, f"more than names and plain values ({error})") from error
     row = {
         "method": method,
         "task": task,
@@ -170,19 +178,111 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "budget": config.get("budget", int),
         **final,
         "normalized": protocol.normalize(task, final["mean"]),
-        "settings": _digest(config.path, shared),
+        "settings": digest,
         **_facts(info),
         "name": f"{task}/{method}/seed_{seed}",
         "status": status,
-        "error": line(info.content.get("last_error") or ""),
-        "doubt": _doubt(folder / "eval_episodes.csv", final) if final["values"] else "",
-        "host": line(info.content.get("host") or ""),
         "pid": info.get("pid", int, default=0),
         "origin": str(folder),
         "config": shared,
     }
-    columns = {"agent_step": count, "env_step": count, "episodes": count, "mean": score}
-    return row, table(folder / "eval.csv", columns, growing=status == "running")
+    columns = {"agent_step": _count, "env_step": _count, "episodes": _count, "mean": _score}
+    return row, _table(folder / "eval.csv", columns, growing=status == "running")
+
+
+def _final(folder: Path, finished: bool) -> dict[str, Any]:
+    """The final evaluation: `EVALUATION`, `values`, and `doubt` where its episodes differ."""
+    path = folder / "final.json"
+    if not finished or not path.exists():
+        none = dict.fromkeys(("agent_step", "env_step", "episodes"), 0)
+        return {**none, "mean": math.nan, "values": (), "doubt": ""}
+    final = fields(path)
+    step, values, mean = final.get("agent_step", int), final.get("values", list), math.nan
+    if final.content.get("mean") is not None:
+        mean = final.content["mean"]
+    if not all(map(_is_number, (mean, *values))):
+        shown = f"mean={one_line(mean)}, values={one_line(values)}"
+        raise damage(path, None, f"{shown}; must be numbers")
+    rows = _table(folder / "eval_episodes.csv", {"agent_step": _count, "value": _score})
+    episodes = [row["value"] for row in rows if row["agent_step"] == step]
+    scores = tuple(map(float, values))
+    differs = rows and list(map(repr, episodes)) != list(map(repr, scores))  # NaN is NaN
+    return {
+        "agent_step": step,
+        "env_step": final.get("env_step", int),
+        "episodes": len(scores),
+        "mean": float(mean),
+        "values": scores,
+        "doubt": "eval_episodes.csv has other episodes than final.json" if differs else "",
+    }
+
+
+def _facts(info: Fields) -> dict[str, str]:
+    facts = {name: one_line(info.content.get(name) or "") for name in (*_RECORDED, "host")}
+    seconds = info.content.get("seconds")
+    spent = list(seconds.values()) if isinstance(seconds, Mapping) else []
+    hours = f"{sum(spent) / 3600:.2f}" if spent and all(map(_is_number, spent)) else ""
+    try:
+        program, *words = shlex.split(one_line(info.content.get("command") or "") or "train.py")
+    except ValueError as error:
+        raise damage(info.path, None, f"command: cannot be read ({error})") from error
+    # Without the places that exist on one machine only.
+    kept = [word for word in words if not word.startswith("runs_dir=")]
+    command = shlex.join(["python", Path(program).name, *kept])
+    return facts | {
+        "error": one_line(info.content.get("last_error") or ""),
+        "hours": hours,
+        "command": command,
+    }
+
+
+def _table(
+    path: Path, columns: Mapping[str, Callable[[str], Any]], growing: bool = False
+) -> list[dict[str, Any]]:
+    """The named columns of a CSV file, each with what makes a value of a cell; [] without a file.
+
+    Args:
+        growing: a run is at work, whose last line may still be without its end; it is left out.
+    """
+    if not path.exists():
+        return []
+    text = read_text(path)
+    if growing:
+        text = text[: text.rfind("\n") + 1]
+    rows: list[dict[str, Any]] = []
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        if wrong := [name for name in columns if header.count(name) != 1]:
+            raise ValueError(f"must have one column {', '.join(wrong)}")
+        for cells in reader:
+            named = dict(zip(header, cells, strict=True))
+            rows.append({name: convert(named[name]) for name, convert in columns.items()})
+        if not text.endswith("\n"):
+            raise ValueError("is cut: it has no end")
+    except (ValueError, csv.Error) as error:
+        raise damage(path, max(reader.line_num, 1), error) from error
+    return rows
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a score: NaN or an infinity too, but nothing beyond all bounds."""
+    number = isinstance(value, float | int) and not isinstance(value, bool)
+    return number and not SCORE <= abs(value) < math.inf
+
+
+def _score(cell: str) -> float:
+    """A number that can be averaged, NaN or an infinity. Raises ValueError."""
+    if not _is_number(value := float(cell)):
+        raise ValueError(f"{one_line(cell)} is no score")
+    return value
+
+
+def _count(cell: str) -> int:
+    """A number of steps or episodes. Raises ValueError."""
+    if not 0 <= (value := int(cell)) < COUNT:
+        raise ValueError(f"{one_line(cell)} is no count")
+    return value
 
 
 def results(folder: Path) -> Runs:
@@ -191,8 +291,21 @@ def results(folder: Path) -> Runs:
     Raises:
         ConfigError: a file that is not a table, or has other columns.
     """
-    runs = _kept(folder / "runs.csv", RUN_COLUMNS)
-    curves = _kept(folder / "curves.csv", CURVE_COLUMNS)
+    kept = []
+    whole = dict.fromkeys(("seed", "budget", "agent_step", "env_step", "episodes"), int)
+    for path, columns in (
+        (folder / "runs.csv", RUN_COLUMNS),
+        (folder / "curves.csv", CURVE_COLUMNS),
+    ):
+        frame = pd.DataFrame(columns=columns)
+        try:
+            if path.is_file():
+                frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+            kept.append(frame.rename(columns={protocol.TASK_KEY: "task"})[list(columns)])
+            kept[-1] = kept[-1].astype({**whole, "mean": float})
+        except (KeyError, ValueError) as error:
+            raise damage(path, None, error) from error
+    runs, curves = kept
     name = runs["task"] + "/" + runs["method"] + "/seed_" + runs["seed"].astype(str)
     runs = runs.assign(
         values=[tuple(map(float, cell.split())) for cell in runs["values"]],
@@ -205,83 +318,6 @@ def results(folder: Path) -> Runs:
     )
     labels = runs[list(IDENTITY)].reset_index(names="run")
     return _joined(runs, curves.merge(labels, on=list(IDENTITY))[["run", *EVALUATION]], ())
-
-
-def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration by dotted key, without what seeds and machines may differ in."""
-    incidental = tuple(f"{name}." for name in INCIDENTAL)
-    flat = flatten(config)
-    return {key: flat[key] for key in flat if not f"{key}.".startswith(incidental)}
-
-
-_NO_SCORE: dict[str, Any] = {
-    "agent_step": 0,
-    "env_step": 0,
-    "episodes": 0,
-    "mean": math.nan,
-    "values": (),
-}
-
-
-def _final(path: Path) -> dict[str, Any]:
-    """The final evaluation: `EVALUATION` and `values`."""
-    if not path.exists():
-        return dict(_NO_SCORE)
-    final = fields(path)
-    values, mean = final.get("values", list), final.content.get("mean")
-    if not all(map(is_number, (*values, 0.0 if mean is None else mean))):
-        raise ConfigError(f"{path}: mean={line(mean)}, values={line(values)}; must be numbers")
-    return {
-        "agent_step": final.get("agent_step", int),
-        "env_step": final.get("env_step", int),
-        "episodes": len(values),
-        "mean": math.nan if mean is None else float(mean),
-        "values": tuple(map(float, values)),
-    }
-
-
-def _doubt(path: Path, final: Mapping[str, Any]) -> str:
-    rows = table(path, {"agent_step": count, "value": score})
-    values = [row["value"] for row in rows if row["agent_step"] == final["agent_step"]]
-    same = list(map(repr, values)) == list(map(repr, final["values"]))
-    return "" if same or not rows else f"{path.name} has other episodes than final.json"
-
-
-def _digest(path: Path, shared: Mapping[str, Any]) -> str:
-    """Short fingerprint of a comparable configuration, the same for all seeds."""
-    try:
-        content = json.dumps(shared, sort_keys=True)
-    except TypeError as error:
-        raise ConfigError(f"{path}: holds more than names and plain values ({error})") from error
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
-
-
-def _facts(info: Fields) -> dict[str, str]:
-    facts = {name: line(info.content.get(name) or "") for name in _RECORDED}
-    seconds = info.content.get("seconds")
-    spent = list(seconds.values()) if isinstance(seconds, Mapping) else []
-    hours = f"{sum(spent) / 3600:.2f}" if spent and all(map(is_number, spent)) else ""
-    try:
-        program, *words = shlex.split(line(info.content.get("command") or "train.py"))
-    except ValueError as error:
-        raise ConfigError(f"{info.path}: command: cannot be read ({error})") from error
-    # Without the places that exist on one machine only.
-    kept = [word for word in words if not word.startswith("runs_dir=")]
-    return facts | {"hours": hours, "command": shlex.join(["python", Path(program).name, *kept])}
-
-
-def _kept(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    if not path.is_file():
-        return pd.DataFrame(columns=columns)
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        frame = frame.rename(columns={protocol.TASK_KEY: "task"})
-        if tuple(frame.columns) != tuple(columns):
-            raise ValueError(f"has other columns than {','.join(columns)}")
-        whole = dict.fromkeys(("seed", "budget", "agent_step", "env_step", "episodes"), int)
-        return frame.astype({**whole, "mean": float})
-    except ValueError as error:
-        raise ConfigError(f"{path}: {line(error)}") from error
 
 
 def _joined(runs: pd.DataFrame, curves: pd.DataFrame, unreadable: Iterable[str]) -> Runs:
@@ -308,8 +344,12 @@ def check(runs: pd.DataFrame) -> list[str]:
     for what in ("protocol", "preset", "budget", "episodes"):
         reasons += _disagreement(what, valid, valid[what])
     for (task, method, *_), own in valid.groupby(["task", "method", *Setting._fields], sort=False):
-        if own["settings"].nunique() > 1:
-            reasons += _differing(f"{task}, {method}", own)
+        if own["settings"].nunique() > 1 and not all(own["config"]):  # some are rows of results
+            reasons += _disagreement(f"{task}, {method}: settings", own, own["settings"])
+        elif own["settings"].nunique() > 1:
+            for key in sorted(set().union(*own["config"])):
+                values = [one_line(config.get(key)) for config in own["config"]]
+                reasons += _disagreement(f"{task}, {method}: {key}", own, values)
     return reasons + duplicates(runs)
 
 
@@ -336,7 +376,7 @@ def unfit(run: Any) -> list[str]:
 
 def fit(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs that have a valid final score."""
-    return runs[[not unfit(run) for run in runs.itertuples()]]
+    return runs.loc[[not unfit(run) for run in runs.itertuples()]]
 
 
 def duplicates(runs: pd.DataFrame) -> list[str]:
@@ -348,25 +388,13 @@ def duplicates(runs: pd.DataFrame) -> list[str]:
     ]
 
 
-def _differing(of: str, runs: pd.DataFrame) -> list[str]:
-    """In what configurations differ: by key, or their digests alone if one is a row of results."""
-    if not all(runs["config"]):
-        return _disagreement(f"{of}: settings", runs, runs["settings"])
-    reasons = []
-    for key in sorted(set().union(*runs["config"])):
-        values = pd.Series([line(config.get(key)) for config in runs["config"]], runs.index)
-        reasons += _disagreement(f"{of}: {key}", runs, values)
-    return reasons
-
-
-def _disagreement(what: str, runs: pd.DataFrame, values: pd.Series) -> list[str]:
-    groups = [(value, list(names)) for value, names in runs["name"].groupby(values, sort=False)]
+def _disagreement(what: str, runs: pd.DataFrame, values: Any) -> list[str]:
+    groups = runs.assign(value=values).groupby("value", sort=False)["name"].agg(list)
     if len(groups) <= 1:
         return []
-    groups.sort(key=lambda group: -len(group[1]))
     shown = (
         f"{value} ({', '.join(names) if len(names) <= NAMED else f'{len(names)} runs'})"
-        for value, names in groups
+        for value, names in sorted(groups.items(), key=lambda group: -len(group[1]))
     )
     return [f"{what}: {'; '.join(shown)}"]
 
@@ -385,13 +413,12 @@ def status(found: Runs) -> tuple[str, bool]:
     steps = found.curves.groupby("run")["step"].max()
     rows = [("unreadable", reason, "", "") for reason in found.unreadable]
     for run in found.runs.itertuples():
-        state, detail = _state(run)
         progress = f"{steps.get(run.Index, 0):>9,} / {run.budget:,}"
-        rows.append((state, run.name, progress, detail))
+        rows.append((*_state(run), progress, run.name))
     width = max(found.runs["name"].str.len(), default=0)
     lines = [
         f"{state:<10} {name:<{width}}  {progress:<20}  {detail}".rstrip()
-        for state, name, progress, detail in sorted(rows, key=lambda row: STATES.index(row[0]))
+        for state, detail, progress, name in sorted(rows, key=lambda row: STATES.index(row[0]))
     ]
     counts = Counter(state for state, *_ in rows)
     total = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,39 @@ import yaml
 from ..errors import ConfigError
 
 # More than anything of ours holds.
-YAML_BYTES, BYTES, DEPTH = 100_000, 64_000_000, 20
+YAML_BYTES, BYTES, DEPTH, COUNT = 100_000, 64_000_000, 20, 2**53
+
+_KINDS = {str: "a line of text", int: "a whole number, at least 0", list: "a list"}
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML was built with it
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names and values of a file."""
+
+    path: Path
+    content: Mapping[str, Any]
+
+    def get(self, key: str, kind: type, default: Any = None) -> Any:
+        """The value of a dotted key: a short `str`, an `int` that counts something, or a `list`."""
+        value: Any = self.content
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        value = default if value is None else value
+        good = isinstance(value, kind) and not isinstance(value, bool)
+        if isinstance(value, int):
+            good = good and 0 <= value < COUNT
+        if isinstance(value, str):
+            good = good and value.isprintable() and len(value) <= 100
+        if not good:
+            raise damage(self.path, None, f"{key}={one_line(value)}; must be {_KINDS[kind]}")
+        return value
+
+
+def fields(path: Path) -> Fields:
+    """What `read_mapping` gives of a file, with its path for what is wrong in it."""
+    return Fields(path, read_mapping(path))
 
 
 def read_text(path: Path, most: int = BYTES) -> str:

@@ -169,7 +169,9 @@ def test_the_report_is_complete_offline_and_the_same_every_time(
     ]  # fmt: skip
     expected = {f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf", "csv")}
     expected |= {
-        f"{stem}.{kind}" for stem in ("tasks", "aggregates") for kind in ("md", "tex", "csv")
+        f"{stem}.{kind}"
+        for stem in ("tasks", "aggregates", "seeds_needed")
+        for kind in ("md", "tex", "csv")
     }
     assert {path.name for path in folder.iterdir()} == expected
     assert {Path(link).name for link in links(first)} == expected

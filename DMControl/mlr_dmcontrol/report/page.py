@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from .. import protocol
 from ..errors import RunError
-from . import plots, runs, tables
+from ..run import plan
+from . import plots, runs, tables, verdict
 from .runs import RUN_COLUMNS
 from .tables import Study
 
@@ -24,22 +25,29 @@ RESULTS = Path(__file__).parents[2] / "results"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `report.py`; returns its exit code: 0, or 2 for wrong input, refused or incomplete."""
     arguments = _parser().parse_args(argv)
+    paths = arguments.runs
     try:
-        return _status(arguments.runs) if arguments.status else _report(arguments)
+        if arguments.status:
+            found = runs.load([path for path in paths or [Path("runs")] if path.is_dir()])
+            text, done = runs.status(found)
+        elif arguments.plan:
+            planned = plan.read(arguments.plan, protocol.TASK_KEY, protocol.canonical_task)
+            found = runs.load(paths) if paths else runs.results(RESULTS)
+            print("".join(f"{note}\n" for note in found.notes), end="", file=sys.stderr)
+            text, done = verdict.judge(planned, found)
+        else:
+            return _report(arguments)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-
-
-def _status(paths: Sequence[Path]) -> int:
-    found = runs.load([path for path in paths or [Path("runs")] if path.is_dir()])
-    lines, done = runs.status(found)
-    print(lines)
+    print(text)
     return 0 if done else 2
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    if arguments.runs:
+    if not arguments.runs:
+        studies = tables.shipped(runs.results(RESULTS))
+    else:
         found = runs.load(arguments.runs)
         print("".join(f"{note}\n" for note in found.notes), end="", file=sys.stderr)
         if not len(found.runs):
@@ -53,9 +61,7 @@ def _report(arguments: argparse.Namespace) -> int:
                 print("--allow-mixed draws them, labelled as mixed", file=sys.stderr)
             return 2
         studies = [tables.build(found, mixed=bool(reasons))]
-    else:
-        studies = tables.shipped(runs.results(RESULTS))
-    print(f"report: {write(studies, arguments.out.expanduser(), arguments.published.split(','))}")
+    print(f"report: {write(studies, arguments.out, arguments.published.split(','))}")
     return 0
 
 
@@ -68,10 +74,10 @@ def write(studies: Sequence[Study], out: Path, shown: Sequence[str]) -> Path:
     sections = [_section(study, out / study.slug, shown) for study in studies]
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
     pages = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = out / "index.html"
     text = pages.get_template("page.html").render(
         sections=sections, protocol=protocol, intervals=tables.INTERVALS
     )
+    page = out / "index.html"
     page.write_text(text, encoding="utf-8")
     return page
 
@@ -84,13 +90,15 @@ def _section(study: Study, folder: Path, shown: Sequence[str]) -> dict[str, Any]
     pairs, curves = tables.comparisons(study), tables.task_curves(study)
     section: dict[str, Any] = {"study": study, "verdict": tables.verdict(study, pairs)}
     section |= {"tables": {}, "figures": [], "uneven": _uneven(curves)}
+    seeds = tables.seeds_needed(study)
     for stem, rows, (table, caption) in (
         ("aggregates", aggregates, tables.aggregate_table(study, aggregates)),
         ("tasks", scores, tables.task_table(scores)),
+        ("seeds_needed", seeds, tables.seeds_table(seeds)),
     ):
         if len(rows):
-            _write_table(folder, stem, study.title, table, caption)
-            _write_rows(folder / f"{stem}.csv", rows)
+            _write_table(folder / stem, table, f"{study.title}. {caption} {tables.INTERVALS}")
+            _write_rows(folder, stem, rows)
             section["tables"][stem] = table, caption
     drawn = aggregates[~aggregates["method"].isin(protocol.TABLE_ONLY)]
     final = study.runs[list(RUN_COLUMNS)].assign(
@@ -108,23 +116,27 @@ def _section(study: Study, folder: Path, shown: Sequence[str]) -> dict[str, Any]
         if len(rows):
             print(f"  {stem.replace('_', ' ')}", file=sys.stderr)
             plots.save(draw(rows, *others), folder / stem, study.title if study.reasons else "")
-            _write_rows(folder / f"{stem}.csv", rows)
+            _write_rows(folder, stem, rows)
             section["figures"].append(stem)
     return section
 
 
-def _write_table(folder: Path, stem: str, title: str, table: pd.DataFrame, caption: str) -> None:
-    caption = f"{title}. {caption} {tables.INTERVALS}"
-    markdown = f"{tables.markdown(table)}\n\n{caption}\n"
+def _write_table(stem: Path, table: pd.DataFrame, caption: str) -> None:
     latex = table.to_latex(
         index=False,
         escape=True,
         column_format="l" + "r" * (len(table.columns) - 1),
         caption=caption.translate({ord(sign): f"\\{sign}" for sign in "%_&#${}"}),
-        label=f"tab:{stem}",
+        label=f"tab:{stem.name}",
     )
-    (folder / f"{stem}.md").write_text(markdown, encoding="utf-8")
-    (folder / f"{stem}.tex").write_text(latex, encoding="utf-8")
+    markdown = f"{tables.markdown(table)}\n\n{caption}\n"
+    stem.with_suffix(".md").write_text(markdown, encoding="utf-8")
+    stem.with_suffix(".tex").write_text(latex, encoding="utf-8")
+
+
+def _write_rows(folder: Path, stem: str, rows: pd.DataFrame) -> None:
+    path = folder / f"{stem}.csv"
+    rows.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def _uneven(curves: pd.DataFrame) -> list[str]:
@@ -136,29 +148,23 @@ def _uneven(curves: pd.DataFrame) -> list[str]:
     ]
 
 
-def _write_rows(path: Path, rows: pd.DataFrame) -> None:
-    rows.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
-
-
 def _parser() -> argparse.ArgumentParser:
+    def path(text: str) -> Path:
+        return Path(text).expanduser()
+
     parser = argparse.ArgumentParser(
         prog="report.py",
         description="Figures, tables and one HTML page from runs; without RUNS from results/.",
     )
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="run folders, or above")
-    parser.add_argument("--out", type=Path, default=Path("report_out"), help="folder to write to")
-    parser.add_argument(
-        "--allow-mixed",
-        action="store_true",
-        help="draw runs that differ in protocol, preset, budget or settings; figures say so",
-    )
-    parser.add_argument(
-        "--published",
-        default=",".join(protocol.PUBLISHED),
-        metavar="NAMES",
-        help="published methods to show (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--status", action="store_true", help="how far the runs are; exit code 0 if all are done"
-    )
+    add = parser.add_argument
+    add("runs", nargs="*", type=path, metavar="RUNS", help="run folders, or above")
+    add("--out", type=path, default=Path("report_out"), help="folder to write to")
+    add("--allow-mixed", action="store_true", help="draw runs that differ in settings; says so")
+    add("--published", default=",".join(protocol.PUBLISHED), metavar="NAMES",
+        help="published methods to show (default: %(default)s)")  # fmt: skip
+    add("--plan", type=path, metavar="YAML",
+        help="print the verdict of results/plans/<name>.yaml; exit code 0 if its runs are all there"
+    )  # fmt: skip
+    add("--status", action="store_true",
+        help="how far the runs are; exit code 0 if all are done")  # fmt: skip
     return parser

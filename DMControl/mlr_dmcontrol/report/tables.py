@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,8 @@ CURVE_METRICS = ("iqm", "mean")
 METRIC_NAMES = dict(zip(METRICS, ("IQM", "Median", "Mean", "Optimality gap"), strict=True))
 INTERVALS = (
     "Intervals are 95 % percentile intervals of the stratified bootstrap over runs, stretched for"
-    " their small number n by t/z (Student's t with Welch and Satterthwaite's degrees of freedom)"
-    " and sqrt(n/(n-1))."
+    " their small number n by sqrt(n/(n-1)), t/z and 1+3/v (Student's t with Welch and"
+    " Satterthwaite's degrees of freedom v; heavy tails); of differences they are Welch's."
 )
 JUDGEMENTS = (
     "is ahead of",
@@ -33,6 +33,8 @@ JUDGEMENTS = (
 )
 ALL_PAIRS = 8
 """Up to so many methods every pair is compared; of more, the first one with each other."""
+GAINS = (0.1, 0.25, 0.5)
+"""Shares of a method's mean for which the seeds are counted that show them."""
 PROBABILITY = (0.0, 1.0)
 _LIMITS = (protocol.SCORE_RANGE[0] / protocol.SCALE, protocol.SCORE_RANGE[1] / protocol.SCALE)
 
@@ -86,16 +88,16 @@ class Study:
     def common(self) -> list[str]:
         """Tasks of all methods that can be normalised: what aggregates are over."""
         methods = self.runs.groupby("task")["method"].nunique()
-        return [
-            task
-            for task in self.tasks
-            if methods[task] == len(self.methods) and math.isfinite(protocol.normalize(task, 0.0))
-        ]
+        known = (task for task in self.tasks if math.isfinite(protocol.normalize(task, 0.0)))
+        return [task for task in known if methods[task] == len(self.methods)]
 
-    def scores(self, method: str) -> dict[str, np.ndarray]:
-        """Normalised final scores of a method's runs on the common tasks."""
-        own = self.runs[(self.runs["method"] == method) & self.runs["task"].isin(self.common)]
-        return {task: one.to_numpy() for task, one in own.groupby("task")["normalized"]}
+    def scores(self) -> dict[str, dict[str, np.ndarray]]:
+        """By method: normalised final scores of its runs on the common tasks, if there are any."""
+        shared = self.runs[self.runs["task"].isin(self.common)]
+        return {
+            method: {task: one.to_numpy() for task, one in own.groupby("task")["normalized"]}
+            for method, own in shared.groupby("method", sort=False)
+        }
 
     def curve(self, method: str, task: str, column: str) -> pd.DataFrame:
         """Evaluations of a method's runs: a row a step, a column a run, NaN where it has none."""
@@ -113,10 +115,8 @@ def build(found: Runs, mixed: bool = False) -> Study:
     valid = runs.fit(found.runs)
     differing = [name for name in Setting._fields if valid[name].nunique() > 1]
     if differing:
-        words = [
-            ", ".join(f"{name} {run[name]}" for name in differing) for _, run in valid.iterrows()
-        ]
-        valid = valid.assign(method=valid["method"] + [f" ({settings})" for settings in words])
+        words = valid[differing].apply(lambda run: ", ".join(f"{k} {v}" for k, v in run.items()), 1)
+        valid = valid.assign(method=valid["method"] + " (" + words + ")")
     places = [
         (_place(run.method, protocol.METHODS), _place(run.task, protocol.TASKS), run.seed)
         for run in valid.itertuples()
@@ -136,11 +136,8 @@ def shipped(found: Runs) -> list[Study]:
     studies = [build(Runs(own, found.curves)) for _, own in settings]
     covered = {study.published for study in studies}
     none = found.runs.iloc[:0]
-    return studies + [
-        Study(none, found.curves, None, name)
-        for name in protocol.PUBLISHED_BENCHMARKS
-        if name not in covered
-    ]
+    others = (name for name in protocol.PUBLISHED_BENCHMARKS if name not in covered)
+    return studies + [Study(none, found.curves, None, name) for name in others]
 
 
 # --- numbers ------------------------------------------------------------------------------------
@@ -149,13 +146,13 @@ def shipped(found: Runs) -> list[Study]:
 def aggregates(study: Study, shown: Sequence[str]) -> pd.DataFrame:
     """Aggregates of the normalised score: ours, then the published methods in `shown`."""
     rows: list[dict[str, Any]] = []
-    for method in study.methods if study.common else ():
-        scores = study.scores(method)
+    for method, scores in study.scores().items():
+        seeds = _span(map(len, scores.values()))
         for metric, function in METRICS.items():
             limits = (0.0, 1.0 - _LIMITS[0]) if metric == "optimality_gap" else _LIMITS
             row = {"method": method, "source": OURS, "metric": metric}
             row |= statistics.interval(function, scores, limits)._asdict()
-            rows.append(row | {"tasks": len(scores), "runs": _counts(scores.values()), "note": ""})
+            rows.append(row | {"tasks": len(scores), "runs": seeds, "note": ""})
     over = study.common if len(study.runs) else protocol.TASKS
     for method in shown if study.published else ():
         for known in published.aggregates(study.published or "", method, over):
@@ -191,7 +188,8 @@ def task_curves(study: Study) -> pd.DataFrame:
     tables = []
     for (method, task), _ in study.runs.groupby(["method", "task"], sort=False):
         whole = study.curve(method, task, "mean")
-        points = _points(task, method, "mean", {task: whole.dropna()}, protocol.SCORE_RANGE)
+        names = {"what": task, "method": method}
+        points = _points(names, "mean", [whole.dropna()], protocol.SCORE_RANGE)
         tables.append(points.assign(of=len(whole)))
     return _together(tables)
 
@@ -199,11 +197,14 @@ def task_curves(study: Study) -> pd.DataFrame:
 def aggregate_curves(study: Study) -> pd.DataFrame:
     """Sample efficiency: aggregates of the normalised scores over the common tasks."""
     tables = []
-    for method in study.methods if study.common else ():
-        curves = {task: study.curve(method, task, "normalized").dropna() for task in study.common}
-        steps = set.intersection(*(set(curve.index) for curve in curves.values()))
-        shared = {task: curve.loc[sorted(steps)] for task, curve in curves.items()}
-        tables += [_points(name, method, name, shared, _LIMITS) for name in CURVE_METRICS]
+    for method in study.scores():
+        curves = [study.curve(method, task, "normalized").dropna() for task in study.common]
+        steps = sorted(set.intersection(*(set(curve.index) for curve in curves)))
+        shared = [curve.loc[steps] for curve in curves]
+        tables += [
+            _points({"what": metric, "method": method}, metric, shared, _LIMITS)
+            for metric in CURVE_METRICS
+        ]
     return _together(tables)
 
 
@@ -211,8 +212,8 @@ def profiles(study: Study, points: int = 101) -> pd.DataFrame:
     """Performance profiles: share of a method's runs above each normalised score."""
     levels = np.linspace(*protocol.PROFILE_RANGE, points)
     tables = []
-    for method in study.methods if study.common else ():
-        share = statistics.interval(statistics.profile(levels), study.scores(method), PROBABILITY)
+    for method, scores in study.scores().items():
+        share = statistics.interval(statistics.profile(levels), scores, PROBABILITY)
         rows = {"method": method, "threshold": levels, **share._asdict()}
         tables.append(pd.DataFrame(rows).rename(columns={"value": "share"}))
     return _together(tables)
@@ -224,19 +225,38 @@ def comparisons(study: Study) -> pd.DataFrame:
     `difference` is of the mean normalised scores, `probability` that a run of `method` is above one
     of `other` on the same task, ties half; each with its 95 % interval.
     """
-    rows = []
-    methods = study.methods if study.common else []
+    rows, scores = [], study.scores()
+    methods = list(scores)
     for place, method in enumerate(methods if len(methods) <= ALL_PAIRS else methods[:1]):
         for other in methods[place + 1 :]:
-            both = statistics.versus(study.scores(method), study.scores(other))
+            pair = list(scores[method].values()), list(scores[other].values())
             row: dict[str, Any] = {"method": method, "other": other}
+            both = dict(enumerate([*pair[0], *pair[1]]))
             for name, found in (
-                ("difference", statistics.interval(statistics.difference, both)),
+                ("difference", statistics.welch(*pair)),
                 ("probability", statistics.interval(statistics.improvement, both, PROBABILITY)),
             ):
                 row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
             rows.append(row | {"tasks": len(study.common)})
     return pd.DataFrame(rows)
+
+
+def seeds_needed(study: Study) -> pd.DataFrame:
+    """Which task tells what: a run's minutes, the spread over seeds, the seeds that show a gain.
+
+    Of the Baseline, or the first method without it. A gain is a share of its mean and is seen with
+    80 % power, two-sided at 95 %, by as many seeds of another method that spreads as much.
+    """
+    method = protocol.BASELINE if protocol.BASELINE in study.methods else study.methods[:1]
+    own = study.runs[study.runs["method"].isin([method] if isinstance(method, str) else method)]
+    hours = pd.to_numeric(own["hours"], errors="coerce")
+    own = own.assign(minutes=hours * 60).groupby(["task", "method"], sort=False)
+    table = own.agg(minutes=("minutes", "mean"), mean=("mean", "mean"), std=("mean", "std"))
+    for gain in GAINS:
+        table[f"seeds_{gain * 100:.0f}"] = [
+            statistics.seeds_needed(gain * row.mean, row.std) for row in table.itertuples()
+        ]
+    return table.assign(runs=own.size()).reset_index()
 
 
 def verdict(study: Study, pairs: pd.DataFrame) -> list[str]:
@@ -252,9 +272,9 @@ def verdict(study: Study, pairs: pd.DataFrame) -> list[str]:
     lines = [
         f"{pair.method} {_judgement(pair)} its Baseline, {pair.other}: the mean"
         f" {protocol.NORMALIZED_NAME} over {over} differs by"
-        f" {_bracketed(pair.difference, pair.difference_low, pair.difference_high, '+.3f')},"
+        f" {bracketed(pair.difference, pair.difference_low, pair.difference_high, '+.3f')},"
         f" and a run of it is the better one with probability"
-        f" {_bracketed(pair.probability, pair.probability_low, pair.probability_high, '.2f')}."
+        f" {bracketed(pair.probability, pair.probability_low, pair.probability_high, '.2f')}."
         for pair in first[first["other"] == protocol.BASELINE].itertuples()
     ]
     groups: dict[str, list[str]] = {judgement: [] for judgement in JUDGEMENTS}
@@ -273,14 +293,14 @@ def _judgement(pair: Any) -> str:
     return behind if pair.difference_high < 0.0 else same
 
 
-# --- tables -------------------------------------------------------------------------------------
+# --- text ---------------------------------------------------------------------------------------
 
 
 def aggregate_table(study: Study, rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Text cells, a line a method and a column a metric, and the caption."""
     lines = []
     for (method, source), own in rows.groupby(["method", "source"], sort=False):
-        cells = {row.metric: _bracketed(row.value, row.low, row.high) for row in own.itertuples()}
+        cells = {row.metric: bracketed(row.value, row.low, row.high) for row in own.itertuples()}
         line = {"method": label(method, source)}
         line |= {name: cells.get(metric, "–") for metric, name in METRIC_NAMES.items()}
         seeds = next((runs for runs in own["runs"] if runs), "–")
@@ -304,7 +324,7 @@ def task_table(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     for (method, source), own in rows.groupby(["method", "source"], sort=False):
         seeds = f", n = {_span(own['runs'].astype(int))}" if source == OURS else ""
         columns[label(method, source) + seeds] = {
-            row.task: _bracketed(row.mean, row.low, row.high, ".1f")
+            row.task: bracketed(row.mean, row.low, row.high, ".1f")
             + (f" ± {row.std:.1f}" if source == PUBLISHED and not math.isnan(row.std) else "")
             for row in own.itertuples()
         }
@@ -312,6 +332,18 @@ def task_table(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     caption = f"{protocol.VALUE_NAME.capitalize()} of the final policy, mean over n seeds;"
     caption += " brackets: 95 % intervals over runs. Published: ± standard deviation where known."
     return table.rename_axis(protocol.TASK_KEY).reset_index(), caption
+
+
+def seeds_table(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Text cells, a line a task, and the caption."""
+    names = {f"seeds_{gain * 100:.0f}": f"seeds for +{gain * 100:.0f} %" for gain in GAINS}
+    table = rows.rename(columns={"task": protocol.TASK_KEY, "minutes": "minutes a run", **names})
+    for name in table.columns.drop([protocol.TASK_KEY, "method"]):
+        form = "{:.1f}" if name in ("mean", "std", "minutes a run") else "{:.0f}"
+        table[name] = [form.format(x) if math.isfinite(x) else "–" for x in table[name]]
+    caption = f"Which {protocol.TASK_KEY} tells what: seeds of each of two methods that spread as"
+    caption += " this one does, to see a gain of so much of its mean with 80 % power (two-sided"
+    return table, f"{caption} Welch test at 95 %). –: over 1,000, or not known."
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -326,7 +358,8 @@ def label(method: str, source: str) -> str:
     return method if source == OURS else f"{method} (published)"
 
 
-def _bracketed(value: float, low: float, high: float, form: str = ".3f") -> str:
+def bracketed(value: float, low: float, high: float, form: str = ".3f") -> str:
+    """A number as `1.000 [0.500, 1.500]`, without brackets where there is no interval."""
     shown = f"{value:{form}}"
     return shown if math.isnan(low) else f"{shown} [{low:{form}}, {high:{form}}]"
 
@@ -336,26 +369,23 @@ def _escaped(cell: str) -> str:
 
 
 def _points(
-    what: str,
-    method: str,
+    names: dict[str, str],
     metric: str,
-    curves: Mapping[str, pd.DataFrame],
+    curves: Sequence[pd.DataFrame],
     limits: tuple[float, float],
 ) -> pd.DataFrame:
-    steps, counts = next(iter(curves.values())).index, _counts(curves.values())
-    found = statistics.interval(METRICS[metric], curves, limits)._asdict() if len(steps) else {}
-    return pd.DataFrame({"what": what, "method": method, "step": steps, **found, "runs": counts})
+    steps, scores = curves[0].index, dict(enumerate(curves))
+    found = statistics.interval(METRICS[metric], scores, limits)._asdict() if len(steps) else {}
+    seeds = _span(curve.shape[-1] for curve in curves)
+    return pd.DataFrame({**names, "step": steps, **found, "runs": seeds})
 
 
 def _together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _counts(scores: Iterable[Any]) -> str:
-    return _span([own.shape[-1] for own in scores])
-
-
 def _span(counts: Iterable[int]) -> str:
+    counts = set(counts)
     low, high = min(counts), max(counts)
     return str(low) if low == high else f"{low} to {high}"
 

@@ -48,11 +48,11 @@ def test_tasks_weigh_the_same_whatever_their_number_of_runs(metric: str) -> None
 
 
 def test_few_runs_are_stretched_about_the_value() -> None:
-    # All 27 redraws of three runs, by hand: the percentiles of their means, then t and n / (n - 1).
+    # All 27 redraws of three runs, by hand: percentiles of their means, then the stretch of ν = 2.
     runs = [1.0, 2.0, 4.0]
     means = [np.mean(redraw) for redraw in itertools.product(runs, repeat=3)]
     edges = np.quantile(means, [0.025, 0.975], method="inverted_cdf")
-    stretch = stats.t.isf(0.025, 2) / stats.norm.isf(0.025) * np.sqrt(3 / 2)
+    stretch = stats.t.isf(0.025, 2) / stats.norm.isf(0.025) * (1 + 3 / 2) * np.sqrt(3 / 2)
     found = interval(statistics.mean, {"a": runs})
     expected = np.mean(runs) + stretch * (edges - np.mean(runs))
     assert [found.low, found.high] == pytest.approx(expected)
@@ -90,20 +90,40 @@ def test_profile_counts_runs_above_and_stays_a_share() -> None:
     assert found.high.max() <= 1.0
 
 
-def test_improvement_is_the_rank_statistic_and_difference_is_of_means() -> None:
+def test_improvement_is_the_rank_statistic() -> None:
     x, y = random_scores(3, 6, seed=1), random_scores(3, 4, seed=2)
-    found = interval(statistics.improvement, statistics.versus(x, y), (0.0, 1.0))
+    pair = [*x.values(), *y.values()]
+    found = interval(statistics.improvement, dict(enumerate(pair)), (0.0, 1.0))
     expected = np.mean([stats.mannwhitneyu(x[task], y[task]).statistic / 24 for task in x])
     assert found.value == pytest.approx(expected)
     assert found.low < found.value < found.high
-    swapped = interval(statistics.improvement, statistics.versus(y, x), (0.0, 1.0))
-    assert swapped.value == pytest.approx(1 - found.value)
-    tie = interval(statistics.improvement, statistics.versus({"a": [1.0, 1.0]}, {"a": [1.0, 0.0]}))
-    assert tie.value == 0.75
-    found = interval(statistics.difference, statistics.versus(x, y))
+    assert statistics.improvement(*pair[3:], *pair[:3]) == pytest.approx(1 - found.value)
+    assert statistics.improvement(np.array([1.0, 1.0]), np.array([1.0, 0.0])) == 0.75
+
+
+def test_welch_is_scipys_on_one_task_and_the_difference_of_means_on_several() -> None:
+    x, y = random_scores(3, 6, seed=1), random_scores(3, 4, seed=2)
+    found = statistics.welch([x["task_0"]], [y["task_0"]])
+    known = stats.ttest_ind(x["task_0"], y["task_0"], equal_var=False, alternative="greater")
+    assert (found.p, found.freedom) == pytest.approx((known.pvalue, known.df))
+    both = stats.ttest_ind(x["task_0"], y["task_0"], equal_var=False).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((both.low, both.high))
+    found = statistics.welch(list(x.values()), list(y.values()))
     assert found.value == pytest.approx(value("mean", x) - value("mean", y))
-    with pytest.raises(ValueError, match="different tasks"):
-        statistics.versus({"a": [1.0]}, {"b": [1.0]})
+    # At the margin itself nothing is shown, and one run has no spread.
+    assert statistics.welch([x["task_0"]], [x["task_0"] - 2.0], above=2.0).p == pytest.approx(0.5)
+    assert np.isnan(statistics.welch([[1.0]], [[1.0, 2.0]]).p)
+
+
+@pytest.mark.parametrize(("gain", "seeds"), [(0.5, 64), (0.8, 26), (1.0, 17), (2.0, 6)])
+def test_seeds_for_80_percent_power_are_those_of_the_textbooks(gain: float, seeds: int) -> None:
+    assert statistics.seeds_needed(gain, 1.0) == seeds  # Cohen 1988, table 2.4.1
+    error, freedom = np.sqrt(2 / seeds), 2 * seeds - 2
+    assert 0.8 <= statistics.power(gain, error, freedom, 0.025) < 0.88
+    assert np.isnan(
+        [statistics.seeds_needed(x, s) for x, s in ((0, 1), (0.01, 1), (1, np.nan))]
+    ).all()
+    assert statistics.seeds_needed(gain, 0.0) == 2
 
 
 @pytest.mark.parametrize("bad", [{}, {"a": [1.0], "b": []}, {"a": [np.nan]}, {"a": [1.0, np.inf]}])
@@ -135,7 +155,7 @@ def spr() -> np.ndarray:
     return np.asarray(list(runs.values()))
 
 
-@pytest.mark.parametrize(("metric", "experiments"), [("mean", 1500), ("iqm", 300)])
+@pytest.mark.parametrize(("metric", "experiments"), [("mean", 1500), ("iqm", 300), ("single", 300)])
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_intervals_cover_the_truth_however_few_the_seeds(
     spr: np.ndarray, monkeypatch: pytest.MonkeyPatch, metric: str, experiments: int, seeds: int
@@ -144,7 +164,10 @@ def test_intervals_cover_the_truth_however_few_the_seeds(
     monkeypatch.setattr(statistics, "REPETITIONS", 300)
     monkeypatch.setattr(statistics, "BATCH", 30)
     rng = np.random.default_rng(seeds)
-    drawn = [rng.choice(game, (experiments, seeds)) for game in spr]
-    found = interval(METRICS[metric], dict(enumerate(drawn)))
-    truth = METRICS[metric](*spr)
-    assert np.mean((found.low <= truth) & (truth <= found.high)) >= 0.93
+    function = METRICS[metric] if metric != "single" else statistics.mean
+    covered = []
+    for games in [spr] if metric != "single" else spr[:, None]:  # of single games, the average
+        drawn = [rng.choice(game, (experiments, seeds)) for game in games]
+        found, truth = interval(function, dict(enumerate(drawn))), function(*games)
+        covered.append(np.mean((found.low <= truth) & (truth <= found.high)))
+    assert np.mean(covered) >= 0.93

@@ -1,0 +1,122 @@
+"""What became of a plan: its runs, the test on every task, and yes or no."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import ConfigError
+from ..run.plan import Plan
+from . import runs, statistics
+from .runs import Runs
+from .tables import bracketed, markdown
+
+MEAN = "mean"
+"""Row of the mean of the normalised scores over all tasks."""
+
+
+def judge(plan: Plan, found: Runs) -> tuple[str, bool]:
+    """The verdict of a plan as text, and whether all of its runs are there.
+
+    On the runs that are there; it says so where some are missing or have no valid score.
+
+    Raises:
+        ConfigError: a planned run is there twice, or runs of a method differ in their settings.
+    """
+    own, lines = _planned(plan, found)
+    lacking = len(plan.runs) - len(own)
+    table = tests(plan, own)
+    holds, answers = plan.holds_if, []
+    for method in plan.names[:-1]:
+        p = claim(holds.ahead_on, table[table["method"] == method].set_index("task")["p"])
+        answers.append("open" if math.isnan(p) else "yes" if p < holds.p else "no")
+        lines.append(f"{method} against {plan.names[-1]}: {answers[-1]}, p = {p:.2g}")
+    whole = next((answer for answer in ("no", "open") if answer in answers), "yes")
+    if lacking:
+        whole += f", so far: {lacking} of {len(plan.runs)} runs are missing or have no valid score"
+    scope = f"in the mean of the {plan.subject}s"
+    if holds.ahead_on:
+        scope = f"on at least {holds.ahead_on} of {len(plan.tasks)} {plan.subject}s"
+    rule = (
+        f"Yes if every method is ahead by more than {holds.above:g} {scope}, one-sided Welch"
+        f" p < {holds.p:g}. Power: chance to see a gain of {plan.power.gain:.0%} of the mean of"
+        f" {plan.names[-1]}, with the spread of these runs; planned: {plan.power.at:g}."
+    )
+    text = markdown(_text(table, plan))
+    return "\n".join(
+        [plan.hypothesis, "", text, "", rule, *lines, f"VERDICT: {whole}"]
+    ), not lacking
+
+
+def tests(plan: Plan, own: pd.DataFrame) -> pd.DataFrame:
+    """Welch's test of every method on every task, and on the `MEAN`, where there are runs of both.
+
+    Columns: `method`, `task`, `seeds`, `mean`, `other`, `value` (their difference) with `low` and
+    `high` (95 %), one-sided `p`, `error` and `freedom` of the test, `probability` that a run is the
+    better one, and the `power` that was achieved.
+    """
+    rows: list[dict[str, Any]] = []
+    groups = dict(list(own.groupby(["method", "task"])))
+    for method in plan.names[:-1]:
+        for task in (*plan.tasks, MEAN):
+            parts, column = ((task,), "mean") if task != MEAN else (plan.tasks, "normalized")
+            row: dict[str, Any] = {"method": method, "task": task}
+            sides = [[(name, part) for part in parts] for name in (method, plan.names[-1])]
+            if all(key in groups for side in sides for key in side):
+                x, y = ([groups[key][column].to_numpy() for key in side] for side in sides)
+                level = statistics.mean(*y)
+                test = statistics.welch(x, y, plan.holds_if.above)
+                row |= {"seeds": "/".join(str(min(map(len, side))) for side in (x, y))}
+                row |= {"mean": statistics.mean(*x), "other": level, **test._asdict()}
+                row["probability"] = statistics.improvement(*x, *y)
+                gain = plan.power.gain * level
+                row["power"] = statistics.power(gain, test.error, test.freedom, plan.holds_if.p)
+            rows.append(row)
+    columns = ("method", "task", "seeds", "mean", "other", *statistics.Welch._fields)
+    return pd.DataFrame(rows, columns=[*columns, "probability", "power"])
+
+
+def _planned(plan: Plan, found: Runs) -> tuple[pd.DataFrame, list[str]]:
+    """The plan's runs that have a valid score, and a line for each of the others."""
+    wanted = {(run.task, run.method, run.seed): run for run in plan.runs}
+    keys = pd.MultiIndex.from_frame(found.runs[["task", "method", "seed"]])
+    setting = (found.runs["preset"] == plan.preset) & (found.runs["budget"] == plan.budget)
+    own = found.runs[setting & keys.isin(list(wanted))]
+    there = set(keys[own.index])
+    lines = [f"no valid score: {reason}" for run in own.itertuples() for reason in runs.unfit(run)]
+    lines += [f"missing: {'/'.join(map(str, key))}" for key in wanted if key not in there]
+    for run in own.itertuples():
+        words = wanted[run.task, run.method, run.seed].words
+        typed = shlex.split(run.command)
+        apart = tuple(f"{x}=" for x in (plan.subject, "agent", "tag", "seed", "preset", "budget"))
+        if without := [w for w in words if not w.startswith(apart) and w not in typed]:
+            lines.append(f"started without {' '.join(without)}: {run.origin}")
+    valid = runs.fit(own)
+    if reasons := [*runs.duplicates(own), *runs.check(valid)]:
+        raise ConfigError("not the runs of one plan: " + " | ".join(dict.fromkeys(reasons)))
+    return valid, lines
+
+
+def claim(ahead_on: int, p: pd.Series) -> float:
+    """p of "not ahead on so many tasks" (Benjamini and Heller 2008, Biometrics 64), or `MEAN`."""
+    if not ahead_on:
+        return float(p[MEAN])
+    tasks = np.sort(p.drop(MEAN).to_numpy(float))  # those that are not known last
+    return float(np.minimum(1.0, (len(tasks) - ahead_on + 1) * tasks[ahead_on - 1]))
+
+
+def _text(table: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """Cells of `tests` as they are printed."""
+    lines = []
+    for row in table.fillna({"seeds": "none"}).itertuples():
+        form = ".3f" if row.task == MEAN else ".1f"
+        cells = {plan.subject: row.task, "method": row.method, "seeds": row.seeds}
+        cells |= {"mean": f"{row.mean:{form}}", f"of {plan.names[-1]}": f"{row.other:{form}}"}
+        cells["difference [95 %]"] = bracketed(row.value, row.low, row.high, f"+{form}")
+        cells |= {"p": f"{row.p:.2g}", "P(better)": f"{row.probability:.2f}"}
+        lines.append(cells | {"power": f"{row.power:.2f}"})
+    return pd.DataFrame(lines)
