@@ -23,8 +23,9 @@ from mlr_atari.build import agent_for, evaluation_factory, set_up_process
 from mlr_atari.environment import GameEnv
 from mlr_atari.errors import ConfigError, RunError
 from mlr_atari.rainbow import evaluation_noise
-from mlr_atari.run.checkpoint import Checkpointer
+from mlr_atari.run.checkpoint import agent_checkpoint
 from mlr_atari.run.evaluation import EvaluationEnvs, Policy, evaluate, record_video
+from mlr_atari.run.schema import plain
 from mlr_atari.run.seeding import episode_seed
 from mlr_atari.settings import Config, of_run
 
@@ -44,11 +45,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def saved_policy(cfg: Config, run: Path, env: GameEnv, device: torch.device) -> tuple[Policy, int]:
     """The noise-free policy of the newest valid checkpoint, and its agent step."""
-    checkpoint = Checkpointer(run).newest(["agent"])
-    if checkpoint is None:
-        raise ConfigError(f"RUN={run}: holds no checkpoint; train it first")
+    checkpoint = agent_checkpoint(run, plain(cfg))
     agent = agent_for(cfg, env, device)
-    agent.load_state_dict(checkpoint.items["agent"])
+    checkpoint.restore("agent", agent)
     return agent.evaluation_policy, checkpoint.step
 
 

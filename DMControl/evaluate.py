@@ -22,8 +22,9 @@ from mlr_dmcontrol import protocol
 from mlr_dmcontrol.build import agent_for, evaluation_factory, set_up_process
 from mlr_dmcontrol.environment import PixelControlEnv
 from mlr_dmcontrol.errors import ConfigError, RunError
-from mlr_dmcontrol.run.checkpoint import Checkpointer
+from mlr_dmcontrol.run.checkpoint import agent_checkpoint
 from mlr_dmcontrol.run.evaluation import EvaluationEnvs, Policy, evaluate, record_video
+from mlr_dmcontrol.run.schema import plain
 from mlr_dmcontrol.run.seeding import Streams, episode_seed
 from mlr_dmcontrol.settings import Config, of_run
 
@@ -45,11 +46,9 @@ def saved_policy(
     cfg: Config, run: Path, env: PixelControlEnv, device: torch.device
 ) -> tuple[Policy, int]:
     """The mean policy of the newest valid checkpoint, and its agent step."""
-    checkpoint = Checkpointer(run).newest(["agent"])
-    if checkpoint is None:
-        raise ConfigError(f"RUN={run}: holds no checkpoint; train it first")
+    checkpoint = agent_checkpoint(run, plain(cfg))
     agent = agent_for(cfg, env, device)
-    agent.load_state_dict(checkpoint.items["agent"])
+    checkpoint.restore("agent", agent)
     return agent.evaluation_policy, checkpoint.step
 
 

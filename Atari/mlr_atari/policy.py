@@ -29,7 +29,7 @@ from . import protocol
 from .device import named_device
 from .errors import ConfigError, StorageError
 from .networks import PolicyNetwork, PolicySettings
-from .run.checkpoint import Checkpointer
+from .run.checkpoint import agent_checkpoint
 from .run.files import Fields, fields, one_line
 from .run.schema import check_device, construct
 
@@ -181,15 +181,13 @@ def claim(folder: Path) -> None:
 def _trained(folder: Path) -> tuple[Fields, Any]:
     """What a run's folder says, and the state of its agent."""
     config, run = read_config(folder), fields(folder / "run.json")
-    checkpoint = Checkpointer(folder).newest(["agent"])
-    if checkpoint is None:
-        raise ConfigError(f"{folder}: holds no checkpoint; train it first")
+    checkpoint = agent_checkpoint(folder, config)
     facts = {
         "config": {**config, "runs_dir": "runs"},  # not where it was on somebody's machine
         "run": {key: run.content.get(key) for key in (*_KEPT, protocol.SIMULATOR)},
         "agent_step": checkpoint.step,
     }
-    return Fields(run.path, facts), checkpoint.items.get("agent")
+    return Fields(run.path, facts), checkpoint.items["agent"]
 
 
 def _exported(folder: Path) -> tuple[Fields, Any]:

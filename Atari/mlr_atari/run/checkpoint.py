@@ -6,11 +6,13 @@
 
 A save adds files, publishes them by renaming one JSON into place, and then removes what no JSON
 names. A file never changes, so what a valid checkpoint needs is never at risk, and what two of
-them share, such as frames, is written once. Nothing is believed that was not checked.
+them share, such as frames, is written once. Nothing is believed that was not checked, and what
+lies there but is not this run's stays as it is.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -20,16 +22,21 @@ import shutil
 import time
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
+import psutil
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, NonFiniteError, StorageError
-from .folder import sync_folder, write_atomically
+from ..errors import CheckpointError, ConfigError, NonFiniteError
+from . import disk
+from .disk import Damaged
+from .files import one_line
+from .folder import identity
 from .guard import first_non_finite, write_report
 
 log = logging.getLogger(__name__)
@@ -38,10 +45,11 @@ SCHEMA = 2
 _ATTEMPTS = 3  # failed saves in a row that end a run
 _FREE_SPACE = 1.5  # times what the last save wrote
 _LARGEST_JSON = 2**24  # bytes; one of the benchmark's 100k steps takes some kilobytes
-_JSON = re.compile(r"step_(\d{9,})\.json")
+_PUBLISHED = re.compile(r"step_(\d{9,})(\.json)?")  # without: a folder of schema 1
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_TEMPORARY = re.compile(r"\.new|\.step_\d+\.json\.tmp")  # what is being written
+_OURS = (_PUBLISHED, _DIGEST, disk.TEMPORARY)
 _PLAIN = (int, float, bool, str, bytes, type(None))
+_MISFITS = LookupError, ValueError, TypeError, AttributeError, OverflowError, RuntimeError, OSError
 
 
 class Stateful(Protocol):
@@ -70,21 +78,19 @@ class FrameStore(Protocol):
         """Put `frames` back as numbers `start`, `start + 1`, ...; some may live no more."""
 
 
-class Damaged(OSError):
-    """A file is missing, is not what it was, or holds more than tensors and plain values."""
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """What a checkpoint's JSON says, and what was read with it.
 
     Attributes:
+        path: the JSON.
         run: identity of the run that it belongs to.
         parts: the file of each part of the state.
         frames: the files of the replay's frames, each by the number after its last frame.
         items: the parts that were asked for, by name, on the CPU.
     """
 
+    path: Path
     run: str
     step: int
     final: bool
@@ -96,6 +102,18 @@ class Checkpoint:
     def files(self) -> dict[str, str]:
         """Every file that is needed, by what it holds."""
         return self.parts | {f"frames to {stop}": file for stop, file in self.frames.items()}
+
+    def restore(self, name: str, part: Stateful) -> None:
+        """Give a part its state. Raises CheckpointError: it does not fit."""
+        with self._fitting(name):
+            part.load_state_dict(self.items[name])
+
+    @contextmanager
+    def _fitting(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except _MISFITS as error:
+            raise CheckpointError(f"{self.path}: {name} does not fit: {one_line(error)}") from error
 
 
 class Checkpointer:
@@ -119,6 +137,7 @@ class Checkpointer:
         self._block_size = block_size
         # Of the checkpoint that was saved or restored last.
         self._last_step: int | None = None
+        self._final_step: int | None = None
         self._last_frames: dict[int, str] = {}
         self._written = 0  # bytes of the last save
         self._failures = 0
@@ -148,17 +167,18 @@ class Checkpointer:
             NonFiniteError: a tensor of the state holds a NaN or infinity.
             StorageError: writing failed three times in a row, or failed and was required.
         """
+        if final and step == self._final_step:  # it was, before the process ended
+            return self._path(step)
         try:
-            path = self._save(step, state, frames, final)
+            path = disk.patiently(lambda: self._save(step, state, frames, final))
         except OSError as error:
             self._tidy()
             self._failures += 1
-            what = f"step {step} could not be saved ({error}); last good step: {self._last_step}"
+            what = f"step {step} could not be saved, last good step: {self._last_step}"
             if required or self._failures == _ATTEMPTS:
-                raise StorageError(
-                    f"{self._folder}: {what}; make room, then run the same command again"
-                ) from error
-            log.warning("%s; training goes on (%d of %d)", what, self._failures, _ATTEMPTS)
+                raise disk.failure(f"{self._folder}: {what}", error) from error
+            counted = f"training goes on ({self._failures} of {_ATTEMPTS})"
+            log.warning("%s (%s); %s", what, error, counted)
             return None
         self._failures = 0
         return path
@@ -177,21 +197,18 @@ class Checkpointer:
         checkpoint = self.newest()
         if checkpoint is None:
             return None
-        path, saved = self._path(checkpoint.step), checkpoint.items
-        if set(saved) != set(state):
-            raise CheckpointError(f"{path}: holds {sorted(saved)}, this run has {sorted(state)}")
-        name = ""
-        try:
-            for name, part in state.items():
-                part.load_state_dict(saved[name])
-            name = "frames"
+        if set(checkpoint.items) != set(state):
+            held = f"holds {sorted(checkpoint.items)}, this run has {sorted(state)}"
+            raise CheckpointError(f"{checkpoint.path}: {held}")
+        for name, part in state.items():
+            checkpoint.restore(name, part)
+        with checkpoint._fitting("frames"):
             for stop, file in sorted(checkpoint.frames.items()):
-                block = self._read(file)
+                block = disk.patiently(partial(self._read, file))
                 frames.write_frames(stop - len(block), block)
-        except (LookupError, ValueError, TypeError, AttributeError, RuntimeError, OSError) as error:
-            raise CheckpointError(f"{path}: {name} does not fit this run: {error}") from error
         self._last_step, self._last_frames = checkpoint.step, checkpoint.frames
-        log.info("restored %s", path)
+        self._final_step = checkpoint.step if checkpoint.final else None
+        log.info("restored %s", checkpoint.path)
         return checkpoint.step
 
     def newest(self, names: Collection[str] | None = None) -> Checkpoint | None:
@@ -201,16 +218,16 @@ class Checkpointer:
             names: the parts that are needed; None means all, and that the frames are there.
 
         Raises:
-            CheckpointError: there are checkpoints, but none can be used.
+            CheckpointError: there are checkpoints, but none can be used, or one is of another run.
         """
-        for path in self._folder.glob("step_*/manifest.json"):
-            raise _unknown_schema(path.parent, 1)
-        published, reason = self._published(), ""
-        for path in reversed(published):
+        published, reason = disk.patiently(self._published), ""
+        for path, checkpoint in reversed(published.items()):
             try:
-                return self._read_checkpoint(path, names)
+                if isinstance(checkpoint, OSError):
+                    raise checkpoint
+                return disk.patiently(partial(self._read_parts, checkpoint, names))
             except OSError as error:
-                reason = f"{path.name}: {error}"
+                reason = one_line(f"{path.name}: {error}")
                 log.warning("checkpoint cannot be used: %s", reason)
         if published:
             raise CheckpointError(
@@ -231,11 +248,14 @@ class Checkpointer:
             what = f"{bad} holds a NaN or infinity at step {step} and was not saved"
             raise NonFiniteError(f"{what}; last good step: {self._last_step}")
         trees = {name: plain(tree, name) for name, tree in states.items()}
-        self._files.mkdir(parents=True, exist_ok=True)
+        for folder in (self._folder, self._files):
+            disk.own_folder(folder)
         self._tidy()
-        free, wanted = shutil.disk_usage(self._folder).free, _FREE_SPACE * self._written
-        if free < wanted:
-            raise OSError(f"{free / 1e6:.0f} MB free, {wanted / 1e6:.0f} MB wanted")
+        with disk.optional("statfs"):
+            usage, wanted = shutil.disk_usage(self._folder), _FREE_SPACE * self._written
+            if 0 < usage.free < wanted:  # some file systems say 0 and mean that they do not know
+                free = f"{usage.free / 1e6:.0f} MB free, {wanted / 1e6:.0f} MB wanted"
+                raise OSError(errno.ENOSPC, free)
         with suppress(OSError):
             final = final or _read_json(path).final
         self._written = 0
@@ -245,7 +265,7 @@ class Checkpointer:
             for start, stop in self._spans(frames)
         }
         for folder in (self._files, self._folder, self._run_folder):
-            sync_folder(folder)
+            disk.sync_folder(folder)
         record = {
             "schema": SCHEMA,
             "run": self._run,
@@ -254,8 +274,9 @@ class Checkpointer:
             "parts": parts,
             "frames": {str(stop): file for stop, file in blocks.items()},
         }
-        write_atomically(path, sealed(record))
+        disk.write_atomically(path, sealed(record))
         self._last_step, self._last_frames = step, blocks
+        self._final_step = step if final else None
         self._tidy()
         seconds = time.perf_counter() - began
         log.info("saved %s, %.1f MB in %.2f s", path.stem, self._written / 1e6, seconds)
@@ -263,19 +284,16 @@ class Checkpointer:
 
     def _write(self, tree: Any) -> str:
         """Put nested tensors and plain values on the disk; returns the name of their file."""
-        new = self._files / ".new"
-        new.unlink(missing_ok=True)
-        with new.open("xb") as file:
+
+        def save(file: BinaryIO) -> None:
             try:
                 torch.save(tree, file)
             except RuntimeError as error:
                 raise error.__context__ or error from None  # torch hides what the disk said
-            file.flush()
-            os.fsync(file.fileno())
-        self._written += new.stat().st_size
-        name = _digest(new)
-        os.replace(new, self._files / name)
-        return name
+
+        path = disk.write_new(self._files, save, _digest)
+        self._written += path.stat().st_size
+        return path.name
 
     def _spans(self, frames: FrameStore) -> Iterator[tuple[int, int]]:
         """First frame and end of each file; what was full once has the same end ever after."""
@@ -286,34 +304,34 @@ class Checkpointer:
     def _tidy(self) -> None:
         """Remove old checkpoints, those of a past left behind, and the files that none names."""
         try:
-            published, known = self._published(), {}
-            for path in published:
-                with suppress(Damaged):
-                    known[path] = _read_json(path)
-            last = self._last_step
+            published, last = self._published(), self._last_step
             past = [path for path in published if last is None or _step(path) <= last]
-            final = [path for path in past if path in known and known[path].final]
-            kept = {*past[-self._keep :], *final}
-            needed = {file for path in kept & known.keys() for file in known[path].files.values()}
-            for path in (*self._folder.glob("*"), *self._files.glob("*")):
-                ours = any(kind.fullmatch(path.name) for kind in (_JSON, _DIGEST, _TEMPORARY))
-                if ours and path not in kept and path.name not in needed:
-                    path.unlink()
-        except OSError as error:
+            read = {path: it for path, it in published.items() if isinstance(it, Checkpoint)}
+            kept = {
+                *past[-self._keep :],
+                *(path for path in past if path in read and read[path].final),
+            }
+            needed = {file for path in kept & read.keys() for file in read[path].files.values()}
+            needed |= {path.name for path in kept}
+            for entry in (*os.scandir(self._folder), *os.scandir(self._files)):
+                ours = any(kind.fullmatch(entry.name) for kind in _OURS)
+                if ours and entry.name not in needed and entry.is_file(follow_symlinks=False):
+                    os.unlink(entry)
+        except (OSError, CheckpointError) as error:
             log.warning("what is not needed any more could not be removed (%s)", error)
 
     # ---- reading -----------------------------------------------------------------------------
 
-    def _read_checkpoint(self, path: Path, names: Collection[str] | None) -> Checkpoint:
-        checkpoint = _read_json(path)
-        if self._run not in ("", checkpoint.run):
-            raise Damaged("is of a run with another configuration")
-        parts = checkpoint.parts
+    def _read_parts(self, checkpoint: Checkpoint, names: Collection[str] | None) -> Checkpoint:
+        parts, needed = checkpoint.parts, checkpoint.files
         if names is not None:
-            parts = {name: parts[name] for name in names if name in parts}
-        for name, file in (checkpoint.files if names is None else parts).items():
-            if not (self._files / file).is_file():
-                raise Damaged(f"{name}, files/{file}, is missing")
+            if missing := set(names) - set(parts):
+                raise Damaged(f"has no {', '.join(missing)}")
+            parts = needed = {name: parts[name] for name in names}
+        sizes = {name: disk.file_size(self._files / file) for name, file in needed.items()}
+        if sum(sizes[name] for name in parts) > psutil.virtual_memory().total:
+            raise Damaged("is larger than this machine's memory")
+        for name, file in needed.items():
             if _digest(self._files / file) != file:
                 raise Damaged(f"{name}, files/{file}, has another checksum than its name")
         return replace(checkpoint, items={name: self._read(file) for name, file in parts.items()})
@@ -326,23 +344,67 @@ class Checkpointer:
         """
         path = self._files / file
         try:
+            size = path.stat().st_size
             with zipfile.ZipFile(path) as archive:
-                if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                if sum(entry.file_size for entry in archive.infolist()) > size:
                     raise ValueError("compressed")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            tree = torch.load(path, map_location="cpu", weights_only=True)
+            # A small file can stand for very much: views that repeat memory, lists of one list.
+            for number, node in enumerate(_nodes(tree)):
+                if isinstance(node, Tensor):
+                    if node.nbytes > node.untyped_storage().nbytes():
+                        raise ValueError("a view")
+                elif number > size or type(node) not in (dict, list, tuple, *_PLAIN):
+                    raise ValueError(f"too many values, or a {type(node).__name__}")
+            return tree
+        except OSError:
+            raise
         except Exception as error:  # torch raises many kinds, and each means the same here
-            reason = str(error).strip().partition("\n")[0]
             raise Damaged(
-                f"files/{file} is no file of tensors and plain values ({reason})"
+                f"files/{file} is no file of tensors and plain values ({one_line(error)})"
             ) from error
 
-    def _published(self) -> list[Path]:
-        """The JSONs of all checkpoints, oldest first."""
-        paths = (path for path in self._folder.glob("step_*") if _JSON.fullmatch(path.name))
-        return sorted(paths, key=_step)
+    def _published(self) -> dict[Path, Checkpoint | OSError]:
+        """What all JSONs say, or what is wrong with them, oldest first.
+
+        Raises:
+            CheckpointError: one is of another run, or of another schema.
+        """
+        try:
+            names = os.listdir(self._folder)  # a glob would take a disk that fails for an empty one
+        except FileNotFoundError:
+            names = []
+        paths = (self._folder / name for name in names if _PUBLISHED.fullmatch(name))
+        published: dict[Path, Checkpoint | OSError] = {}
+        for path in sorted(paths, key=_step):
+            try:
+                published[path] = checkpoint = disk.patiently(partial(_read_json, path))
+            except OSError as error:
+                published[path] = error
+                continue
+            if self._run not in ("", checkpoint.run):
+                raise CheckpointError(
+                    f"{path}: is of a run with another configuration; move it away"
+                )
+        return published
 
     def _path(self, step: int) -> Path:
         return self._folder / f"step_{step:09d}.json"
+
+
+def agent_checkpoint(run: Path, config: Mapping[str, Any]) -> Checkpoint:
+    """The newest valid checkpoint of the run in a folder, of which the agent's state is read.
+
+    Args: `config`: the run's, nested plain values.
+
+    Raises:
+        ConfigError: there is none.
+        CheckpointError: none can be used, or one is of a run with another configuration.
+    """
+    checkpoint = Checkpointer(run, run=identity(config)).newest(["agent"])
+    if checkpoint is None:
+        raise ConfigError(f"{run}: holds no checkpoint; train it first")
+    return checkpoint
 
 
 def plain(tree: Any, name: str) -> Any:
@@ -368,6 +430,14 @@ def plain(tree: Any, name: str) -> Any:
     return tree
 
 
+def _nodes(tree: Any) -> Iterator[Any]:
+    """All containers and values in a tree."""
+    yield tree
+    if type(tree) in (dict, list, tuple):
+        for child in tree.values() if isinstance(tree, dict) else tree:
+            yield from _nodes(child)
+
+
 def _step(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
 
@@ -388,31 +458,24 @@ def _read_json(path: Path) -> Checkpoint:
     """What the JSON of a checkpoint says.
 
     Raises:
-        Damaged: it is missing, changed by a single bit, or none of ours.
+        OSError: it is missing, changed by a single bit, or none of ours, or cannot be read now.
         CheckpointError: it is of another schema.
-        OSError: the disk does not answer, which says nothing about the file.
     """
-    if not path.is_file() or path.stat().st_size > _LARGEST_JSON:
-        raise Damaged("is missing or no checkpoint")
-    text = path.read_bytes()
+    text = disk.read_bytes(path, _LARGEST_JSON)
     try:
         record = json.loads(text)
         if sealed(record).encode() != text:
             raise Damaged("has another checksum than when it was written")
         if record["schema"] != SCHEMA:
-            raise _unknown_schema(path, record["schema"])
+            raise CheckpointError(
+                f"{path}: has schema {record['schema']!r:.20}, this code reads {SCHEMA}; finish "
+                "the run with the version that began it, or choose another tag or runs_dir"
+            )
         frames = {int(stop): file for stop, file in record["frames"].items()}
         run, step, final, parts = (record[key] for key in ("run", "step", "final", "parts"))
-        checkpoint = Checkpoint(run, step, final, parts, frames)
+        checkpoint = Checkpoint(path, run, step, final, parts, frames)
         if step != _step(path) or not all(map(_DIGEST.fullmatch, checkpoint.files.values())):
             raise Damaged("names another step, or what is no file of ours")
     except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"cannot be understood ({type(error).__name__})") from error
     return checkpoint
-
-
-def _unknown_schema(path: Path, schema: object) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: has schema {schema!r:.20}, this code reads {SCHEMA}; finish the run with the "
-        "version that began it, or choose another tag or runs_dir"
-    )

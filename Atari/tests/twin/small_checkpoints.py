@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,19 @@ class Run:
         draws = [torch.rand(5, generator=self.streams[name]) for name in ("replay", "noise")]
         tensors = [self.part.tensors["weight"], self.ring.frames, *draws]
         return [self.part.step, *(tensor.tolist() for tensor in tensors)]
+
+
+class FailingCall:
+    """The `number`-th call of a system function fails (0: none; -1: all)."""
+
+    def __init__(self, name: str, number: int, code: int, owner: Any = os) -> None:
+        self.real, self.number, self.code, self.count = getattr(owner, name), number, code, 0
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self.count += 1
+        if self.number in (self.count, -1):
+            raise OSError(self.code, os.strerror(self.code))
+        return self.real(*arguments, **options)
 
 
 def steps(folder: Path) -> list[int]:

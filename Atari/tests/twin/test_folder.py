@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from mlr_atari.errors import ConfigError, Preempted, StorageError
-from mlr_atari.run.folder import RunFolder, look, write_atomically
+from mlr_atari.run.files import read_mapping
+from mlr_atari.run.folder import RunFolder, identity, look
 
 TREE = Path(__file__).resolve().parents[2]
 AGENT: dict[str, Any] = {"mask_ratio": 0.5, "channels": [32, 64], "width": None}
@@ -32,6 +33,8 @@ def changed(**values: Any) -> dict[str, Any]:
 def leave_a_run(path: Path, finish: bool = False) -> None:
     with RunFolder(path, CONFIG) as folder:
         folder.begin(protocol="dmc100k")
+        (path / "checkpoints").mkdir(exist_ok=True)
+        (path / "checkpoints" / "step_000000003.json").touch()
         if finish:
             folder.finish(score=3.5)
 
@@ -92,6 +95,7 @@ def test_seconds_add_up_over_starts(tmp_path: Path) -> None:
     ],
 )
 def test_the_end_of_a_run_is_recorded(tmp_path: Path, error: BaseException, status: str) -> None:
+    leave_a_run(tmp_path)
     with pytest.raises(type(error)), RunFolder(tmp_path, CONFIG) as folder:
         folder.begin()
         raise error
@@ -111,19 +115,22 @@ def test_an_error_before_begin_changes_nothing(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"config\.yaml"), RunFolder(tmp_path, CONFIG) as folder:
-        (tmp_path / ".config.yaml.tmp").mkdir()
+        (tmp_path / "config.yaml").mkdir()
         folder.begin()
     with pytest.raises(ConfigError, match="runs_dir: "):
         RunFolder(tmp_path / "run.lock", CONFIG)
 
 
-def test_atomic_writing_replaces_the_whole_file_and_follows_no_link(tmp_path: Path) -> None:
-    path, other = tmp_path / "file", tmp_path / "other"
-    write_atomically(path, "a long first text")
-    other.write_text("of somebody else")
-    (tmp_path / ".file.tmp").symlink_to(other)
-    write_atomically(path, "short")
-    assert contents(tmp_path) == {"file": b"short", "other": b"of somebody else"}
+def test_the_configuration_is_read_as_it_was_written(tmp_path: Path) -> None:
+    values = ["1e3", "2024-01-01", "no", "~", "0x1", "${seed}", "é: #\n", 1e-5, -0.0, 1e300, 2**70]
+    config = {"seed": 1, "agent": {f"key {i}": value for i, value in enumerate(values)}, "x": ()}
+    for finished in (False, True):
+        with RunFolder(tmp_path, config) as folder:
+            assert folder.finished == finished
+            folder.begin()
+            folder.finish()
+    assert look(tmp_path) == ("finished", "")
+    assert identity(read_mapping(tmp_path / "config.yaml")) == folder.identity
 
 
 # --- continuing ---------------------------------------------------------------------------------
@@ -152,10 +159,24 @@ def test_another_configuration_is_refused(tmp_path: Path, values: dict[str, Any]
     before = contents(tmp_path)
     with pytest.raises(ConfigError) as raised:
         RunFolder(tmp_path, changed(**values))
+    assert contents(tmp_path) == before
     ((key, value),) = values.items()
     assert f"{key}={value} (was " in str(raised.value)
-    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("ended", ["finished", "preempted", "final.json"])
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path: Path, ended: str) -> None:
+    leave_a_run(tmp_path, finish=True)
+    (tmp_path / "checkpoints" / "step_000000003.json").unlink()
+    (tmp_path / "run.json").write_text(json.dumps({"status": ended}))
+    if ended == "final.json":
+        (tmp_path / ended).write_text("{}")
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match="checkpoints are gone"):
+        RunFolder(tmp_path, changed(budget=200))
     assert contents(tmp_path) == before
+    if ended == "finished":  # nothing is asked of it
+        assert look(tmp_path, CONFIG) == ("finished", "")
 
 
 def test_some_keys_may_change_and_are_told(
@@ -199,19 +220,29 @@ def test_resume_never_and_must(tmp_path: Path) -> None:
         ("thesis.tex", "years of work"),
         ("config.yaml", "[3"),
         ("config.yaml", "- 3"),
+        ("config.yaml", "seed: 1\n" * 100_000),
+        ("config.yaml", "a: &a [x]\nb: [*a, *a]"),
+        ("config.yaml", "seed: !!python/object/apply:os.getcwd []"),
+        ("config.yaml", 'seed: "\\e[2J\\n' + 2000 * "x" + '"'),
+        pytest.param("config.yaml", "a: " + 1000 * "[", id="deep"),
         ("run.json", '{"status": "fini'),
         ("run.json", "3"),
+        pytest.param("run.json", 100_000 * "[", id="deep json"),
+        ("run.json", '{"starts": "many"}'),
+        ("run.json", '{"seconds": {"update": "long"}}'),
+        ("run.json", '{"seconds": 3}'),
     ],
 )
 def test_what_is_no_run_is_refused_and_left_alone(tmp_path: Path, name: str, text: str) -> None:
-    if name == "run.json":
+    if name != "thesis.tex":
         leave_a_run(tmp_path)
     (tmp_path / name).write_text(text)
     before = contents(tmp_path)
     with pytest.raises(ConfigError) as raised:
         RunFolder(tmp_path, CONFIG)
-    assert name in str(raised.value)
-    assert "\n" not in str(raised.value)
+    assert name in str(raised.value) or "seed=1 (was ?[2J" in str(raised.value)
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 1500
     assert contents(tmp_path) == before
     assert look(tmp_path, CONFIG) == ("refused", str(raised.value))
 
@@ -273,6 +304,7 @@ def test_looking_tells_how_far_a_run_is(tmp_path: Path) -> None:
     assert look(path) == look(path, CONFIG) == ("waiting", "")
     assert look(path, resume="must")[0] == "refused"
     assert not path.exists()
+    leave_a_run(path)
     with pytest.raises(Preempted), RunFolder(path, CONFIG) as folder:
         folder.begin()
         raise Preempted("SIGTERM at step 3")

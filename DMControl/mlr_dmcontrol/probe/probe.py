@@ -18,8 +18,9 @@ from torch import Tensor
 from ..build import agent_for, set_up_process
 from ..errors import ConfigError, RunError
 from ..report import plots
-from ..run.checkpoint import Checkpointer
-from ..run.folder import write_atomically
+from ..run.checkpoint import Checkpoint, agent_checkpoint
+from ..run.disk import write_atomically
+from ..run.schema import plain
 from ..settings import Config, of_run
 from . import figures, world
 from .linear import MIN_EPISODES, Split, principal_components, readout, split_by_episode
@@ -82,7 +83,7 @@ def probe(options: argparse.Namespace) -> None:
     signs: list[pd.DataFrame] = []
     for run, cfg in zip(options.runs, configurations, strict=True):
         facts = facts_of(cfg)
-        rows += [facts | row for row in scored(cfg, newest(run), chosen, options.cache)]
+        rows += [facts | row for row in scored(cfg, newest(run, cfg), chosen, options.cache)]
         signs.append(signs_of_collapse(run, cfg.agent.objective).assign(**facts))
     scores = merged(options.out / "probe.csv", pd.DataFrame(rows))
     collapse = merged(options.out / "collapse.csv", pd.concat(signs))
@@ -95,20 +96,18 @@ def probe(options: argparse.Namespace) -> None:
     print(f"written to {options.out}: probe.csv, probe.png, probe.md, collapse.csv, collapse.png")
 
 
-def newest(run: Path) -> dict[str, Any]:
-    """The agent's state in the newest checkpoint.
+def newest(run: Path, cfg: Config) -> Checkpoint:
+    """The newest checkpoint, with the agent's state.
 
     Raises:
         ConfigError: there is none.
+        CheckpointError: none can be used.
     """
-    checkpoint = Checkpointer(run).newest(["agent"])
-    if checkpoint is None:
-        raise ConfigError(f"RUN={run}: holds no checkpoint; train it first")
+    checkpoint = agent_checkpoint(run, plain(cfg))
     if not (run / "final.json").is_file():
         warning = f"{run} is not finished; its checkpoint of step {checkpoint.step} is used"
         print(f"warning: {warning}", file=sys.stderr)
-    state: dict[str, Any] = checkpoint.items["agent"]
-    return state
+    return checkpoint
 
 
 def facts_of(cfg: Config) -> Row:
@@ -147,10 +146,10 @@ def merged(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def scored(cfg: Config, state: dict[str, Any], chosen: Episodes, folder: Path) -> list[Row]:
+def scored(cfg: Config, checkpoint: Checkpoint, chosen: Episodes, folder: Path) -> list[Row]:
     """A row for each variable: R² of the agent's latents, of untrained ones and of pixels.
 
-    Args: `state`: the agent's. `folder`: where episodes are kept.
+    Args: `checkpoint`: with the agent's state. `folder`: where episodes are kept.
 
     Raises:
         ConfigError: nothing changes in these episodes.
@@ -159,7 +158,7 @@ def scored(cfg: Config, state: dict[str, Any], chosen: Episodes, folder: Path) -
     with closing(world.environment_of(cfg)) as env:
         recording = record(cfg, env, chosen, folder)
         agent, untrained = (agent_for(cfg, env, device) for _ in range(2))
-    agent.load_state_dict(state)
+    checkpoint.restore("agent", agent)
     split = split_by_episode(recording.episodes)
     images = world.seen(agent, torch.from_numpy(recording.observations))
     latents, before = (

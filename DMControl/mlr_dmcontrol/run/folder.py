@@ -9,23 +9,25 @@ import json
 import logging
 import os
 import platform
+import re
 import shlex
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
-from omegaconf import OmegaConf
-from yaml import YAMLError
+import yaml
 
 from ..errors import ConfigError, Preempted, StorageError
+from . import disk
+from .files import one_line, read_mapping
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,9 @@ MAY_CHANGE = (
 MAY_GROW = ("budget",)
 
 _NOT_CONTENT = ("run.lock", "log.txt")
+_WRITTEN_IN_PLACE = ("log.txt", "tb", "checkpoints", "checkpoints/files", "evaluations")
 _REMEDY = "choose another tag, seed or runs_dir"
+_SAVED = ("finished", "preempted")  # a run that ended like this has a checkpoint
 
 _locks: set[int] = set()  # descriptors by which this process holds folders
 
@@ -86,8 +90,9 @@ class RunFolder:
         identity: digest of all of the configuration that may not change; a checkpoint bears it.
 
     Raises:
-        ConfigError: another process works in the folder; it holds another configuration,
-            something else, or (`must`) no checkpoint; or (`never`) it holds a run.
+        ConfigError: another process works in the folder; it holds another configuration, links,
+            something else, or no checkpoint where there was one; or (`never`) it holds a run.
+        StorageError: the disk is full or does not answer.
     """
 
     def __init__(
@@ -99,19 +104,15 @@ class RunFolder:
     ) -> None:
         self.path, self.stopwatch = path, Stopwatch()
         self._config, self._packages, self._begun = dict(config), tuple(packages), False
-        self.identity = _identity(config)
+        self.identity = identity(config)
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = _claim(path / "run.lock")
+            disk.patiently(lambda: self._claim(resume))
         except OSError as error:
+            if error.errno in disk.FULL | disk.PASSING:
+                raise disk.failure(f"{path} cannot be used", error) from error
             raise ConfigError(
                 f"runs_dir: {path} cannot be used ({error}); choose another runs_dir"
             ) from error
-        try:
-            self._record, self._changes, self.finished = _examine(path, config, resume)
-        except BaseException:
-            self.close()
-            raise
         self._earlier_seconds: dict[str, float] = dict(self._record.get("seconds", {}))
 
     def begin(self, **facts: Any) -> None:
@@ -129,7 +130,8 @@ class RunFolder:
             log.info("continuing with %s", self._changes)
         before = self._record.get("versions", versions)
         if before != versions:
-            log.warning("versions changed from %s to %s: no bit-identical resume", before, versions)
+            changed = f"versions changed from {before} to {versions}: no bit-identical resume"
+            log.warning("%s", one_line(changed))
         self._record.update(
             status="running",
             started=self._record.get("started", _now()),
@@ -143,7 +145,11 @@ class RunFolder:
             versions=versions,
         )
         self._begun = True
-        self.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(self._config)))
+        with suppress(OSError):
+            for path in self.path.iterdir():
+                if disk.TEMPORARY.fullmatch(path.name):
+                    path.unlink()
+        self.write("config.yaml", yaml.safe_dump(self._config, sort_keys=False, allow_unicode=True))
         self.note(**facts)
 
     def note(self, **facts: Any) -> None:
@@ -168,12 +174,35 @@ class RunFolder:
         """Write a whole file of the folder, or replace it.
 
         Raises:
-            StorageError: the folder cannot be written.
+            StorageError: the folder cannot be written, or is not ours any more.
         """
         try:
-            write_atomically(self.path / name, text)
+            disk.patiently(lambda: self._write(name, text))
         except OSError as error:
-            raise StorageError(f"{self.path / name} cannot be written: {error}") from error
+            raise disk.failure(f"{self.path / name} cannot be written", error) from error
+
+    def check(self) -> None:
+        """Raises StorageError if the folder was removed, or taken where locks do not work."""
+        owner = b""
+        with suppress(FileNotFoundError):
+            owner = disk.read_bytes(self.path / "run.lock", 1000)
+        if owner != self._owner:
+            who = one_line(owner.decode(errors="replace"))
+            what = f"is now in use by {who}" if owner else "was removed"
+            raise StorageError(f"{self.path} {what}, so that this run cannot go on there")
+
+    def _claim(self, resume: str) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock, self._owner = _lock(self.path / "run.lock")
+        try:
+            self._record, self._changes, self.finished = _examine(self.path, self._config, resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _write(self, name: str, text: str) -> None:
+        self.check()
+        disk.write_atomically(self.path / name, text)
 
     def close(self) -> None:
         """Release the folder; the lock file stays, since removing it would be a race."""
@@ -215,33 +244,11 @@ def look(
     if not record or finished:
         return ("finished" if finished else "waiting"), ""
     if record.get("status") != "running":
-        return "resumes", str(record.get("last_error") or "")
+        return "resumes", one_line(record.get("last_error") or "")
     process, host = record.get("pid"), record.get("host")
-    here = host == socket.gethostname() and isinstance(process, int)
-    if here and not psutil.pid_exists(process):
-        return "resumes", f"process {process} is gone"
-    return "running", f"process {process} on {host}"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file at `path`, so that a reader or a crash sees the old or the new, whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    with temporary.open("x", encoding="utf-8") as file:  # never through a link that lies there
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable (what a file's own fsync does not)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if host == socket.gethostname() and not _alive(process):
+        return "resumes", f"process {one_line(process)} is gone"
+    return "running", one_line(f"process {process} on {host}")
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -286,54 +293,73 @@ def _examine(
     Raises:
         ConfigError: a run with this configuration may not go on there.
     """
-    names = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
+    try:
+        names = sorted(os.listdir(path))
+    except FileNotFoundError:
+        names = []
     content = [name for name in names if name not in _NOT_CONTENT and not name.startswith(".")]
+    tables = [name for name in content if name.endswith(".csv")]
+    for name in (*_WRITTEN_IN_PLACE, *tables):
+        if disk.is_link(path / name):
+            raise ConfigError(
+                f"runs_dir: {path / name} is a link, and a run writes through none; put what it "
+                f"leads to in its place, or {_REMEDY}"
+            )
     if resume == "never" and content:
         raise ConfigError(f"resume=never: {path} already holds a run; {_REMEDY}, or resume=auto")
-    if resume == "must" and not any(path.glob("checkpoints/step_*")):
+    saved = any(path.glob("checkpoints/step_*"))
+    if resume == "must" and not saved:
         raise ConfigError(f"resume=must: {path} holds no checkpoint; use resume=auto")
     if not content:
         return {}, "", False
     if "config.yaml" not in content:
         raise ConfigError(
-            f"runs_dir: {path} holds {content[0]} but no config.yaml of a run; {_REMEDY}"
+            f"runs_dir: {path} holds {one_line(content[0])} but no config.yaml of a run; {_REMEDY}"
         )
-    record = {}
-    if "run.json" in content:
-        record = _read(path / "run.json", json.loads, "remove it to continue")
-    old = flatten(_read(path / "config.yaml", _parse_yaml, _REMEDY))
+    record = _read_record(path / "run.json") if "run.json" in content else {}
+    old = flatten(_read(path / "config.yaml", _REMEDY))
     new = old if config is None else flatten(config)
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     grown = [key for key in differing if key in MAY_GROW and _larger(new.get(key), old.get(key))]
     refused = [key for key in differing if key not in grown and not _may_change(key)]
-    shown = ", ".join(f"{key}={new.get(key)} (was {old.get(key)})" for key in refused or differing)
+    keys = refused or differing
+    shown = one_line(", ".join(f"{key}={new.get(key)} (was {old.get(key)})" for key in keys))
     if refused:
         raise ConfigError(
             f"{shown}: not what the run in {path} was started with; {_REMEDY}, or go on as before"
         )
-    return record, shown, record.get("status") == "finished" and not grown
+    status = record.get("status")
+    finished = status == "finished" and not grown
+    if not saved and not finished and ("final.json" in content or status in _SAVED):
+        raise ConfigError(
+            f"runs_dir: {path} holds rows of a run but its checkpoints are gone; bring one back, "
+            f"or {_REMEDY}"
+        )
+    return record, shown, finished
 
 
-def _read(path: Path, parse: Callable[[str], Any], remedy: str) -> dict[str, Any]:
+def _read(path: Path, remedy: str) -> dict[str, Any]:
     try:
-        content = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: cannot be read ({reason}); {remedy}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: is a {type(content).__name__}, not a mapping; {remedy}")
-    return content
+        return read_mapping(path)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {remedy}") from error
 
 
-def _parse_yaml(text: str) -> Any:
-    return OmegaConf.to_container(OmegaConf.create(text))
+def _read_record(path: Path) -> dict[str, Any]:
+    """What `run.json` holds, of which counts and seconds are gone on with."""
+    record = _read(path, "remove it to continue")
+    seconds = record.get("seconds", {})
+    numbers = list(seconds.values()) if isinstance(seconds, dict) else [None]
+    if not all(isinstance(number, int | float) for number in (record.get("starts", 0), *numbers)):
+        raise ConfigError(f"{path}: starts and seconds must be numbers; remove it to continue")
+    return record
 
 
-def _identity(config: Mapping[str, Any]) -> str:
-    """Digest of what may not change in the configuration of a run."""
+def identity(config: Mapping[str, Any]) -> str:
+    """Digest of what may not change in the configuration of a run; its checkpoints bear it."""
     flat = flatten(config)
     fixed = {key: flat[key] for key in flat if key not in MAY_GROW and not _may_change(key)}
-    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _may_change(key: str) -> bool:
@@ -348,21 +374,41 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _claim(path: Path) -> int:
-    """Lock the file at `path` and write who we are; returns the descriptor that holds the lock."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+def _alive(process: object) -> bool:
+    return isinstance(process, int) and 0 < process < 2**31 and psutil.pid_exists(process)
+
+
+def _lock(path: Path) -> tuple[int, bytes]:
+    """Lock the file at `path` and write who we are: the lock's descriptor, and what was written.
+
+    On storage without locks that text protects: at once from processes of this machine, from those
+    of others when either of the two writes (`RunFolder.check`).
+    """
+    host = socket.gethostname()
+    descriptor = disk.open_own(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.read(descriptor, 1000).decode(errors="replace").strip() or "another process"
+        owner = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
+        locked = used = False
+        with disk.optional("locks"):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = True
+            except BlockingIOError:
+                used = True
+        there = re.fullmatch(rf"process (\d+) on {re.escape(host)}", owner)
+        if there and not locked and int(there[1]) != os.getpid():
+            used |= _alive(int(there[1]))
+        if used:
+            who = one_line(owner) or "another process"
+            raise ConfigError(f"runs_dir: {path.parent} is in use by {who}; wait, or {_REMEDY}")
+        me = f"process {os.getpid()} on {host}\n".encode()
+        os.pwrite(descriptor, me, 0)
+        os.ftruncate(descriptor, len(me))
+    except BaseException:
         os.close(descriptor)
-        raise ConfigError(
-            f"runs_dir: {path.parent} is in use by {owner}; wait for it, or {_REMEDY}"
-        ) from None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        raise
     _locks.add(descriptor)
-    return descriptor
+    return descriptor, me
 
 
 def _release_in_child() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NonFiniteError
-from .folder import write_atomically
+from .disk import write_atomically
 
 WATCHED = ("loss/", "gradient_norm/")  # how the names of watched metrics begin
 
