@@ -52,25 +52,30 @@ class Augmentation:
     """Turns uint8 frame stacks into augmented float images in about [0, 1]."""
 
     def __init__(
-        self, names: Sequence[str], image_size: int, pad: int, intensity_scale: float
+        self, menu: Sequence[str], image_size: int, shift_pad: int, intensity_scale: float
     ) -> None:
-        """Args: `pad`: largest shift in pixels. `intensity_scale`: standard deviation of the
-        factor before it is clipped at two of them.
+        """Check nothing: every menu goes together.
+
+        Args:
+            menu: some of `NAMES`.
+            image_size: side of an image, in pixels.
+            shift_pad: largest shift in pixels.
+            intensity_scale: standard deviation of the factor, before it is cut at two of them.
         """
-        self.names = frozenset(names)
-        self.image_size, self.pad, self.intensity_scale = image_size, pad, intensity_scale
+        self.menu, self.image_size = frozenset(menu), image_size
+        self.shift_pad, self.intensity_scale = shift_pad, intensity_scale
 
     def draw(self, generator: torch.Generator, lead: Sequence[int]) -> AugmentationNoise:
         """Noise for stacks of leading shape `lead`, on the generator's device."""
         offsets = intensity = warp = None
-        if "shift" in self.names:
-            offsets = torch.randint(0, 2 * self.pad + 1, (*lead, 2), generator=generator)
-        if "intensity" in self.names:
+        if "shift" in self.menu:
+            offsets = torch.randint(0, 2 * self.shift_pad + 1, (*lead, 2), generator=generator)
+        if "intensity" in self.menu:
             normal = torch.randn(*lead, generator=generator)
             intensity = 1 + self.intensity_scale * normal.clamp_(-2, 2)
-        if "affine" in self.names:
+        if "affine" in self.menu:
             warp = random_affine(generator, lead, self.image_size)
-        if "resized_crop" in self.names:
+        if "resized_crop" in self.menu:
             crop = random_resized_crop(generator, lead, self.image_size)
             warp = crop if warp is None else crop @ warp
         return AugmentationNoise(offsets, intensity, warp)
@@ -98,7 +103,7 @@ class Augmentation:
             # Blackening and then shifting is shifting both: the images are read only once.
             images *= 1 - self._shifted(hidden, noise)
         images = images.flatten(0, -4)
-        if noise.warp is not None or "blur" in self.names:
+        if noise.warp is not None or "blur" in self.menu:
             images = self._filtered(images.float(), noise.warp)
         # Channels last. Reordering bytes before they become floats moves a quarter of the memory,
         # and stacking a few channels is faster than a general change of layout.
@@ -108,7 +113,7 @@ class Augmentation:
         return images.mul_(noise.intensity.reshape(-1, 1, 1, 1) * scale)
 
     def _shifted(self, obs: FrameStacks, noise: AugmentationNoise) -> Tensor:
-        return obs.dense() if noise.offsets is None else obs.shift(noise.offsets, self.pad)
+        return obs.dense() if noise.offsets is None else obs.shift(noise.offsets, self.shift_pad)
 
     def _filtered(self, images: Tensor, warp: Tensor | None) -> Tensor:
         """Warped and blurred float images (N, S*C, H, W)."""
@@ -119,7 +124,7 @@ class Augmentation:
         if warp is not None:
             size = (self.image_size, self.image_size)
             images = warp_affine(images, warp.reshape(-1, 3, 3)[:, :2], size)
-        if "blur" in self.names:
+        if "blur" in self.menu:
             images = gaussian_blur2d(images, (BLUR_SIZE, BLUR_SIZE), (BLUR_SIGMA, BLUR_SIGMA))
         return images
 

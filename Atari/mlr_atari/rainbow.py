@@ -161,11 +161,12 @@ class Rainbow:
     def act(
         self, obs: Tensor, noise: ActionNoise, epsilon: Tensor | float, *, noisy: bool = True
     ) -> Tensor:
-        """Actions int64 (N,) for obs uint8 (N, S*C, H, W), which is never augmented.
+        """Actions int64 (N,), on the agent's device, for obs uint8 (N, S*C, H, W) as they are.
 
         Args: `epsilon`: share of random actions. `noisy`: with the noise of the noisy layers, the
-        last draw or that of `noise`; else their mean weights. All is on the agent's device.
+        last draw or that of `noise`; else their mean weights.
         """
+        obs, noise = to_device((obs, noise), self.device)
         if noise.head is not None and noisy:
             self.network.head.redraw(noise.head)
         greedy = self.values.q_values(self.network(obs * (1 / 255), noisy=noisy)).argmax(dim=-1)
@@ -179,8 +180,8 @@ class Rainbow:
         Args: `generators`: of each observation's game, for random actions now and then.
         """
         noise = evaluation_noise(generators, self.network.head.num_actions)
-        given = to_device((torch.from_numpy(obs), noise), self.device)
-        return self.act(*given, self.settings.epsilon_evaluation, noisy=False).cpu().numpy()
+        epsilon = self.settings.epsilon_evaluation
+        return self.act(torch.from_numpy(obs), noise, epsilon, noisy=False).cpu().numpy()
 
     # ---- learning ------------------------------------------------------------------------------
 

@@ -62,6 +62,9 @@ class SequenceReplay:
 
     With `time_limit: bootstrap`, the return of a step before a cap stops in front of the capped
     step t+m and bootstraps from o_{t+m} with gamma^m; the capped step itself is never drawn.
+
+    Attributes:
+        frames_written: steps added in all; step number k lies in slot k % capacity.
     """
 
     def __init__(
@@ -106,25 +109,20 @@ class SequenceReplay:
         self._backwards = torch.arange(frame_stack - 1, -1, -1, device=device)
         powers = torch.arange(settings.n_step + 1, dtype=torch.float64, device=device)
         self._discounts = (settings.discount**powers).float()
-        self._written = 0  # steps added in all
+        self.frames_written = 0
         self._oldest = 0  # of the steps that are known; a replay that had less room knew fewer
         self._age = 0  # of the episode that the next step belongs to
         self._capped = [False] * self._behind  # of the newest steps, a ring by step number
 
     @property
-    def frames_written(self) -> int:
-        """Steps added in all; step number k lies in slot k % capacity."""
-        return self._written
-
-    @property
     def first_live_frame(self) -> int:
         """Number of the oldest step that is not overwritten."""
-        return max(self._oldest, self._written - self._capacity)
+        return max(self._oldest, self.frames_written - self._capacity)
 
     @property
     def can_draw(self) -> bool:
         """Whether there is a step to draw."""
-        return bool(self._written - 1 - self._behind >= self._ahead)
+        return bool(self.frames_written - 1 - self._behind >= self._ahead)
 
     @property
     def nbytes(self) -> int:
@@ -149,7 +147,7 @@ class SequenceReplay:
             terminated: the action ended the game or lost a life.
             truncated: the game was stopped at its cap.
         """
-        step, slot = self._written, self._written % self._capacity
+        step, slot = self.frames_written, self.frames_written % self._capacity
         self._frames[slot].copy_(to_device(torch.from_numpy(frame), self.device))
         # Filling is one kernel of a GPU; assigning would be a copy more, which waits.
         self._action[slot].fill_(action)
@@ -158,15 +156,15 @@ class SequenceReplay:
         self._cap[slot].fill_(truncated and not terminated)
         self._history[slot].fill_(min(self._age, self._ahead))
         self._age = 0 if terminated or truncated else self._age + 1
-        self._written += 1
+        self.frames_written += 1
         self._move_limits(step)
         self._capped[step % self._behind] = truncated and not terminated
 
     def truncate_newest(self) -> None:
         """Mark the newest step as stopped at a cap: its episode cannot be gone on with."""
-        if self._written == 0 or self._age == 0:
+        if self.frames_written == 0 or self._age == 0:
             return
-        newest = self._written - 1
+        newest = self.frames_written - 1
         self._end[newest % self._capacity] = True
         self._cap[newest % self._capacity] = True
         self._capped[newest % self._behind] = True
@@ -228,8 +226,8 @@ class SequenceReplay:
         Raises:
             IndexError: one of them is overwritten or not there yet.
         """
-        if not self.first_live_frame <= start <= stop <= self._written:
-            there = f"{self.first_live_frame}..{self._written}"
+        if not self.first_live_frame <= start <= stop <= self.frames_written:
+            there = f"{self.first_live_frame}..{self.frames_written}"
             raise IndexError(f"frames {start}..{stop} of {there}")
         return self._frames[torch.arange(start, stop, device=self.device) % self._capacity]
 
@@ -239,7 +237,7 @@ class SequenceReplay:
         Frames that were overwritten or not there yet when the state was saved are left out.
         """
         begin = max(start, self.first_live_frame)
-        stop = min(start + len(frames), self._written)
+        stop = min(start + len(frames), self.frames_written)
         if begin < stop:
             slots = torch.arange(begin, stop, device=self.device) % self._capacity
             self._frames[slots] = frames[begin - start : stop - start].to(self.device)
@@ -251,7 +249,7 @@ class SequenceReplay:
             "settings": self._kind,
             "shape": [self._depth, *self._frames.shape[1:]],
             "oldest": self.first_live_frame,
-            "written": self._written,
+            "written": self.frames_written,
             "age": self._age,
             "capped": list(self._capped),
             "priorities": self._priorities.state_dict(slots),
@@ -270,7 +268,7 @@ class SequenceReplay:
                 raise CheckpointError(f"replay: saved with {key} {state[key]}, now {mine}")
         if state["written"] - state["oldest"] > self._capacity:
             raise CheckpointError(f"replay: more steps were saved than it holds, {self._capacity}")
-        self._oldest, self._written = state["oldest"], state["written"]
+        self._oldest, self.frames_written = state["oldest"], state["written"]
         self._age, self._capped = state["age"], list(state["capped"])
         slots = self._live_slots()
         for name in _SMALL:
@@ -279,7 +277,7 @@ class SequenceReplay:
 
     def _live_slots(self) -> Tensor:
         """Slots of all known steps, oldest first, int64."""
-        steps = torch.arange(self.first_live_frame, self._written, device=self.device)
+        steps = torch.arange(self.first_live_frame, self.frames_written, device=self.device)
         return steps % self._capacity
 
     def _move_limits(self, step: int) -> None:

@@ -43,7 +43,8 @@ class PlainRainbow:
     """A copy of an agent, updated the plain way."""
 
     def __init__(self, agent: Rainbow) -> None:
-        self.settings, self.values, self.pad = agent.settings, agent.values, agent.augmentation.pad
+        self.settings, self.values = agent.settings, agent.values
+        self.pad = agent.augmentation.shift_pad
         self.weight = agent.objective_weight
         # Together, so that the copies share the layers that the originals share.
         copies = copy.deepcopy((agent.network, agent.target_network, agent.objective))

@@ -29,7 +29,7 @@ def _dense() -> Tensor:
 
 
 def _build(*names: str, size: int = 20) -> Augmentation:
-    return Augmentation(names, size, pad=4, intensity_scale=0.05)
+    return Augmentation(names, size, shift_pad=4, intensity_scale=0.05)
 
 
 def _generator(seed: int = 1) -> torch.Generator:

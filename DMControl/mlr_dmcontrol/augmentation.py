@@ -57,12 +57,16 @@ def center_crop(obs: Tensor, size: int) -> Tensor:
 
 
 def to_float(images: Tensor, factor: Tensor | float = 1.0) -> Tensor:
-    """uint8 (N, C, H, W) to float32 in 0..1, channels last, times `factor` (a number or (N,))."""
+    """uint8 (N, C, H, W) to float32 in 0..1, channels last, times `factor` (a number or (N,)).
+
+    Floats are those of 0..1 already, and are written over.
+    """
     if isinstance(factor, Tensor):
         factor = factor.view(-1, 1, 1, 1)
+    if images.dtype == torch.uint8:
+        factor = factor / 255.0
     # Reordering bytes before they become floats moves a quarter of the memory.
-    images = images.contiguous(memory_format=torch.channels_last).float()
-    return images.mul_(factor / 255.0)
+    return images.contiguous(memory_format=torch.channels_last).float().mul_(factor)
 
 
 class Augmentation:
@@ -79,10 +83,15 @@ class Augmentation:
         skip_last_offset: bool = False,
         key: str = "agent.augmentation",
     ) -> None:
-        """Args: `image_size`, `crop_size`: sides in and out, in pixels. `shift_pad`: pixels that
-        the border is repeated. `intensity_scale`: standard deviation of the factor.
-        `skip_last_offset`: never draw the last crop, as the published SAC batches.
-        `key`: what the user calls `menu`.
+        """Check what does not depend on draws.
+
+        Args:
+            menu: names of `PLACES` and `EFFECTS`, in any order.
+            image_size, crop_size: side in and out, in pixels.
+            shift_pad: pixels that the border is repeated, and so the largest shift.
+            intensity_scale: standard deviation of the factor, before it is cut at two of them.
+            skip_last_offset: never draw the last crop, as the published SAC batches.
+            key: what the user calls `menu`.
 
         Raises:
             ConfigError: entries that do not go together, or sizes that do not fit them.
@@ -143,17 +152,9 @@ class Augmentation:
         images = self._placed(obs, noise)
         if hidden is not None:
             images *= 1 - self._placed(hidden, noise)
-        if self.place == "resized_crop":
-            images = _resized(images, noise.box, self.crop_size)
-        if "affine" in self.effects:
-            images = _transformed(images, noise.affine)
-        if "blur" in self.effects:
-            images = _blurred(images)
-        factor = 1.0 if noise.intensity is None else noise.intensity.flatten()
-        if images.dtype == torch.uint8:
-            return to_float(images, factor)
-        factor = factor if isinstance(factor, float) else factor.view(-1, 1, 1, 1)
-        return (images * factor).contiguous(memory_format=torch.channels_last)
+        if self.place == "resized_crop" or {"affine", "blur"} & set(self.effects):
+            images = self._filtered(images / 255.0, noise)
+        return to_float(images, 1.0 if noise.intensity is None else noise.intensity.flatten())
 
     def _placed(self, obs: FrameStacks, noise: AugmentationNoise) -> Tensor:
         """The pixels that are seen, uint8 (N, C, H, W)."""
@@ -167,6 +168,35 @@ class Augmentation:
                 images = center_crop(images, self.crop_size).contiguous()
         return images.flatten(0, -4)
 
+    def _filtered(self, images: Tensor, noise: AugmentationNoise) -> Tensor:
+        """Resized; rotated, moved, zoomed and sheared about the centre; blurred: 0..1 to 0..1."""
+        # Imported here because kornia takes seconds and the published setting needs none of it.
+        from kornia.filters import gaussian_blur2d
+        from kornia.geometry.transform import crop_and_resize, get_affine_matrix2d, warp_affine
+
+        if noise.box is not None:
+            top, left, height, width = noise.box.flatten(0, -2).unbind(-1)
+            bottom, right = top + height - 1, left + width - 1
+            rows = torch.stack([top, top, bottom, bottom], dim=-1)
+            columns = torch.stack([left, right, right, left], dim=-1)
+            corners = torch.stack([columns, rows], dim=-1)
+            images = crop_and_resize(images, corners, (self.crop_size, self.crop_size))
+        if noise.affine is not None:
+            angle, x, y, zoom, shear_x, shear_y = noise.affine.flatten(0, -2).unbind(-1)
+            size = images.shape[-1]
+            matrix = get_affine_matrix2d(
+                torch.stack([x, y], dim=-1) * size,
+                torch.full_like(noise.affine.flatten(0, -2)[:, :2], (size - 1) / 2),
+                torch.stack([zoom, zoom], dim=-1),
+                angle,
+                shear_x.deg2rad(),
+                shear_y.deg2rad(),
+            )
+            images = warp_affine(images, matrix[:, :2], (size, size))
+        if "blur" in self.effects:
+            images = gaussian_blur2d(images, (_BLUR_SIZE,) * 2, (_BLUR_SIGMA,) * 2)
+        return images
+
     def _draw_box(self, uniform: Tensor) -> Tensor:
         """Boxes (*, 4) from uniform numbers (*, 4): area, aspect ratio, then position."""
         area = self.image_size**2 * (_AREA[0] + (_AREA[1] - _AREA[0]) * uniform[..., 0])
@@ -178,44 +208,3 @@ class Augmentation:
         top = (self.image_size - height) * uniform[..., 2]
         left = (self.image_size - width) * uniform[..., 3]
         return torch.stack([top, left, height, width], dim=-1)
-
-
-def _resized(images: Tensor, box: Tensor | None, size: int) -> Tensor:
-    """uint8 (N, C, H, W) to float32 (N, C, size, size) in 0..1, bilinear."""
-    from kornia.geometry.transform import crop_and_resize  # slow import, rarely needed
-
-    assert box is not None
-    top, left, height, width = box.flatten(0, -2).unbind(-1)
-    bottom, right = top + height - 1, left + width - 1
-    rows = torch.stack([top, top, bottom, bottom], dim=-1)
-    columns = torch.stack([left, right, right, left], dim=-1)
-    corners = torch.stack([columns, rows], dim=-1)
-    return crop_and_resize(images.float() / 255.0, corners, (size, size))
-
-
-def _transformed(images: Tensor, affine: Tensor | None) -> Tensor:
-    """Rotate, move, zoom and shear about the centre: uint8 or 0..1 floats to 0..1 floats."""
-    from kornia.geometry.transform import get_affine_matrix2d, warp_affine
-
-    assert affine is not None
-    images = images.float() / 255.0 if images.dtype == torch.uint8 else images
-    angle, x, y, zoom, shear_x, shear_y = affine.flatten(0, -2).unbind(-1)
-    height, width = images.shape[-2:]
-    centre = torch.stack([torch.full_like(x, (s - 1) / 2) for s in (width, height)], dim=-1)
-    matrix = get_affine_matrix2d(
-        torch.stack([x * width, y * height], dim=-1),
-        centre,
-        torch.stack([zoom, zoom], dim=-1),
-        angle,
-        shear_x.deg2rad(),
-        shear_y.deg2rad(),
-    )
-    return warp_affine(images, matrix[:, :2], (height, width))
-
-
-def _blurred(images: Tensor) -> Tensor:
-    """Gaussian blur: uint8 or 0..1 floats to 0..1 floats."""
-    from kornia.filters import gaussian_blur2d
-
-    images = images.float() / 255.0 if images.dtype == torch.uint8 else images
-    return gaussian_blur2d(images, (_BLUR_SIZE,) * 2, (_BLUR_SIGMA,) * 2)

@@ -155,14 +155,8 @@ def evaluation_factory(cfg: Config) -> Callable[[], PixelControlEnv]:
 
 def agent_for(cfg: Config, env: PixelControlEnv, device: torch.device) -> SAC:
     """The run's agent, with its initial weights. Raises: ConfigError: as `build_agent`."""
-    return build_agent(
-        cfg.agent,
-        obs_shape=env.obs_shape,
-        action_dim=env.action_dim,
-        device=device,
-        seed=cfg.seed,
-        precision=cfg.precision,
-    )
+    shape: Any = {"obs_shape": env.obs_shape, "action_dim": env.action_dim}
+    return build_agent(cfg.agent, **shape, device=device, seed=cfg.seed, precision=cfg.precision)
 
 
 def build_agent(

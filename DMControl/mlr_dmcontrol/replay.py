@@ -27,14 +27,15 @@ from .frames import FrameStacks
 # transitions; if episodes are shorter, the oldest transitions are given up a little earlier.
 _TRANSITIONS_PER_EXTRA_FRAME = 64
 
-_ARRAYS = ("action", "reward", "terminated", "frame", "first_frame")
-
 
 class UniformReplay:
     """Ring of the latest transitions, drawn uniformly, alone and as windows of K in a row.
 
     A window never contains an episode's last transition nor the newest one, as in the published
     code; unlike there, it never spans the ring's write position either.
+
+    Attributes:
+        frames_written: frames stored since the beginning.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class UniformReplay:
         self._starts = np.zeros(capacity if sequence_length else 0, np.int64)  # a ring, ascending
         self._starts_dropped = self._starts_added = 0
         self._oldest = self._added = 0  # transitions
-        self._frames_written = 0
+        self.frames_written = 0
         self._first_frame = 0  # of the latest episode
         self._episode_open = False
 
@@ -97,7 +98,7 @@ class UniformReplay:
 
         An episode that was still open just ends: its last transition is in no window.
         """
-        self._first_frame, self._episode_open = self._frames_written, True
+        self._first_frame, self._episode_open = self.frames_written, True
         self._store_frame(frame)
         self._drop_overwritten()
 
@@ -116,7 +117,7 @@ class UniformReplay:
         """
         if not self._episode_open:
             raise RuntimeError("the episode is over; call start_episode before add")
-        slot, frame = self._added % self.capacity, self._frames_written - 1
+        slot, frame = self._added % self.capacity, self.frames_written - 1
         self._store_frame(next_frame)
         self._arrays["action"][slot].copy_(to_device(torch.as_tensor(action), self.device))
         self._arrays["reward"][slot].fill_(reward)
@@ -169,7 +170,15 @@ class UniformReplay:
         transitions = transitions.to(self.device, non_blocking=True)
         frame = self._arrays["frame"][transitions]
         first = self._arrays["first_frame"][transitions]
-        sequence = None if windows is None else self._gather_windows(windows)
+        sequence = None
+        if windows is not None:
+            windows = windows.to(self.device, non_blocking=True)
+            slots = (windows + self._steps) % self.capacity  # (K, B')
+            sequence = SequenceBatch(
+                obs=self._stacks(self._arrays["frame"][slots], self._arrays["first_frame"][slots]),
+                action=self._arrays["action"][slots],
+                reward=self._arrays["reward"][slots],
+            )
         return Batch(
             obs=self._stacks(frame, first),
             next_obs=self._stacks(frame + 1, first),
@@ -179,26 +188,12 @@ class UniformReplay:
             sequence=sequence,
         )
 
-    def _gather_windows(self, windows: Tensor) -> SequenceBatch:
-        windows = windows.to(self.device, non_blocking=True)
-        slots = (windows + self._steps) % self.capacity  # (K, B')
-        return SequenceBatch(
-            obs=self._stacks(self._arrays["frame"][slots], self._arrays["first_frame"][slots]),
-            action=self._arrays["action"][slots],
-            reward=self._arrays["reward"][slots],
-        )
-
     def _stacks(self, frame: Tensor, first_frame: Tensor) -> FrameStacks:
         """Stacks that end with `frame` (*lead) and repeat their episode's first one if need be."""
         index = torch.maximum(frame[..., None] - self._back, first_frame[..., None])
         return FrameStacks(self._frames, index % len(self._frames))
 
     # ---- saving: frames in blocks (see run/checkpoint.py), all else in the state -------------
-
-    @property
-    def frames_written(self) -> int:
-        """Frames stored since the beginning."""
-        return self._frames_written
 
     @property
     def first_live_frame(self) -> int:
@@ -213,10 +208,10 @@ class UniformReplay:
         Raises:
             ValueError: some of them are not there, or not any more.
         """
-        if not self.first_live_frame <= start <= stop <= self._frames_written:
+        if not self.first_live_frame <= start <= stop <= self.frames_written:
             raise ValueError(
                 f"frames {start} to {stop} are not stored; there are "
-                f"{self.first_live_frame} to {self._frames_written}"
+                f"{self.first_live_frame} to {self.frames_written}"
             )
         slots = torch.arange(start, stop, device=self.device) % len(self._frames)
         return self._frames[slots].cpu()
@@ -224,7 +219,7 @@ class UniformReplay:
     def write_frames(self, start: int, frames: Tensor) -> None:
         """Put back what `read_frames` gave; frames that are of no use any more are left out."""
         number = np.arange(start, start + len(frames))
-        live = (number >= self.first_live_frame) & (number < self._frames_written)
+        live = (number >= self.first_live_frame) & (number < self.frames_written)
         slots = torch.from_numpy(number[live] % len(self._frames)).to(self.device)
         self._frames[slots] = frames[torch.from_numpy(live)].to(self.device)
 
@@ -235,11 +230,11 @@ class UniformReplay:
         return {
             "oldest": self._oldest,
             "added": self._added,
-            "frames_written": self._frames_written,
+            "frames_written": self.frames_written,
             "episode_first_frame": self._first_frame,
             "episode_open": self._episode_open,
             "starts": torch.from_numpy(self._starts[places]),
-            **{name: self._arrays[name][slots].cpu() for name in _ARRAYS},
+            **{name: array[slots].cpu() for name, array in self._arrays.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -252,11 +247,11 @@ class UniformReplay:
         if count > self.capacity:
             raise ValueError(f"{count} transitions do not fit into a replay of {self.capacity}")
         self._oldest, self._added = state["oldest"], state["added"]
-        self._frames_written = state["frames_written"]
+        self.frames_written = state["frames_written"]
         self._first_frame, self._episode_open = state["episode_first_frame"], state["episode_open"]
         slots = torch.arange(self._oldest, self._added) % self.capacity
-        for name in _ARRAYS:
-            self._arrays[name][slots.to(self.device)] = state[name].to(self.device)
+        for name, array in self._arrays.items():
+            array[slots.to(self.device)] = state[name].to(self.device)
         oldest_frame = torch.maximum(state["frame"] - self._reach, state["first_frame"])
         self._oldest_frame[slots.numpy()] = oldest_frame.cpu().numpy()
         # Where in its ring the queue of starts lies has no effect on what is drawn.
@@ -267,13 +262,13 @@ class UniformReplay:
     # ---- writing -----------------------------------------------------------------------------
 
     def _store_frame(self, frame: np.ndarray) -> None:
-        place = self._frames[self._frames_written % len(self._frames)]
+        place = self._frames[self.frames_written % len(self._frames)]
         place.copy_(to_device(torch.from_numpy(frame), self.device))
-        self._frames_written += 1
+        self.frames_written += 1
 
     def _drop_overwritten(self) -> None:
         """Move both queues past every transition whose slot or frames have been overwritten."""
-        oldest_frame = self._frames_written - len(self._frames)
+        oldest_frame = self.frames_written - len(self._frames)
         while len(self) > self.capacity or (
             len(self) and self._oldest_frame[self._oldest % self.capacity] < oldest_frame
         ):

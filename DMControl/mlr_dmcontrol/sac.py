@@ -147,18 +147,19 @@ class SAC:
         """Actions for N observations: the mean action, or a sample if `noise` is given.
 
         Args: `obs`: uint8 (N, S*C, H, W) as rendered; its centre is used. `noise`: standard
-        normal (N, A). Both are on the agent's device.
+        normal (N, A).
 
         Returns:
-            float32 (N, A) in [-1, 1], there.
+            float32 (N, A) in [-1, 1], on the agent's device.
         """
+        obs, noise = to_device((obs, noise), self.device)
         images = to_float(center_crop(obs, self.settings.crop_size))
         mean, log_std = self.networks.actor(self.networks.encoder.features(images))
         return mean.tanh() if noise is None else squashed_gaussian(mean, log_std, noise)[0]
 
     def evaluation_policy(self, obs: np.ndarray, generators: object = None) -> np.ndarray:
         """`act` without exploration, between arrays: what an evaluation scores; draws nothing."""
-        return self.act(to_device(torch.from_numpy(obs), self.device)).cpu().numpy()
+        return self.act(torch.from_numpy(obs)).cpu().numpy()
 
     def draw_noise(self, streams: Streams) -> UpdateNoise:
         """Everything random in one update, on the CPU.

@@ -38,37 +38,26 @@ def test_centre_of_the_published_evaluation(golden: Callable[[str], Any]) -> Non
     assert torch.equal(center_crop(image, 84), image[:, top : top + 84, left : left + 84])
 
 
-def test_mask_then_crop_then_intensity() -> None:
-    obs, augmentation = _stacks(), Augmentation(["crop", "intensity"], 20, 15)
+@pytest.mark.parametrize(
+    ("menu", "size", "pad"),
+    [(["crop", "intensity"], 15, 0), (["shift"], 20, 3), (["center_crop"], 16, 0)],
+)
+def test_mask_then_place_then_intensity(menu: list[str], size: int, pad: int) -> None:
+    """A shift repeats the border of image and mask."""
+    obs, augmentation = _stacks(), Augmentation(menu, 20, size, shift_pad=3)
     noise = augmentation.draw(_generator(), (2, 3))
     hidden = torch.rand(2, 20, 20, generator=_generator(2)) < 0.5
-    masks = FrameStacks(
-        hidden[:, None].to(torch.uint8), torch.arange(2).view(2, 1, 1).expand(2, 3, 1)
-    )
-    images = augmentation(obs, noise, masks)
-    assert images.shape == (6, 6, 15, 15)
+    index = torch.arange(2).view(2, 1, 1).expand(2, 3, 1)
+    images = augmentation(obs, noise, FrameStacks(hidden[:, None].to(torch.uint8), index))
+    assert images.shape == (6, 6, size, size)
     assert images.is_contiguous(memory_format=torch.channels_last)
-    assert noise.offsets is not None
-    assert noise.intensity is not None
-    for t in range(2):
-        for b in range(3):
-            row, column = noise.offsets[t, b].tolist()
-            whole = obs.dense()[t, b].float() * ~hidden[t]
-            expected = whole[:, row : row + 15, column : column + 15] * noise.intensity[t, b] / 255
-            torch.testing.assert_close(images[3 * t + b], expected)
-
-
-def test_shift_repeats_the_border_of_image_and_mask() -> None:
-    obs, augmentation = _stacks(), Augmentation(["shift"], 20, 20, shift_pad=3)
-    noise = augmentation.draw(_generator(), (2, 3))
-    hidden = torch.rand(1, 20, 20, generator=_generator(2)) < 0.5
-    masks = FrameStacks(hidden[:, None].to(torch.uint8), torch.zeros(2, 3, 1, dtype=torch.int64))
-    images = augmentation(obs, noise, masks)
-    for i, (row, column) in enumerate(noise.offsets.flatten(0, 1).tolist()):
-        whole = obs.dense().flatten(0, 1)[i].float() * ~hidden
-        padded = F.pad(whole[None], (3,) * 4, mode="replicate")[0]
-        expected = padded[:, row : row + 20, column : column + 20] / 255
-        torch.testing.assert_close(images[i], expected)
+    for i in range(6):
+        t, b = divmod(i, 3)
+        row, column = (2, 2) if noise.offsets is None else noise.offsets[t, b].tolist()
+        whole = F.pad((obs.dense()[t, b].float() * ~hidden[t])[None], (pad,) * 4, mode="replicate")
+        factor = 1.0 if noise.intensity is None else noise.intensity[t, b]
+        seen = whole[0, :, row : row + size, column : column + size]
+        torch.testing.assert_close(images[i], seen * factor / 255)
 
 
 def test_every_offset_is_drawn_and_the_last_can_be_skipped() -> None:
@@ -86,12 +75,8 @@ def test_every_offset_is_drawn_and_the_last_can_be_skipped() -> None:
             counts / 8000, torch.full((last + 1,), 1 / (last + 1)), atol=0.03, rtol=0
         )
     # An image of the right size has one place for the crop.
-    assert (
-        Augmentation(["crop"], 16, 16, skip_last_offset=True)
-        .draw(_generator(), (50,))
-        .offsets.max()
-        == 0
-    )
+    whole = Augmentation(["crop"], 16, 16, skip_last_offset=True)
+    assert whole.draw(_generator(), (50,)).offsets.max() == 0
 
 
 def test_intensity_is_a_cut_normal() -> None:

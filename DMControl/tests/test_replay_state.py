@@ -8,6 +8,7 @@ import pytest
 import torch
 from replay_history import History, check, make
 
+from mlr_dmcontrol.batch import Batch
 from mlr_dmcontrol.replay import UniformReplay
 
 
@@ -30,21 +31,27 @@ def restore(replay: UniformReplay, saved: tuple[dict[str, Any], Any]) -> Uniform
     return replay
 
 
+def contents(batch: Batch) -> list[torch.Tensor]:
+    stacks, sequence = [batch.obs, batch.next_obs], batch.sequence
+    numbers = [batch.action, batch.reward, batch.terminated]
+    if sequence is not None:
+        stacks, numbers = [*stacks, sequence.obs], [*numbers, sequence.action, sequence.reward]
+    return [each.dense().cpu() for each in stacks] + [each.cpu() for each in numbers]
+
+
+def assert_same(one: Batch, other: Batch) -> None:
+    assert all(torch.equal(*pair) for pair in zip(contents(one), contents(other), strict=True))
+
+
 def assert_same_draws(one: UniformReplay, other: UniformReplay, count: int) -> None:
     generators = [torch.Generator().manual_seed(9) for _ in range(2)]
     for _ in range(count):
-        batches = []
-        for replay, generator in zip((one, other), generators, strict=True):
-            transitions, windows = replay.draw(generator, 8, 4 if replay.num_windows else 0)
-            batch = replay.gather(transitions, windows)
-            parts = [batch.obs.dense(), batch.next_obs.dense(), batch.action, batch.reward]
-            parts += [batch.terminated]
-            if batch.sequence is not None:
-                sequence = batch.sequence
-                parts += [sequence.obs.dense(), sequence.action, sequence.reward]
-            batches.append(parts)
-        assert len(batches[0]) == len(batches[1])
-        assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+        assert_same(
+            *(
+                replay.gather(*replay.draw(generator, 8, 4 if replay.num_windows else 0))
+                for replay, generator in zip((one, other), generators, strict=True)
+            )
+        )
 
 
 # 60 is just full, 61 and 62 have just wrapped; 30 is half full; 200 has wrapped often.
@@ -119,18 +126,10 @@ def test_cuda_equals_cpu_without_a_sync() -> None:
             history.step(25, replay)
     on_gpu = restore(make(60, 4, device="cuda"), save(replays[0]))
     transitions, windows = replays[0].draw(torch.Generator().manual_seed(0), 64, 32)
-    assert windows is not None
     expected = replays[0].gather(transitions, windows)
     for replay in (replays[1], on_gpu):
         on_device = transitions.cuda(), windows.cuda()
         torch.cuda.set_sync_debug_mode("error")
         batch = replay.gather(*on_device)
         torch.cuda.set_sync_debug_mode("default")
-        assert torch.equal(batch.obs.dense().cpu(), expected.obs.dense())
-        assert torch.equal(batch.next_obs.dense().cpu(), expected.next_obs.dense())
-        assert torch.equal(batch.action.cpu(), expected.action)
-        assert torch.equal(batch.reward.cpu(), expected.reward)
-        assert batch.sequence is not None
-        assert expected.sequence is not None
-        assert torch.equal(batch.sequence.obs.dense().cpu(), expected.sequence.obs.dense())
-        assert torch.equal(batch.sequence.action.cpu(), expected.sequence.action)
+        assert_same(batch, expected)

@@ -62,21 +62,6 @@ def test_each_step_trains_its_own_part() -> None:
         assert all(parameter.grad is None for parameter in trained)
 
 
-def test_update_is_its_parts_in_order() -> None:
-    whole, parts = make_agent("mlr"), make_agent("mlr")
-    batch, noise = make_batch(whole), whole.draw_noise(Streams(0))
-    for agent in (whole, parts):
-        agent.set_schedules(0)
-    metrics = whole.update(batch, noise, actor_step=True, target_step=True)
-    by_hand = parts.update_critic(batch, noise)
-    by_hand |= parts.update_objective(batch, noise)
-    by_hand |= parts.update_actor(batch, noise)
-    parts.update_targets()
-    assert metrics.keys() == by_hand.keys()
-    mine, theirs = _weights(whole), _weights(parts)
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-
-
 def test_actor_and_targets_are_due_by_the_agent_step() -> None:
     agent = make_agent("sac", actor_update_every=2, target_update_every=3)
     due = [agent.due(step) for step in range(6)]
@@ -125,21 +110,6 @@ def test_two_draws_average_the_target_and_sum_the_loss() -> None:
         agent.update_actor(batch, noise)["loss/actor"],
         actor.update_actor(batch, view(0))["loss/actor"],
     )
-
-
-def test_temperature_has_an_adam_of_its_own() -> None:
-    agent = make_agent("sac", temperature_learning_rate=0.01)
-    log_temperature = agent.networks.log_temperature
-    twin = torch.nn.Parameter(log_temperature.detach().clone())
-    adam = torch.optim.Adam([twin], lr=0.01, betas=(0.5, 0.999))
-    streams = Streams(0)
-    for step in range(3):
-        metrics = agent.update_actor(make_batch(agent, seed=step), agent.draw_noise(streams))
-        # d/d log α of α · mean(-log π - target) is the loss itself.
-        twin.grad = metrics["loss/temperature"].clone()
-        adam.step()
-        torch.testing.assert_close(log_temperature.detach(), twin.detach())
-    assert agent.target_entropy == -3
 
 
 def test_acting_uses_the_centre_and_the_given_noise() -> None:

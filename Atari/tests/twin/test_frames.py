@@ -24,6 +24,9 @@ def test_dense_is_oldest_frame_first(stacks: FrameStacks) -> None:
     dense = stacks.dense()
     assert dense.shape == (4, 5, 6, 10, 12)
     assert all(torch.equal(dense[t, b], _one(stacks, t, b)) for t in range(4) for b in range(5))
+    repeated = stacks.repeated(2)
+    assert repeated.lead == (2, 4, 5)
+    assert torch.equal(repeated.dense()[1], dense)
 
 
 def test_from_dense_is_the_inverse(stacks: FrameStacks) -> None:
@@ -34,22 +37,12 @@ def test_from_dense_is_the_inverse(stacks: FrameStacks) -> None:
         FrameStacks.from_dense(stacks.dense(), channels=4)
 
 
-def test_crop_equals_slicing_at_every_offset(stacks: FrameStacks) -> None:
-    size = 7
-    for row in range(10 - size + 1):
-        for column in range(12 - size + 1):
-            offsets = torch.tensor([row, column]).expand(4, 5, 2)
-            expected = stacks.dense()[..., row : row + size, column : column + size]
-            assert torch.equal(stacks.crop(offsets, size), expected)
-
-
-def test_crop_gives_each_stack_its_own_offset(stacks: FrameStacks) -> None:
-    offsets = torch.randint(0, 4, (4, 5, 2), generator=torch.Generator().manual_seed(1))
-    cropped = stacks.crop(offsets, 7)
+def test_crop_is_slicing_at_each_stacks_own_offset(stacks: FrameStacks) -> None:
+    places = torch.cartesian_prod(torch.arange(4), torch.arange(5)).view(4, 5, 2)
+    cropped = stacks.crop(places, 7)
     for t in range(4):
         for b in range(5):
-            row, column = offsets[t, b].tolist()
-            expected = _one(stacks, t, b)[:, row : row + 7, column : column + 7]
+            expected = _one(stacks, t, b)[:, t : t + 7, b : b + 7]
             assert torch.equal(cropped[t, b], expected)
 
 
