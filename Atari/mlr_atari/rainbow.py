@@ -119,6 +119,9 @@ class Rainbow:
         self.target_network = self._target.target
         self.optimizer = self._make_optimizer()
         self.update_step = 0
+        self._lasting: dict[str, Any] = {"network": self.network, "target": self.target_network}
+        self._lasting |= {"optimizer": self.optimizer}
+        self._lasting |= {} if self.objective is None else {"objective": self.objective}
 
     def _make_optimizer(self) -> Optimizer:
         parameters = list(self.network.parameters())
@@ -145,8 +148,6 @@ class Rainbow:
         rl = _METRICS if self.settings.rl else ()
         own = () if self.objective is None else self.objective.metric_names
         return (*rl, *own, *self.optimizer.metric_names)
-
-    # ---- acting --------------------------------------------------------------------------------
 
     def draw_action_noise(self, streams: Streams, count: int) -> ActionNoise:
         """CPU noise to act on `count` observations."""
@@ -182,8 +183,6 @@ class Rainbow:
         noise = evaluation_noise(generators, self.network.head.num_actions)
         epsilon = self.settings.epsilon_evaluation
         return self.act(torch.from_numpy(obs), noise, epsilon, noisy=False).cpu().numpy()
-
-    # ---- learning ------------------------------------------------------------------------------
 
     def draw_noise(self, streams: Streams) -> UpdateNoise:
         """Everything random in one update, on the CPU.
@@ -297,27 +296,17 @@ class Rainbow:
         images = self.augmentation(stacks.repeated(draws), noise)
         return network(images, noisy=True).unflatten(0, (draws, -1))
 
-    # ---- state ---------------------------------------------------------------------------------
-
     def state_dict(self) -> dict[str, Any]:
-        """Everything that outlives an update."""
-        return {
-            "network": self.network.state_dict(),
-            "target": self.target_network.state_dict(),
-            "objective": None if self.objective is None else self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "update_step": self.update_step,
-        }
+        """All weights, moments and counters; nothing else outlives an update."""
+        state = {name: part.state_dict() for name, part in self._lasting.items()}
+        return state | {"update_step": self.update_step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state` was taken; tensors are overwritten in place.
+        """Continue where `state` was taken, writing into the existing tensors.
 
         Raises:
-            RuntimeError: names or shapes differ.
+            RuntimeError, ValueError, KeyError: it belongs to another agent.
         """
-        self.network.load_state_dict(state["network"])
-        self.target_network.load_state_dict(state["target"])
-        if self.objective is not None:
-            self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.update_step = int(state["update_step"])
+        for name, part in self._lasting.items():
+            part.load_state_dict(state[name])
+        self.update_step = state["update_step"]

@@ -62,11 +62,13 @@ class PlainRainbow:
             parameters, self.settings.learning_rate, eps=self.settings.adam_eps, foreach=False
         )
 
-    def update(self, batch: Batch, noise: UpdateNoise, *, copy_target: bool) -> Metrics:
+    def update(
+        self, batch: Batch, noise: UpdateNoise, *, copy_target: bool
+    ) -> tuple[Metrics, Tensor]:
         """One update; see `Rainbow.update`."""
         self.network.head.redraw(noise.head)
         self.adam.zero_grad()
-        loss, losses = self._rl_loss(batch, noise)
+        loss, priorities, losses = self._rl_loss(batch, noise)
         if self.objective is not None and noise.objective is not None:
             objective_loss, more = self._mlr_loss(self.objective, batch, noise.objective)
             loss, losses = loss + self.weight * objective_loss, losses | more
@@ -74,13 +76,14 @@ class PlainRainbow:
             _follow(self.objective.target_projection, Projection(self.network.head))
         loss.backward()
         for group in self.clip_groups:
-            nn.utils.clip_grad_norm_(group, self.settings.max_gradient_norm, foreach=False)
+            norm = nn.utils.clip_grad_norm_(group, self.settings.max_gradient_norm, foreach=False)
+            losses.setdefault("gradient_norm/network", norm)
         self.adam.step()
         if copy_target:
             self.target.load_state_dict(self.network.state_dict())
-        return losses
+        return losses, priorities
 
-    def _rl_loss(self, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, Metrics]:
+    def _rl_loss(self, batch: Batch, noise: UpdateNoise) -> tuple[Tensor, Tensor, Metrics]:
         outputs = self._outputs(self.network, batch.obs.select(0), noise.obs)
         seen = noise.n_step_obs if noise.selection is None else noise.selection
         with torch.no_grad():
@@ -89,9 +92,9 @@ class PlainRainbow:
             action = self.values.q_values(chooser).argmax(dim=-1)
             returns, discounts = batch.n_step_return, batch.bootstrap_discount
             target = self.values.target(bootstrap, action, returns, discounts)
-        losses, _ = self.values.loss(outputs, batch.action[0], target)
+        losses, priorities = self.values.loss(outputs, batch.action[0], target)
         loss = (batch.importance_weights * losses).mean()
-        return loss, {"loss/rl": loss.detach()}
+        return loss, priorities, {"loss/rl": loss.detach()}
 
     def _mlr_loss(self, mlr: MLR, batch: Batch, noise: MLRNoise) -> tuple[Tensor, Metrics]:
         lead, obs = batch.obs.lead, _floats(batch.obs)  # (K * B, C, H, W), 0..255

@@ -10,8 +10,6 @@ import torch
 from agents import run_updates, small_agent, synthetic_batch, updated
 from torch import Tensor
 
-from mlr_atari.batch import UpdateNoise
-from mlr_atari.objectives.mlr import MLR
 from mlr_atari.rainbow import Rainbow
 from mlr_atari.run.seeding import Streams
 
@@ -22,78 +20,6 @@ def _weights(agent: Rainbow) -> dict[str, Tensor]:
 
 def _same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
-
-
-# ---- one update ----------------------------------------------------------------------------
-
-
-def _slow_rl_loss(agent: Rainbow, noise: UpdateNoise, seed: int) -> tuple[Tensor, Tensor]:
-    """Losses (B,) and priorities (B,), sample by sample, from the networks' outputs."""
-    batch, losses, priorities = synthetic_batch(seed), [], []
-    support, discount = torch.linspace(-10, 10, 51), batch.bootstrap_discount
-    agent.network.head.redraw(noise.head)
-    views = agent.augmentation(batch.obs.select(slice(0, 1)), noise.obs)
-    later = agent.augmentation(batch.n_step_obs.select(None), noise.n_step_obs)
-    assert noise.selection is not None
-    chosen_by = agent.augmentation(batch.n_step_obs.select(None), noise.selection)
-    for sample in range(3):
-        online = agent.network(views[sample : sample + 1], noisy=True)[0]
-        with torch.no_grad():
-            choice = agent.network(chosen_by[sample : sample + 1], noisy=True)[0].softmax(-1)
-            best = int((choice @ support).argmax())
-            values = agent.target_network(later[sample : sample + 1], noisy=True)[0, best]
-            target = torch.zeros(51)
-            for atom, mass in enumerate(values.softmax(-1)):
-                value = batch.n_step_return[sample] + discount[sample] * support[atom]
-                place = float((value.clamp(-10, 10) + 10) / 0.4)
-                low = min(int(place), 49)
-                target[low] += mass * (1 - (place - low))
-                target[low + 1] += mass * (place - low)
-        log_probability = online[batch.action[0, sample]].log_softmax(-1)
-        losses.append(-(target * log_probability).sum())
-        clamped = target.clamp_min(1e-6)
-        priorities.append((clamped * (clamped.log() - log_probability)).sum().detach())
-    return torch.stack(losses), torch.stack(priorities)
-
-
-def test_update_is_one_clipped_adam_step_on_the_rl_loss() -> None:
-    agent, slow = (small_agent("rainbow", max_gradient_norm=0.05) for _ in range(2))
-    run_updates(agent, 2)
-    run_updates(slow, 2)
-    noise, batch = agent.draw_noise(Streams(9)), synthetic_batch(7)
-    metrics, priorities = updated(agent, batch, noise)
-
-    losses, expected_priorities = _slow_rl_loss(slow, noise, 7)
-    loss = (losses * batch.importance_weights).mean()
-    assert metrics["loss/rl"].item() == pytest.approx(loss.item(), rel=1e-5)
-    assert torch.allclose(priorities, expected_priorities, rtol=1e-4)
-    parameters = list(slow.network.parameters())
-    gradients = torch.autograd.grad(loss, parameters)
-    norm = torch.stack([each.norm() for each in gradients]).norm()
-    assert norm > 0.05
-    assert metrics["gradient_norm/network"].item() == pytest.approx(norm.item(), rel=1e-4)
-    state = slow.optimizer._adam.state
-    for ours, before, gradient in zip(
-        agent.network.parameters(), parameters, gradients, strict=True
-    ):
-        clipped = gradient * 0.05 / norm
-        mean = 0.9 * state[before]["exp_avg"] + 0.1 * clipped
-        square = 0.999 * state[before]["exp_avg_sq"] + 0.001 * clipped**2
-        step = mean / (1 - 0.9**3) / ((square / (1 - 0.999**3)).sqrt() + 1.5e-4)
-        assert torch.allclose(ours, before - 1e-4 * step, atol=2e-6)
-
-
-def test_momentum_targets_are_one_update_old_and_the_dqn_target_is_not() -> None:
-    agent = small_agent("mlr")
-    objective = agent.objective
-    assert isinstance(objective, MLR)
-    for _ in range(3):
-        before = _weights(agent)
-        run_updates(agent, 1)
-        momentum = objective.target_encoder.target.state_dict()
-        for name, value in momentum.items():
-            assert torch.equal(value, before[f"encoder.{name}"])
-        assert _same(_weights(agent), dict(agent.target_network.state_dict()))
 
 
 def test_target_keeps_the_noise_of_the_last_update() -> None:
@@ -232,15 +158,6 @@ def test_continuing_from_a_state_dict_is_exact(name: str) -> None:
     for ours, theirs in zip(run_updates(agent, 3, 8), run_updates(other, 3, 8), strict=True):
         assert _same(ours, theirs)
     assert _same(_weights(agent), _weights(other))
-
-
-def test_loading_the_beginning_forgets_the_moments() -> None:
-    agent, untouched = small_agent(seed=1), small_agent(seed=1)
-    beginning = _through_a_file(agent.state_dict())
-    run_updates(agent, 2)
-    agent.load_state_dict(beginning)
-    for ours, theirs in zip(run_updates(agent, 2), run_updates(untouched, 2), strict=True):
-        assert _same(ours, theirs)
 
 
 def _through_a_file(state: dict[str, Any]) -> dict[str, Any]:

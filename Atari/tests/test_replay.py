@@ -144,15 +144,6 @@ def test_agrees_with_a_plain_version_on_1000_episodes(
         assert batch.ends[:, place].tolist() == [step.end for step in ahead]
 
 
-def test_stacks_of_the_oldest_steps_reach_over_the_rings_end() -> None:
-    steps = [Step(1 + number, 0, 0.0, False, False) for number in range(100)]
-    replay = make_replay(40)
-    fill(replay, steps)
-    newest_slot = torch.tensor([81 % 40])  # step 81: frames 78 and 79 lie at the ring's end
-    stack = replay.gather(newest_slot, exponent()).obs.dense()[0, 0, :, 0, 0]
-    assert stack.tolist() == [79, 80, 81, 82]
-
-
 # --- drawing -------------------------------------------------------------------------------------
 
 

@@ -91,18 +91,6 @@ def test_the_state_fits_a_larger_replay(written: int) -> None:
         make_replay(300, settings).load_state_dict(grown.state_dict())
 
 
-def test_what_a_smaller_replay_had_forgotten_stays_so() -> None:
-    small = make_replay(30)
-    fill(small, [Step(number, 0, 0.0, False, False) for number in range(50)])
-    grown = _copied(small, make_replay(100))
-    assert (grown.first_live_frame, grown.frames_written) == (20, 50)
-    on = grown._priorities.masses().nonzero()[:, 0].tolist()
-    assert on == list(range(23, 42))  # whole stacks, whole sequences
-    with pytest.raises(IndexError):
-        grown.read_frames(19, 30)
-    assert torch.equal(grown.read_frames(20, 50), small.read_frames(20, 50))
-
-
 def test_frames_that_were_overwritten_are_not_put_back() -> None:
     replay = make_replay(30)
     fill(replay, [Step(number, 0, 0.0, False, False) for number in range(50)])

@@ -137,8 +137,8 @@ class SAC:
                 settings.critic_learning_rate,
                 clip=self.objective.clip_groups(networks.encoder),
             )
-        steppers = ("critic", "actor", "temperature", "objective")
-        names = ("networks", "objective", *(f"{name}_optimizer" for name in steppers))
+        names = ["networks", "objective"]
+        names += [f"{name}_optimizer" for name in ("critic", "actor", "temperature", "objective")]
         parts = {name: getattr(self, name) for name in names}
         self._lasting = {name: part for name, part in parts.items() if part is not None}
 

@@ -63,17 +63,3 @@ def test_offsets_of_sac_and_objective() -> None:
         assert noise.obs.offsets.max() == noise.next_obs.offsets.max() == last
         assert noise.objective.online.offsets.max() == noise.objective.target.offsets.max() == 16
         assert noise.objective.online.intensity is not None
-
-
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
-def test_precision(precision: str) -> None:
-    cfg = agent_cfg("mlr", num_filters=2, hidden_dim=4)
-    agent = build_agent(
-        cfg, obs_shape=(9, 100, 100), action_dim=2, device="cpu", seed=0, precision=precision
-    )
-    expected = torch.bfloat16 if precision == "bf16" else None
-    for encoder in (agent.networks.encoder, agent.networks.encoder_target.target):
-        assert encoder.autocast_dtype == expected
-    features = agent.networks.encoder.features(torch.zeros(1, 9, 84, 84))
-    assert features.dtype == (expected or torch.float32)
-    assert agent.networks.encoder(torch.zeros(1, 9, 84, 84)).dtype == torch.float32

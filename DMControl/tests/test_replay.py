@@ -27,16 +27,6 @@ def test_brute_force(capacity: int, longest: int, length: int) -> None:
     assert len(replay) > capacity // 3
 
 
-def test_full_capacity_is_kept_with_the_benchmarks_episodes() -> None:
-    replay = make(1000, 16)
-    frame = np.zeros(SHAPE, np.uint8)
-    for number in range(5000):
-        if number % 125 == 0:  # action repeat 8: the shortest episodes of the six tasks
-            replay.start_episode(frame)
-        replay.add(np.zeros(ACTIONS), 0.0, frame, False, number % 125 == 124)
-        assert len(replay) == min(number + 1, 1000)
-
-
 def test_an_episode_that_is_cut_off_ends_there() -> None:
     replay, frame = make(100, 4), np.zeros(SHAPE, np.uint8)
     for _ in range(3):

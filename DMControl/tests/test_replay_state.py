@@ -71,22 +71,6 @@ def test_state_round_trip(steps: int, tmp_path: Any) -> None:
     assert_same_draws(replay, restored, count=1000)
 
 
-@pytest.mark.parametrize("position", [0, 1, 2, 4, 5])
-def test_restored_near_an_episodes_beginning(position: int) -> None:
-    """What comes next has to know where its episode began."""
-    replay, history = make(60, 4), History(seed=3)
-    while history.episode < 5 or history.left > 0:
-        history.step(25, replay)
-    history.begin(25, replay)
-    history.left = 25
-    for _ in range(position):
-        history.step(25, replay)
-    restored = restore(make(60, 4), save(replay))
-    for _ in range(12):
-        history.step(25, replay, restored)
-    check(restored, history)
-
-
 def test_state_fits_a_larger_replay() -> None:
     """A longer budget is a larger ring: what was stored stays where it is counted."""
     replay, history = make(60, 4), History(seed=0)

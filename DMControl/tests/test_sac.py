@@ -130,11 +130,9 @@ def test_acting_uses_the_centre_and_the_given_noise() -> None:
 
 
 def test_bf16_stays_close_and_keeps_float32_weights() -> None:
-    exact, rough = make_agent("mlr"), make_agent("mlr")
-    rough.networks.encoder.autocast_dtype = torch.bfloat16
-    rough.networks.encoder_target.target.autocast_dtype = torch.bfloat16
-    assert rough.objective is not None
-    rough.objective.target_encoder.target.autocast_dtype = torch.bfloat16
+    exact, rough = make_agent("mlr"), make_agent("mlr", precision="bf16")
+    online, target = rough.networks.encoder, rough.networks.encoder_target.target
+    assert online.autocast_dtype == target.autocast_dtype == torch.bfloat16
     batch, noise = make_batch(exact), exact.draw_noise(Streams(0))
     mine = exact.update(batch, noise, actor_step=True, target_step=True)
     theirs = rough.update(batch, noise, actor_step=True, target_step=True)
