@@ -16,6 +16,7 @@ from pathlib import Path
 from mlr_atari.cost import estimate
 from mlr_atari.environment import make_environment
 from mlr_atari.games import BENCHMARK_GAMES, rom_folder
+from mlr_atari.protocol import run_path
 from mlr_atari.run import doctor
 from mlr_atari.run.doctor import Line
 from mlr_atari.run.seeding import episode_seed
@@ -44,7 +45,9 @@ def simulator(cfg: Config) -> tuple[list[Line], float | None]:
 
 main = partial(
     doctor.main,
+    about=__doc__,
     load=load,
+    run_path=run_path,
     simulator=simulator,
     estimate=estimate,
     requirements=Path(__file__).with_name("requirements.txt"),

@@ -18,6 +18,7 @@ from mlr_dmcontrol.cost import estimate
 from mlr_dmcontrol.environment import PixelControlEnv
 from mlr_dmcontrol.errors import ConfigError
 from mlr_dmcontrol.names import is_own
+from mlr_dmcontrol.protocol import run_path
 from mlr_dmcontrol.renderer import choose_renderer
 from mlr_dmcontrol.run import doctor
 from mlr_dmcontrol.run.doctor import Line
@@ -55,7 +56,9 @@ def renderer_line(on_gpu: bool) -> Line:
 
 main = partial(
     doctor.main,
+    about=__doc__,
     load=load,
+    run_path=run_path,
     simulator=simulator,
     estimate=estimate,
     requirements=Path(__file__).with_name("requirements.txt"),

@@ -1,10 +1,12 @@
-"""Train an agent on a DMControl task from pixels.
+"""Train an agent on a DMControl task from pixels. To begin, one of:
 
-    python train.py task=cartpole_swingup agent=mlr seed=1
-    python train.py -m task=all seed=1,2,3 launcher=local      a sweep; plan=true: only its cost
-    python train.py --help
+  python train.py task=cartpole_swingup preset=smoke     seconds: everything runs, nothing is learnt
+  python train.py task=cartpole_swingup preset=laptop    about an hour on one CPU core
+  python train.py task=cartpole_swingup agent=mlr seed=1  the published setting, on a GPU
+  python train.py -m task=all seed=1,2,3 plan=true   what a sweep would take; without plan=, run it
 
 The same command again goes on where the run stopped, or says that it is finished.
+All choices and keys: python train.py --help. Would it work here: python doctor.py preset=laptop
 """
 
 from __future__ import annotations
@@ -19,14 +21,15 @@ import numpy as np
 import torch
 
 from mlr_dmcontrol import protocol
-from mlr_dmcontrol.build import Parts, build_parts, set_up_process
-from mlr_dmcontrol.cost import estimate
+from mlr_dmcontrol.build import Parts, build_parts, evaluation_factory, set_up_process
+from mlr_dmcontrol.cost import check_memory, estimate
 from mlr_dmcontrol.errors import Preempted, RunError
 from mlr_dmcontrol.learner import Learner
 from mlr_dmcontrol.run import sweep
 from mlr_dmcontrol.run.checkpoint import Checkpointer, Stateful
+from mlr_dmcontrol.run.config import say
 from mlr_dmcontrol.run.evaluation import evaluate
-from mlr_dmcontrol.run.folder import RunFolder
+from mlr_dmcontrol.run.folder import RunFolder, look
 from mlr_dmcontrol.run.progress import Progress, SaveSchedule
 from mlr_dmcontrol.run.records import Records
 from mlr_dmcontrol.run.schema import plain
@@ -172,10 +175,13 @@ def train(cfg: Config, work: Callable[[Trainer], None] = methodcaller("train")) 
 
     Args: `work`: what is done once the trainer is ready; `benchmark.py` measures instead.
     """
+    path = protocol.run_path(cfg)
+    if look(path, plain(cfg), cfg.resume)[0] == "waiting":  # what is refused leaves no folder
+        check_memory(cfg)
+        set_up_process(cfg)
+        evaluation_factory(cfg)().close()
     with (
-        RunFolder(
-            protocol.run_path(cfg), plain(cfg), resume=cfg.resume, packages=protocol.PACKAGES
-        ) as folder,
+        RunFolder(path, plain(cfg), resume=cfg.resume, packages=protocol.PACKAGES) as folder,
         StopRequest() as stop,
     ):
         if folder.finished:
@@ -188,6 +194,9 @@ def train(cfg: Config, work: Callable[[Trainer], None] = methodcaller("train")) 
 def main(argv: Sequence[str]) -> int:
     """Exit code: 0 done, 2 wrong config or checkpoints, 3 storage, 4 non-finite, 75 preempted."""
     try:
+        if not set(argv) - {"-m", "--multirun"}:
+            say(str(__doc__).strip())
+            return 0
         if sweep.wanted(argv):
             return sweep.main(
                 argv, LAYOUT, compose=compose, run_path=protocol.run_path, estimate=estimate

@@ -6,6 +6,7 @@ many operations, and memory is twice what a backward pass keeps: both within a f
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import torch
@@ -18,12 +19,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from .batch import Batch
 from .build import build_agent
 from .device import to_device
+from .errors import ConfigError
 from .frames import FrameStacks
 from .machine import matmul_rate
 from .protocol import plan
 from .rainbow import Rainbow
+from .run.doctor import memory
 from .run.seeding import Streams
-from .run.sweep import Estimate
+from .run.sweep import GIGA, Estimate
 from .settings import AgentSettings, Config
 
 _STEP_SECONDS = 0.0008  # an agent step of the emulator: four frames and the resized picture
@@ -58,6 +61,15 @@ def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
     )
 
 
+def check_memory(cfg: Config) -> None:
+    """Before any is taken. Raises: ConfigError: there is less memory than a run must hold."""
+    stack, side = cfg.environment.frame_stack, cfg.environment.image_size
+    images = 4.0 * cfg.agent.batch_size * cfg.agent.sequence_length * stack * side**2
+    replay = plan(cfg).capacity * side**2
+    state = _state_bytes(cfg.agent, stack, side, cfg.precision)
+    _require(cfg.agent, state + images + replay, memory(cfg.uses_gpu)[1])
+
+
 def update_flops(agent: Rainbow) -> float:
     """Floating-point operations of an update: matrix products, convolutions and attention.
 
@@ -72,12 +84,35 @@ def _agent_cost(
     agent: AgentSettings, stack: int, side: int, precision: str
 ) -> tuple[float, float, float]:
     """Of such an agent: what `_dry_run` counts, and the bytes of its weights and moments."""
-    shape, device = (stack, side, side), torch.device("cpu")
-    built = build_agent(
-        agent, obs_shape=shape, num_actions=_ACTIONS, device=device, seed=0, precision=precision
+    state = _state_bytes(agent, stack, side, precision)
+    _require(agent, state, memory(of_gpu=False)[1])
+    return *_dry_run(_built(agent, stack, side, precision, "cpu")), state
+
+
+def _built(agent: AgentSettings, stack: int, side: int, precision: str, device: str) -> Rainbow:
+    shape, where = (stack, side, side), torch.device(device)
+    return build_agent(
+        agent, obs_shape=shape, num_actions=_ACTIONS, device=where, seed=0, precision=precision
     )
+
+
+def _state_bytes(agent: AgentSettings, stack: int, side: int, precision: str) -> float:
+    """Bytes of an agent's weights and moments; it is built without any numbers."""
+    try:
+        with torch.device("meta"):
+            built = _built(agent, stack, side, precision, "meta")
+    except RuntimeError:  # a size beyond what any tensor can have
+        return math.inf
     state = [leaf for leaf in tree_leaves(built.state_dict()) if isinstance(leaf, Tensor)]
-    return *_dry_run(built), float(sum(tensor.nbytes for tensor in state))
+    return float(sum(tensor.nbytes for tensor in state))
+
+
+def _require(agent: AgentSettings, needed: float, total: float) -> None:
+    if needed > total:
+        raise ConfigError(
+            f"agent={agent.name}: in these sizes it needs {needed / GIGA:,.0f} GB of the "
+            f"{total / GIGA:,.0f} GB of memory; use a smaller batch, network or replay"
+        )
 
 
 def _dry_run(agent: Rainbow) -> tuple[float, float]:

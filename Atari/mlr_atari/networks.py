@@ -251,7 +251,7 @@ class PolicySettings:
     hidden_dim: int = bounded(1)
     noisy_sigma: float | None = bounded(above=0)
     values: str = choice("categorical", "scalar")
-    num_atoms: int = bounded(2)
+    num_atoms: int = bounded(2, 4096)
     v_min: float
     v_max: float
     huber_delta: float = bounded(above=0)

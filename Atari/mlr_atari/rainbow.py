@@ -33,10 +33,10 @@ class RainbowSettings(PolicySettings):
     rl: bool
 
     augmentation: tuple[str, ...] = choice(*AUGMENTATIONS)
-    shift_pad: int = bounded(1)
+    shift_pad: int = bounded(1, 480)
     intensity_scale: float = bounded(0)
-    num_q_augmentations: int = bounded(1)
-    num_target_augmentations: int = bounded(1)
+    num_q_augmentations: int = bounded(1, 64)
+    num_target_augmentations: int = bounded(1, 64)
     separate_selection_draw: bool
 
     double_q: bool
@@ -44,9 +44,9 @@ class RainbowSettings(PolicySettings):
     redraw_target_noise: bool
 
     batch_size: int = bounded(1)
-    sequence_length: int = bounded(1)
+    sequence_length: int = bounded(1, 1024)
     learning_starts: int = bounded(0)
-    updates_per_step: int = bounded(1)
+    updates_per_step: int = bounded(1, 4096)
     learning_rate: float = bounded(above=0)
     adam_eps: float = bounded(above=0)
     max_gradient_norm: float = bounded(above=0)

@@ -28,8 +28,8 @@ class ReplaySettings:
     """Keys of the section `agent` that the replay reads."""
 
     replay: str = choice("prioritized", "uniform")  # which steps are drawn more often
-    sequence_length: int = bounded(1)  # observations in a sequence, K
-    n_step: int = bounded(1)  # rewards in a return, n
+    sequence_length: int = bounded(1, 1024)  # observations in a sequence, K
+    n_step: int = bounded(1, 1024)  # rewards in a return, n
     discount: float = bounded(0, 1)  # gamma
     n_step_end_flag: str = choice("n_step", "one_step")  # which ends stop the bootstrap
     time_limit: str = choice("bootstrap", "terminal")  # what a game stopped at its cap means

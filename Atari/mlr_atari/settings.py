@@ -110,10 +110,12 @@ def load(argv: Sequence[str]) -> Config:
         ConfigError: the first thing that is wrong, in one line.
     """
     if {"-h", "--help"} & set(argv):
-        config.show(config.help_text(LAYOUT))
-    cfg = compose([word for word in argv if word not in config.FLAGS])
+        config.say(config.help_text(LAYOUT))
+        raise SystemExit(0)
+    cfg = compose(argv)
     if "--print-config" in argv:
-        config.show(yaml.safe_dump(plain(cfg), sort_keys=False).rstrip())
+        config.say(yaml.safe_dump(plain(cfg), sort_keys=False).rstrip())
+        raise SystemExit(0)
     return cfg
 
 

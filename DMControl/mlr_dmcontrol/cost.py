@@ -6,6 +6,7 @@ many operations, and memory is twice what a backward pass keeps: both within a f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -20,11 +21,13 @@ from .batch import Batch, SequenceBatch
 from .build import build_agent
 from .device import to_device
 from .environment import COLOURS
+from .errors import ConfigError
 from .frames import FrameStacks
 from .machine import matmul_rate
 from .protocol import plan
+from .run.doctor import memory
 from .run.seeding import Streams
-from .run.sweep import Estimate
+from .run.sweep import GIGA, Estimate
 from .sac import SAC
 from .settings import AgentSettings, Config
 
@@ -59,6 +62,15 @@ def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
     )
 
 
+def check_memory(cfg: Config) -> None:
+    """Before any is taken. Raises: ConfigError: there is less memory than a run must hold."""
+    stack, side = cfg.environment.frame_stack, cfg.environment.image_size
+    images = 4.0 * cfg.agent.batch_size * stack * COLOURS * cfg.agent.crop_size**2
+    replay = (plan(cfg).capacity + 1) * COLOURS * side**2
+    state = _state_bytes(cfg.agent, stack, side, cfg.precision)
+    _require(cfg.agent, state + images + replay, memory(cfg.uses_gpu)[1])
+
+
 def update_flops(agent: SAC) -> float:
     """Floating-point operations of a mean update: matrix products, convolutions and attention.
 
@@ -73,12 +85,35 @@ def _agent_cost(
     agent: AgentSettings, stack: int, side: int, precision: str
 ) -> tuple[float, float, float]:
     """Of such an agent: what `_dry_run` counts, and the bytes of its weights and moments."""
-    shape, device = (COLOURS * stack, side, side), torch.device("cpu")
-    built = build_agent(
-        agent, obs_shape=shape, action_dim=_ACTIONS, device=device, seed=0, precision=precision
+    state = _state_bytes(agent, stack, side, precision)
+    _require(agent, state, memory(of_gpu=False)[1])
+    return *_dry_run(_built(agent, stack, side, precision, "cpu")), state
+
+
+def _built(agent: AgentSettings, stack: int, side: int, precision: str, device: str) -> SAC:
+    shape, where = (COLOURS * stack, side, side), torch.device(device)
+    return build_agent(
+        agent, obs_shape=shape, action_dim=_ACTIONS, device=where, seed=0, precision=precision
     )
+
+
+def _state_bytes(agent: AgentSettings, stack: int, side: int, precision: str) -> float:
+    """Bytes of an agent's weights and moments; it is built without any numbers."""
+    try:
+        with torch.device("meta"):
+            built = _built(agent, stack, side, precision, "meta")
+    except RuntimeError:  # a size beyond what any tensor can have
+        return math.inf
     state = [leaf for leaf in tree_leaves(built.state_dict()) if isinstance(leaf, Tensor)]
-    return *_dry_run(built), float(sum(tensor.nbytes for tensor in state))
+    return float(sum(tensor.nbytes for tensor in state))
+
+
+def _require(agent: AgentSettings, needed: float, total: float) -> None:
+    if needed > total:
+        raise ConfigError(
+            f"agent={agent.name}: in these sizes it needs {needed / GIGA:,.0f} GB of the "
+            f"{total / GIGA:,.0f} GB of memory; use a smaller batch, network or replay"
+        )
 
 
 def _dry_run(agent: SAC) -> tuple[float, float]:

@@ -139,7 +139,7 @@ class PolicySettings:
 
     crop_size: int = bounded(1)
     num_filters: int = bounded(1)
-    conv_strides: tuple[int, ...] = bounded(1)
+    conv_strides: tuple[int, ...] = bounded(1, 16)
     latent_dim: int = bounded(1)
     latent_tanh: bool
     hidden_dim: int = bounded(1)

@@ -42,11 +42,11 @@ class SACSettings(PolicySettings):
 
     rl: bool
     augmentation: tuple[str, ...] = choice(*PLACES, *EFFECTS)
-    shift_pad: int = bounded(0)
+    shift_pad: int = bounded(0, 480)
     intensity_scale: float = bounded(0)
     skip_last_crop_offset: bool
-    num_target_augmentations: int = bounded(1)
-    num_q_augmentations: int = bounded(1)
+    num_target_augmentations: int = bounded(1, 64)
+    num_q_augmentations: int = bounded(1, 64)
     conv_init: str = choice(*CONV_INITS)
     exact_log_prob: bool
     batch_size: int = bounded(1)

@@ -19,6 +19,9 @@ TYPO = ("cartpol_swingup", "cartpole_swingup")
 SWEPT = ("cartpole_swingup", "cheetah_run")
 SWEPT_FOLDERS = SWEPT
 
+# What a configuration cannot know to be wrong.
+SEEN_LATE = ("environment.camera_id=99", "agent.hidden_dim=1000000")
+
 # What the published setting is.
 PUBLISHED = {
     "budget": 100_000,

@@ -30,7 +30,7 @@ class Settings:
     contrast_hidden_dim: int = bounded(1)
     contrast_dim: int = bounded(1)
     logit_scale: float = bounded(above=0)
-    crop_margin: int = bounded(1)
+    crop_margin: int = bounded(1, 480)
     target_ema_tau: float = bounded(0, 1)
     clip_with: str = choice("itself", "network")
 

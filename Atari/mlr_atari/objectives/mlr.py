@@ -30,7 +30,7 @@ class Settings:
     """Keys of configs/agent/mlr.yaml, which says what each one is."""
 
     mlr_weight: float = bounded(0)
-    sequence_length: int = bounded(1)
+    sequence_length: int = bounded(1, 1024)
     mask_ratio: float = bounded(0, 1)
     patch_size: int = bounded(1)
     cube_depth: int = bounded(1)
@@ -39,8 +39,8 @@ class Settings:
     mask_polarity: str = choice("masked", "kept")
     mask_level: str = choice("pixel", "latent")
     masked_input_scale: int = choice(1, 255)
-    decoder_depth: int = bounded(1)
-    decoder_heads: int = bounded(1)
+    decoder_depth: int = bounded(1, 64)
+    decoder_heads: int = bounded(1, 4096)
     decoder_width: int | None = bounded(1)
     decoder_mlp_ratio: float = bounded(above=0)
     decoder_actions: bool

@@ -28,7 +28,7 @@ class Settings(PredictionSettings):
     playvirtual_weight: float = bounded(0)
     prediction_weight: float = bounded(0)
     cycle_weight: float = bounded(0)
-    cycle_steps: int = bounded(1)
+    cycle_steps: int = bounded(1, 1024)
     cycle_ramp_agent_steps: int = bounded(1)
     virtual_per_action: int = bounded(1)
 

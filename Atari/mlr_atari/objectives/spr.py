@@ -24,7 +24,7 @@ from .transition import TransitionModel, rollout
 class PredictionSettings:
     """Keys that SPR and PlayVirtual share."""
 
-    sequence_length: int = bounded(2)
+    sequence_length: int = bounded(2, 1024)
     target_ema_tau: float = bounded(0, 1)
     strict_end_mask: bool
 

@@ -14,11 +14,11 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -28,9 +28,8 @@ from ..errors import ConfigError, suggestion
 from .folder import flatten
 
 FLAGS = ("-m", "--multirun", "--print-config")
-_TEXT_KEYS = ("runs_dir", "tag")  # their values are taken as they are, whatever they look like
+_TEXT_KEYS = ("runs_dir", "tag")  # each value is one text, whatever it looks like
 _SWEEP_KEYS = ("ablation", "launcher", "runs_per_gpu", "jobs_at_once", "plan")
-_SEVERAL = "several values; add -m to run one job for each"
 _OPEN = "environment.kwargs"  # a section that takes any key
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
 
@@ -56,12 +55,31 @@ class Layout:
         return sorted(stem for stem in stems if stem != "base")
 
 
-def split(word: str) -> tuple[str, str]:
-    """Key and value of a word. Raises: ConfigError: it is not of that form."""
-    key, equals, text = word.partition("=")
-    if not equals or not re.fullmatch(r"\w[\w./-]*", key):
-        raise ConfigError(f"{word}: not understood; write <key>=<value>, or see --help")
-    return key, text.strip()
+# ---- words ----------------------------------------------------------------------------------
+
+
+def spelt(argv: Sequence[str]) -> list[str]:
+    """The words of a command line without its flags: each is `<key>=<value>`.
+
+    Raises:
+        ConfigError: one is not, or is one of Hydra's own, which would have no effect.
+    """
+    words = [word for word in argv if word not in FLAGS]
+    for word, after in itertools.zip_longest(words, words[1:], fillvalue=""):
+        key, equals, text = word.lstrip("+~-").partition("=")
+        if re.match(r"hydra[./]", key):
+            ours = re.sub(r"^hydra[./]launcher(\.ray)?", "launcher", word).replace("submitit_", "")
+            ours = re.sub(r"^hydra\.(run|sweep)\.dir", "runs_dir", ours)
+            ours = ours.replace("launcher.n_jobs", "jobs_at_once")
+            remedy = f"write {ours}" if ours != word else "leave it out"
+            raise ConfigError(f"{word}: Hydra only composes the files here; {remedy}")
+        if not equals or not re.fullmatch(r"\w[\w./-]*", word.partition("=")[0]):
+            key = key if re.fullmatch(r"\w[\w./-]*", key) else "<key>"
+            text = text or (after if re.fullmatch(r"[^-=][^=]*", after) else "<value>")
+            flags = [*FLAGS, "--help"] if word.startswith("-") else []
+            remedy = suggestion(word, flags, f"write {key}={text}, or see --help")
+            raise ConfigError(f"{word}: not understood; {remedy}")
+    return words
 
 
 def expand(words: Sequence[str], layout: Layout) -> list[list[str]]:
@@ -71,43 +89,66 @@ def expand(words: Sequence[str], layout: Layout) -> list[list[str]]:
         ConfigError: a word that cannot be read.
     """
     axes = []
-    for word in words:
-        key, text = split(word)
-        if key in (*_TEXT_KEYS, layout.subject):
-            sets = layout.sets if key == layout.subject else {}
-            names = (name.strip() for name in text.split(","))
-            values = list(dict.fromkeys(itertools.chain(*(sets.get(n, (n,)) for n in names))))
-        else:
-            parsed = _parsed(word)
-            values = list(parsed.sweep_string_iterator()) if parsed.is_sweep_override() else [text]
-        axes.append([f"{key}={value}" for value in values])
+    for word in spelt(words):
+        key = word.partition("=")[0]
+        axes.append([f"{key}={text}" for text in _texts(word, layout)])
     return [list(job) for job in itertools.product(*axes)]
+
+
+def _texts(word: str, layout: Layout) -> list[str]:
+    """The values of a word, of which there are several in a sweep."""
+    key, _, text = word.partition("=")
+    if key in _TEXT_KEYS:
+        return [text]
+    sets, names = layout.sets if key == layout.subject else {}, []
+    if key in layout.groups:
+        names = list(dict.fromkeys([*sets.get("all", ()), *layout.options(key)]))
+    parsed = _parsed(word)
+    value = parsed.value()
+    if isinstance(value, Glob):
+        texts = value.filter(names)
+    elif parsed.is_discrete_sweep():
+        texts = list(parsed.sweep_string_iterator())
+        texts = [text.replace("\\", "") for text in texts] if names else texts  # `my.module:Name`
+    elif parsed.is_sweep_override():
+        raise ConfigError(f"{word}: is no list of values; write {key}=<one>,<another>")
+    else:
+        texts = [text.strip()]
+    twice = [text for i, text in enumerate(texts) if text in texts[:i]]
+    if twice or not texts:
+        problem = f"has {twice[0]} twice" if twice else "stands for no value"
+        raise ConfigError(f"{word}: {problem}; write each value once, as in seed=1,2,3")
+    return list(dict.fromkeys(itertools.chain(*(sets.get(text, (text,)) for text in texts))))
 
 
 def _parsed(word: str) -> Override:
     try:
         return OverridesParser.create().parse_override(word)
     except HydraException as error:
-        key, text = split(word)
-        raise ConfigError(f"{word}: cannot be read; quote it, \"{key}='{text}'\"") from error
+        key, _, text = word.partition("=")
+        gap = re.search(r"^\s*,|,\s*,|,\s*$", text)
+        remedy = "leave out the surplus comma" if gap else f"quote it, \"{key}='{text}'\""
+        raise ConfigError(f"{word}: cannot be read; {remedy}") from error
 
 
-def _value(word: str) -> Any:
+def _value(key: str, text: str) -> Any:
     """What a word of a single run sets its key to."""
-    key, text = split(word)
     if key in _TEXT_KEYS:
         quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-        return text[1:-1] if quoted else text
+        text = text[1:-1] if quoted else text
+        return os.path.expanduser(text) if key == "runs_dir" else text
     if key == "budget":
-        match = re.fullmatch(r"(\d+(?:_\d+)*(?:\.\d+)?(?:e\d\d?)?)([km]?)", text.lower())
+        match = re.fullmatch(r"(\d{1,40}(?:_\d+)*(?:\.\d+)?(?:e\d\d?)?)([km]?)", text.lower())
         number = float(match[1]) * _UNITS[match[2]] if match else 0.5
         if number != int(number):
-            raise ConfigError(f"{word}: must be a whole number of steps; write 100000 or 100k")
+            raise ConfigError(
+                f"{key}={text}: must be a whole number of steps; write 100000 or 100k"
+            )
         return int(number)
-    parsed = _parsed(word)
-    if parsed.is_sweep_override():
-        raise ConfigError(f"{word}: {_SEVERAL}")
-    return parsed.value()
+    return _parsed(f"{key}={text}").value()
+
+
+# ---- composing ------------------------------------------------------------------------------
 
 
 def compose(words: Sequence[str], layout: Layout) -> dict[str, Any]:
@@ -120,19 +161,20 @@ def compose(words: Sequence[str], layout: Layout) -> dict[str, Any]:
     """
     chosen: list[str] = []
     values: dict[str, Any] = {}
-    for word in words:
-        key, text = split(word)
+    for word in spelt(words):
+        key = word.partition("=")[0]
         if key.partition(".")[0] in _SWEEP_KEYS:
             raise ConfigError(f"{word}: belongs to a sweep; add -m")
         if renamed := layout.renamed.get(key, layout.renamed.get(word)):
             raise ConfigError(f"{word}: is written otherwise now; use {renamed}")
         if key in ("agent.name", f"{layout.subject}.name"):
             raise ConfigError(f"{word}: follows from {key[:-5]}=; set that, or tag=<word>")
+        text, *others = _texts(word, layout)
+        if others:
+            raise ConfigError(f"{word}: several values; add -m to run one job for each")
         if key not in layout.groups:
-            values |= flatten({key: _value(word)})
+            values |= flatten({key: _value(key, text)})
             continue
-        if "," in text or (key == layout.subject and text in layout.sets):
-            raise ConfigError(f"{word}: {_SEVERAL}")
         known = layout.options(key)
         if key == layout.subject:
             values[f"{key}.name"] = name = layout.canonical(text)
@@ -141,52 +183,50 @@ def compose(words: Sequence[str], layout: Layout) -> dict[str, Any]:
             raise ConfigError(f"{word}: no such {key}; {suggestion(text, known)}")
         chosen.append(f"{key}={text}")
     try:
-        return _without_sources(_composed(chosen, values, layout), layout)
+        return _composed(chosen, values, layout)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(_one_line(error, words)) from error
 
 
-def _composed(chosen: list[str], values: Mapping[str, Any], layout: Layout) -> Any:
-    with hydra.initialize_config_dir(str(layout.directory), version_base="1.3"):
+def _composed(chosen: list[str], values: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+    """The files with `values` in them.
+
+    What only feeds other keys through `${...}` is checked and left out: two copies could differ.
+    """
+    subject, files = layout.subject, layout.directory
+    with hydra.initialize_config_dir(str(files), version_base="1.3"):
         cfg = hydra.compose("train", chosen, return_hydra_config=True)
     with open_dict(cfg):
         choices = cfg.pop("hydra").runtime.choices
         cfg.preset, cfg.agent.name = choices.preset, choices.agent
-    container: Any = OmegaConf.to_container(cfg)
-    known = list(flatten(container))
-    for key, value in values.items():
+    composed = flatten(_plain(cfg))
+    fed = _plain(OmegaConf.load(files / subject / "base.yaml"))
+    declared = flatten({"scale": _plain(OmegaConf.load(files / "train.yaml").scale), subject: fed})
+    feeding = {key for key in composed if key.startswith(("scale.", f"{subject}."))}
+    known = [*(key for key in composed if key not in feeding), *declared]
+    for key, value in (composed | dict(values)).items():
         if key not in known and not f"{key}.".startswith(f"{_OPEN}."):
             raise _unknown(f"{key}={value}", key, [*known, *layout.groups])
+    for key, value in values.items():
         OmegaConf.update(cfg, key, value, force_add=True)
-    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    resolved = _plain(cfg, resolve=True, throw_on_missing=True)
+    del resolved["scale"]
+    return resolved | {subject: {"name": resolved[subject]["name"]}}
 
 
-def _without_sources(values: dict[str, Any], layout: Layout) -> dict[str, Any]:
-    """`values` without what only feeds other keys through `${...}`: two copies could differ."""
-    subject, files = layout.subject, layout.directory
-    scale, own = OmegaConf.load(files / "train.yaml").scale, files / subject / "base.yaml"
-    for section, declared in (("scale", list(scale)), (subject, list(OmegaConf.load(own)))):
-        for key, value in values[section].items():
-            if key not in declared:
-                remedy = suggestion(key, declared)
-                raise ConfigError(f"{section}.{key}={value}: unknown key; {remedy}")
-    others = {key: value for key, value in values.items() if key != "scale"}
-    return others | {subject: {"name": values[subject]["name"]}}
+def _plain(cfg: Any, **options: Any) -> dict[str, Any]:
+    values: Any = OmegaConf.to_container(cfg, **options)
+    return values  # type: ignore[no-any-return]
 
 
 def _unknown(word: str, key: str, known: Sequence[str]) -> ConfigError:
     """What to say of a key that is none of the `known` ones."""
-    section, _, last = key.rpartition(".")
     within = [name for name in known if name.startswith(f"{key}.")]
     if within:
         return ConfigError(f"{word}: is a section; set a key of it, such as {within[0]}")
-    namesakes = [name for name in known if name.rpartition(".")[2] == last]
-    siblings = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == section]
-    if namesakes:
-        return ConfigError(f"{word}: unknown key; did you mean {namesakes[-1]}?")
-    if section and siblings:
-        return ConfigError(f"{word}: unknown key in {section}; {suggestion(last, siblings)}")
-    return ConfigError(f"{word}: unknown key; {suggestion(key, known, 'see --help')}")
+    namesakes = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    remedy = f"did you mean {namesakes[-1]}?" if namesakes else ""
+    return ConfigError(f"{word}: unknown key; {remedy or suggestion(key, known, 'see --help')}")
 
 
 def _one_line(error: Exception, words: Sequence[str]) -> str:
@@ -195,6 +235,9 @@ def _one_line(error: Exception, words: Sequence[str]) -> str:
     key = getattr(error, "full_key", None) or "configs"
     culprits = [word for word in words if word in text or word.startswith(f"{key}=")]
     return f"{[*culprits, key][0]}: {text.partition(chr(10))[0]}; see --help"
+
+
+# ---- what is printed ------------------------------------------------------------------------
 
 
 def help_text(layout: Layout) -> str:
@@ -206,23 +249,16 @@ def help_text(layout: Layout) -> str:
         [
             f"python train.py {subject}={subjects[0]} agent=mlr seed=1",
             "",
-            "The same command again goes on where the run stopped. Every key below can be set, and",
-            "those of the agent, which configs/agent/ explains: agent.mask_ratio=0.3",
-            "",
-            "-m              one job for each combination of comma-separated values: seed=1,2,3",
-            "--print-config  show the resolved configuration and stop",
-            "",
             *(textwrap.fill(line, 98, subsequent_indent="  ") for line in lines),
             "",
-            (layout.directory / "train.yaml").read_text(encoding="utf-8"),
+            (layout.directory / "train.yaml").read_text(encoding="utf-8").rstrip(),
         ]
     )
 
 
-def show(text: str) -> NoReturn:
-    """Print and end the process with code 0, also where the reader has seen enough (`| head`)."""
+def say(text: str) -> None:
+    """Print, also where the reader has seen enough (`| head`) or is gone."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
-    raise SystemExit(0)

@@ -31,8 +31,8 @@ class Settings:
     """Keys of configs/agent/mlr.yaml, which says what each one is."""
 
     mlr_weight: float = bounded(0)
-    sequence_length: int = bounded(1)
-    sequence_batch_size: int = bounded(1)
+    sequence_length: int = bounded(1, 1024)
+    sequence_batch_size: int = bounded(1, 65536)
     objective_augmentation: tuple[str, ...] = choice(*PLACES, *EFFECTS)
     mask_ratio: float = bounded(0, 1)
     patch_size: int = bounded(1)
@@ -40,8 +40,8 @@ class Settings:
     mask_mode: str = choice(*MODES)
     mask_per: str = choice(*PER)
     mask_level: str = choice("pixel", "latent")
-    decoder_depth: int = bounded(1)
-    decoder_heads: int = bounded(1)
+    decoder_depth: int = bounded(1, 64)
+    decoder_heads: int = bounded(1, 4096)
     decoder_width: int | None = bounded(1)
     decoder_mlp_ratio: float = bounded(above=0)
     decoder_actions: bool

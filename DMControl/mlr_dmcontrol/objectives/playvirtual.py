@@ -31,8 +31,8 @@ class Settings(PredictionSettings):
     cycle_weight: float = bounded(0)
     backward_weight: float = bounded(0)
     real_cycle_weight: float = bounded(0)
-    num_cycles: int = bounded(1)
-    cycle_steps: int = bounded(1)
+    num_cycles: int = bounded(1, 64)
+    cycle_steps: int = bounded(1, 1024)
     cycle_ramp_env_steps: int = bounded(0)
     cycle_ramp_action_repeat: int = bounded(1)
 

@@ -22,8 +22,8 @@ from .transition import TransitionModel, rollout
 class PredictionSettings:
     """Keys that SPR and PlayVirtual share."""
 
-    sequence_length: int = bounded(2)
-    sequence_batch_size: int = bounded(1)
+    sequence_length: int = bounded(2, 1024)
+    sequence_batch_size: int = bounded(1, 65536)
     objective_augmentation: tuple[str, ...] = choice(*PLACES, *EFFECTS)
     transition_hidden_dim: int = bounded(1)
     projection_dim: int = bounded(1)

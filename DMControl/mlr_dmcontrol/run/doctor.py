@@ -5,6 +5,7 @@ A line that is not fine says what to do. What needs a simulator or the builders 
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -19,9 +20,10 @@ import psutil
 import torch
 
 from ..errors import RunError, SimulatorError
-from .folder import installed
-from .schema import RunSettings
-from .sweep import GIGA, Estimate, free_disk, hours_text
+from .config import say
+from .folder import installed, look
+from .schema import RunSettings, plain
+from .sweep import GIGA, Estimate, existing, free_disk, hours_text
 
 _COLOURS = {"ok": "32", "note": "33", "wrong": "31"}
 _INSTALL = "pip install -r requirements.txt, in a fresh environment"
@@ -39,8 +41,10 @@ class Line:
 
 def main(
     argv: Sequence[str],
+    about: str,
     *,
     load: Callable[[Sequence[str]], RunSettings],
+    run_path: Callable[[Any], Path],
     simulator: Callable[[Any], tuple[list[Line], float | None]],
     estimate: Callable[[Any, float | None], Estimate],
     requirements: Path,
@@ -50,28 +54,33 @@ def main(
 
     Args:
         argv: words of train.py, which `load` makes a configuration of.
+        about: what --help prints.
+        run_path: the folder of a run.
         simulator: checks it; returns also the seconds of an agent step, if it can be played.
         estimate: cost of a run, given these seconds.
         requirements: a file of `name==version` lines.
         in_lock_step: packages that fail with any other version.
     """
+    if {"-h", "--help"} & set(argv):
+        say(about.strip())
+        return 0
     lines = list(packages(requirements, in_lock_step))
     try:
         cfg = load(argv)
-    except RunError as error:
-        lines.append(Line("wrong", "settings", str(error)))
-    else:
+        lines.append(folder(cfg, run_path(cfg)))
         checks, step_seconds = simulator(cfg)
         lines += [device(cfg.device), *checks, *room(cfg, estimate(cfg, step_seconds))]
+    except RunError as error:
+        lines.append(refusal("settings", error))
     width = max(len(line.name) for line in lines)
     for line in lines:
         mark = f"{line.state:<5}"
         mark = f"\033[{_COLOURS[line.state]}m{mark}\033[0m" if sys.stdout.isatty() else mark
-        print(f"{mark}  {line.name:<{width}}  {line.text}")
+        say(f"{mark}  {line.name:<{width}}  {line.text}")
         if line.remedy:
-            print(f"{'':<7}{'':<{width}}  -> {line.remedy}")
+            say(f"{'':<7}{'':<{width}}  -> {line.remedy}")
     wrong = sum(line.state == "wrong" for line in lines)
-    print(f"a run would fail: {wrong} wrong" if wrong else "a run would work")
+    say(f"a run would fail: {wrong} wrong" if wrong else "a run would work")
     return 1 if wrong else 0
 
 
@@ -89,6 +98,19 @@ def packages(requirements: Path, in_lock_step: Sequence[str]) -> Iterator[Line]:
         elif version.partition("+")[0] != tested:
             state = "wrong" if name in in_lock_step else "note"
             yield Line(state, name, f"{version} instead of {tested}, which is tested", remedy)
+
+
+def folder(cfg: RunSettings, path: Path) -> Line:
+    """Whether the run could begin or go on in its folder."""
+    state, detail = look(path, plain(cfg), cfg.resume)
+    there = existing(path)
+    if state == "refused":
+        return refusal("folder", detail)
+    if state == "running":
+        return Line("wrong", "folder", f"{path}: {detail} uses it", "wait, or tag=<word>")
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        return Line("wrong", "folder", f"{there} cannot be written to", "another runs_dir=")
+    return Line("ok", "folder", f"{path}: {state}")
 
 
 def device(name: str) -> Line:
@@ -123,22 +145,22 @@ def play(make: Callable[[], Any], act: Callable[[Any], Any]) -> tuple[Line, floa
     except SimulatorError as error:  # a run bears it
         return replace(refusal("simulator", error), state="note"), None
     except Exception as error:  # noqa: BLE001 - foreign libraries fail in ways nobody can name
-        return refusal("simulator", error), None
+        return refusal("simulator", error if isinstance(error, RunError) else repr(error)), None
     return Line("ok", "simulator", f"{steps / seconds:,.0f} agent steps a second"), seconds / steps
 
 
-def refusal(name: str, error: Exception) -> Line:
+def refusal(name: str, error: RunError | str) -> Line:
     """An error as a line; its remedy is what follows the last semicolon."""
     text, _, remedy = " ".join(str(error).split()).rpartition("; ")
-    return Line("wrong", name, text or remedy or repr(error), remedy if text else _INSTALL)
+    return Line("wrong", name, text or remedy, remedy if text else "see its traceback in train.py")
 
 
 def room(cfg: RunSettings, cost: Estimate) -> Iterator[Line]:
     """Memory and disk against what the run needs, and the hours."""
     on_gpu = cfg.uses_gpu
-    memory = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
+    free_memory = memory(on_gpu)[0]
     for name, needed, free, remedy in (
-        ("GPU memory" if on_gpu else "memory", cost.memory, memory, "a smaller scale.batch_size"),
+        ("GPU memory" if on_gpu else "memory", cost.memory, free_memory, "a smaller batch_size"),
         ("disk", cost.disk, free_disk(Path(cfg.runs_dir)), "free some, or another runs_dir="),
     ):
         text = f"{free / GIGA:.2f} GB free, a run needs about {needed / GIGA:.2f} GB"
@@ -146,3 +168,14 @@ def room(cfg: RunSettings, cost: Estimate) -> Iterator[Line]:
         yield Line("ok" if enough else "wrong", name, text, "" if enough else remedy)
     text = f"about {hours_text(cost.hours)} at preset={cfg.preset}: {cost.basis}"
     yield Line("ok", "time", text)
+
+
+def memory(of_gpu: bool) -> tuple[float, float]:
+    """Bytes free and in all: of the GPU, or of this machine, or of the container around us."""
+    if of_gpu:
+        free, total = torch.cuda.mem_get_info()
+        return float(free), float(total)
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text(encoding="utf-8").strip() if limit.is_file() else "max"
+    machine, ours = psutil.virtual_memory(), math.inf if text == "max" else float(text)
+    return min(machine.available, ours), min(machine.total, ours)

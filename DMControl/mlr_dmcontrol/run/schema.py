@@ -14,6 +14,7 @@ A rule between fields is in `__post_init__` of the class that has them.
 from __future__ import annotations
 
 import dataclasses
+import json
 import operator
 import re
 import typing
@@ -69,25 +70,25 @@ def construct(kind: type[SettingsType], values: Any, section: str = "") -> Setti
     if not isinstance(values, Mapping):
         raise ConfigError(f"{section}={values}: is a section; set its keys, {section}.<key>=…")
     prefix = f"{section}." if section else ""
-    fields = {each.name: each for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for name, value in values.items():
-        if name not in fields:
-            remedy = suggestion(str(name), list(fields))
-            raise ConfigError(f"{prefix}{name}={value}: unknown key; {remedy}")
+    known = {key.name: key for key in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints, arguments = typing.get_type_hints(kind), {}
-    for name, each in fields.items():
-        if name not in values and each.default is dataclasses.MISSING:
+    for name, value in values.items():
+        if name not in known:
+            remedy = suggestion(str(name), list(known))
+            raise ConfigError(f"{prefix}{name}={value}: unknown key; {remedy}")
+        arguments[name] = _value(value, hints[name], known[name].metadata, prefix + name)
+    for name, key in known.items():
+        if name not in values and key.default is dataclasses.MISSING:
             raise ConfigError(f"{prefix}{name}: missing; it needs a value in the YAML")
-        if name in values:
-            arguments[name] = _value(values[name], hints[name], each.metadata, prefix + name)
     return kind(**arguments)
 
 
 def plain(settings: Any) -> Any:
     """What `construct` makes such settings from: nested dictionaries, lists for tuples."""
     if dataclasses.is_dataclass(settings):
-        names = (each.name for each in dataclasses.fields(settings))
-        return {name: plain(getattr(settings, name)) for name in names}
+        return {
+            key.name: plain(getattr(settings, key.name)) for key in dataclasses.fields(settings)
+        }
     return list(settings) if isinstance(settings, tuple) else settings
 
 
@@ -105,6 +106,8 @@ def _value(value: Any, kind: Any, rule: Mapping[str, Any], key: str) -> Any:
     if typing.get_origin(kind) is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ConfigError(f"{key}={value}: must be a list, such as [{value}]")
+        if not value and "ends" in rule:
+            raise ConfigError(f"{key}=[]: must have an entry; see its default in --print-config")
         return tuple(_value(one, kinds[0], rule, f"{key}[{i}]") for i, one in enumerate(value))
     ends, choices = rule.get("ends", {}), [str(word) for word in rule.get("choices", (value,))]
     if not (type(value) is kind or (kind is float and type(value) is int)):
@@ -117,9 +120,8 @@ def _value(value: Any, kind: Any, rule: Mapping[str, Any], key: str) -> Any:
         problem = f"no such choice; {suggestion(str(value), choices)}"
     else:
         return float(value) if kind is float else value
-    raise ConfigError(
-        f"{key}={str(value).lower() if isinstance(value, bool) else value}: {problem}"
-    )
+    shown = json.dumps(value) if value is None or isinstance(value, bool) else value
+    raise ConfigError(f"{key}={shown}: {problem}")
 
 
 # ---- what every run has ---------------------------------------------------------------------
@@ -137,8 +139,8 @@ class EvaluationSettings:
     """How often and how long the policy is scored, in the benchmark's own steps and episodes."""
 
     every: int = bounded(1)
-    episodes: int = bounded(1)
-    final_episodes: int = bounded(1)
+    episodes: int = bounded(1, 10_000)
+    final_episodes: int = bounded(1, 10_000)
     processes: int | None = bounded(0, 1024)
 
 
@@ -181,6 +183,11 @@ class RunSettings:
     def __post_init__(self) -> None:
         """Raises: ConfigError: a device that is not there, or keys that do not go together."""
         check_device(self.device)
+        if self.budget > 100_000 * self.evaluation.every:
+            raise ConfigError(
+                f"evaluation.every={self.evaluation.every}: more than 100000 evaluations; use at "
+                f"least {-(-self.budget // 100_000)}"
+            )
         if self.compile and self.deterministic:
             raise ConfigError("compile=true: does not go with deterministic=true; set one to false")
         if self.cuda_graph and not self.uses_gpu:
@@ -205,7 +212,7 @@ class RunSettings:
 
 def check_device(device: str) -> None:
     """Raises: ConfigError: `device` is misspelt, or a GPU that is not there."""
-    match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
+    match = re.fullmatch(r"auto|cpu|cuda(?::(\d{1,9}))?", device)
     if match is None:
         raise ConfigError(f"device={device}: unknown device; write auto, cpu, cuda or cuda:<n>")
     if device.startswith("cuda"):

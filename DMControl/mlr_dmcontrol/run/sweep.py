@@ -1,5 +1,7 @@
 """`train.py -m`: many runs, on this machine or a cluster, and what became of each.
 
+`plan=true` only says what they would take, and `plan=<file>` takes them from a plan (run/plan.py).
+
 Every job is composed and checked before the first one starts. A job is the same command and the
 same folder as a run typed by hand, and a process of its own: a repeated sweep does only what is
 missing, and a crash, whatever its kind, is one outcome among others.
@@ -18,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -28,8 +30,9 @@ import yaml
 from omegaconf import OmegaConf
 
 from ..errors import ConfigError, Preempted, RunError, suggestion
-from .config import FLAGS, Layout, expand, split
-from .folder import look
+from . import plan
+from .config import Layout, expand, say, spelt
+from .folder import MAY_CHANGE, look
 from .schema import RunSettings, plain
 from .signals import StopRequest
 
@@ -37,6 +40,7 @@ GIGA = 1e9
 _LAUNCHER_WORDS = ("launcher=", "launcher.", "runs_per_gpu=", "jobs_at_once=")
 _POLL_SECONDS = 0.2
 _ASK_SECONDS = 1.0
+_MOST_AT_ONCE = 1024
 # A run hears these while it trains; before and after, when they would kill it, it is deaf to them.
 _DEAF = ("sh", "-c", 'trap "" HUP INT USR1; exec "$0" "$@"')
 
@@ -94,8 +98,12 @@ class Outcome:
 
 def wanted(argv: Sequence[str]) -> bool:
     """Whether a command line asks for a sweep or a plan, and not for one run."""
-    asks = {"-m", "--multirun"} & set(argv) or any(word.startswith("plan=") for word in argv)
-    return bool(asks) and not {"-h", "--help", "--print-config"} & set(argv)
+    asks = _several(argv) or any(word.startswith("plan=") for word in argv)
+    return asks and not {"-h", "--help", "--print-config"} & set(argv)
+
+
+def _several(argv: Sequence[str]) -> bool:
+    return bool({"-m", "--multirun"} & set(argv))
 
 
 def main(
@@ -106,7 +114,7 @@ def main(
     run_path: Callable[[Any], Path],
     estimate: Callable[[Any], Estimate],
 ) -> int:
-    """Run or plan what `argv` asks for; returns the exit code.
+    """Run what `argv` asks for, or say what it would take; returns the exit code.
 
     0 all runs are finished, 75 all others were preempted and saved, else the failures' common
     exit code, or 1.
@@ -117,24 +125,21 @@ def main(
     Raises:
         ConfigError: a job is wrong, or two of them would share a folder; nothing was started.
     """
-    plans = [word for word in argv if word.startswith("plan=")]
-    if any(word not in ("plan=true", "plan=false") for word in plans):
-        raise ConfigError(f"{plans[0]}: must be true or false")
-    wishes, launcher = read([word for word in argv if word not in plans], layout)
+    wishes, launcher = read(argv, layout)
     composed = [(words, compose(words)) for words in wishes]
     jobs = _jobs([(words, cfg, run_path(cfg)) for words, cfg in composed], layout)
     refused = [job for job in jobs if job.state == "refused"]
-    if "plan=true" in plans:
-        print(_plan_text([(job, estimate(job.cfg)) for job in jobs]))
+    if "plan=true" in argv or not (_several(argv) or "plan=false" in argv):
+        say(_survey([(job, estimate(job.cfg)) for job in jobs]))
         return ConfigError.exit_code if refused else 0
     # What seems to run elsewhere may have died there: its lock decides.
     todo = [job for job in jobs if job.state in ("waiting", "resumes", "running")]
-    done = [Outcome(job.name, 0) for job in jobs if job.state == "finished"]
-    print(f"{len(jobs)} runs: {len(done)} finished already, {len(todo)} to do", flush=True)
-    outcomes = [*done, *(Outcome(job.name, ConfigError.exit_code, job.detail) for job in refused)]
+    outcomes = [Outcome(job.name, 0) for job in jobs if job.state == "finished"]
+    say(f"{len(jobs)} runs: {len(outcomes)} finished already, {len(todo)} to do")
+    outcomes += [Outcome(job.name, ConfigError.exit_code, job.detail) for job in refused]
     if todo:
         outcomes += launch(todo, launcher)
-    print(summary(outcomes, jobs[0].log.parent))
+    say(summary(outcomes, jobs[0].log.parent))
     return exit_code(outcomes)
 
 
@@ -144,34 +149,41 @@ def read(argv: Sequence[str], layout: Layout) -> tuple[list[list[str]], Launcher
     Raises:
         ConfigError: a word that is not understood.
     """
-    own = [word for word in argv if word.startswith(_LAUNCHER_WORDS)]
-    words = [word for word in argv if word not in own and word not in FLAGS]
-    for word in words:
-        if word.startswith("hydra.launcher."):
-            new = word.removeprefix("hydra.").replace("launcher.ray.", "launcher.")
-            new = new.replace("launcher.n_jobs=", "jobs_at_once=")
-            raise ConfigError(f"{word}: has another name now; write {new}")
-    multirun = bool({"-m", "--multirun"} & set(argv))
-    if not multirun:
-        words, own = [*words, *own], []  # refused where they are composed
+    words = [word for word in spelt(argv) if word not in ("plan=true", "plan=false")]
+    plans = [word for word in words if word.startswith("plan=")]
+    # Without -m the launcher's are refused where the others are composed.
+    own = [word for word in words if word.startswith(_LAUNCHER_WORDS)] if _several(argv) else []
+    words = [word for word in words if word not in (*plans, *own)]
     inner = [word for word in own if word.startswith("launcher.")]
     common = _read_yaml(layout.directory / "sweep.yaml", [w for w in own if w not in inner])
     name, known = str(common["launcher"]), layout.options("launcher")
     if name not in known:
         raise ConfigError(f"launcher={name}: no such launcher; {suggestion(name, known)}")
     for key, least in (("runs_per_gpu", 1), ("jobs_at_once", 0)):
-        if common[key] is None or common[key] < least:
-            raise ConfigError(f"{key}={common[key]}: must be at least {least}")
+        if common[key] is None or not least <= common[key] <= _MOST_AT_ONCE:
+            raise ConfigError(f"{key}={common[key]}: must be {least} to {_MOST_AT_ONCE}")
     settings = _read_yaml(layout.directory / "launcher" / f"{name}.yaml", inner)
     launcher = Launcher(name, common["runs_per_gpu"], common["jobs_at_once"], settings)
-    return _expanded(words, layout) if multirun else [words], launcher
+    if plans:
+        return _planned(plans, words, layout), launcher
+    return _expanded(words, layout) if _several(argv) else [words], launcher
+
+
+def _planned(plans: Sequence[str], words: Sequence[str], layout: Layout) -> list[list[str]]:
+    """The jobs of plans, each with `words`, which say no more than where and how."""
+    for word in words:
+        if word.startswith("preset=") or not word.startswith(MAY_CHANGE):
+            raise ConfigError(f"{word}: a plan says what is run; beside it say only where and how")
+    paths = [Path(word.partition("=")[2]).expanduser() for word in plans]
+    read = (plan.read(path, layout.subject, layout.canonical) for path in paths)
+    return [[*command, *words] for one in read for command in one.commands()]
 
 
 def _read_yaml(path: Path, words: Sequence[str] = ()) -> dict[str, Any]:
     """A YAML file with `words` in it; a key that holds a mapping takes any key within."""
     settings: Any = OmegaConf.to_container(OmegaConf.load(path))
     for word in words:
-        name, text = split(word)
+        name, _, text = word.partition("=")
         key, _, within = name.removeprefix("launcher.").partition(".")
         default = settings.get(key)
         if key not in settings or (within and not isinstance(default, dict)):
@@ -255,7 +267,7 @@ def _jobs(composed: Sequence[tuple[Sequence[str], RunSettings, Path]], layout: L
     return list(jobs.values())
 
 
-def _plan_text(rows: Sequence[tuple[Job, Estimate]]) -> str:
+def _survey(rows: Sequence[tuple[Job, Estimate]]) -> str:
     """One line for each run, then the sums of what is left to do."""
     width = max(len(job.name) for job, _ in rows)
     lines = [
@@ -287,10 +299,14 @@ def hours_text(hours: float) -> str:
     return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
 
 
+def existing(path: Path) -> Path:
+    """`path`, or what there is of it already."""
+    return next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
+
+
 def free_disk(folder: Path) -> float:
     """Bytes free where `folder` is, or will be."""
-    there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
-    return float(shutil.disk_usage(there).free)
+    return float(shutil.disk_usage(existing(folder)).free)
 
 
 @dataclass(frozen=True)
@@ -396,8 +412,7 @@ def launch(jobs: Sequence[Job], launcher: Launcher) -> list[Outcome]:
         while not all(future.done() for future in futures):
             if request.requested and not stop.exists():
                 stop.touch()
-                with suppress(OSError):  # the terminal may be what went away
-                    print(f"{request.reason}: every run saves and ends", file=sys.stderr)
+                say(f"{request.reason}: every run saves and ends")
             time.sleep(_POLL_SECONDS)
         for share, future in zip(shares, futures, strict=True):
             try:

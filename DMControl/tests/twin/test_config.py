@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 import torch
 import yaml
 
+import train
 from mlr_dmcontrol import errors
 from mlr_dmcontrol.errors import ConfigError
 from mlr_dmcontrol.run import config
@@ -110,22 +112,40 @@ def test_spellings_of_a_budget(text: str) -> None:
     assert load([f"budget={text}"]).budget == 100_000
 
 
-@pytest.mark.parametrize("text", ["/tmp/a b", "a=b,c", "it's", "back\\slash", "'quoted'"])
-def test_paths_and_tags_are_words_whatever_they_look_like(text: str) -> None:
-    cfg = load([f"runs_dir={text}", "tag=1e5"])
-    assert (cfg.runs_dir, cfg.tag) == (text.strip("'") if text[0] == "'" else text, "1e5")
+@pytest.mark.parametrize("text", ["/tmp/a b", "a=b,c", "it's", "back\\slash", "'quoted'", "~/x"])
+def test_paths_and_tags_are_one_text_whatever_they_look_like(text: str) -> None:
+    words = [f"runs_dir={text}", "tag=1e5"]
+    meant = os.path.expanduser(text.strip("'") if text[0] == "'" else text)
+    assert config.expand(words, LAYOUT) == [words]
+    cfg = load(words)
+    assert (cfg.runs_dir, cfg.tag) == (meant, "1e5")
     assert load(["tag=null"]).tag == "null"
 
 
 def test_a_sweep_is_split_into_jobs_that_compose() -> None:
     subjects = (cases.TYPO[1], cases.WITHOUT_FILE)
-    words = ["seed=1,2", f"{SUBJECT}={','.join(subjects)}", "budget=100k,500k", "tag=a,b"]
+    words = ["seed=1,2", f"{SUBJECT}={','.join(subjects)}", "budget=100k,500k"]
     jobs = config.expand([*words, "runs_dir=x", "agent.mask_ratio=0.1"], LAYOUT)
-    assert len(jobs) == 16
-    cfgs = [compose(job) for job in jobs[::3]]
-    assert {(cfg.subject, cfg.tag) for cfg in cfgs} == set(itertools.product(subjects, "ab"))
-    everything = config.expand([f"{SUBJECT}=all,dev"], LAYOUT)
-    assert [word for (word,) in everything] == [f"{SUBJECT}={name}" for name in LAYOUT.sets["all"]]
+    assert len(jobs) == 8
+    assert {compose(job).subject for job in jobs[::3]} == set(subjects)
+
+
+@pytest.mark.parametrize(
+    "word, values",
+    {
+        f"{SUBJECT}=all,dev": LAYOUT.sets["all"],
+        f"{SUBJECT}=choice({','.join(LAYOUT.sets['dev'])})": LAYOUT.sets["dev"],
+        f"{SUBJECT}=a.b:C-v0,d/e": ("a.b:C-v0", "d/e"),
+        f"{SUBJECT}=glob(*)": {*LAYOUT.sets["all"], *LAYOUT.options(SUBJECT)},
+        "agent=glob(mlr*)": ("mlr", "mlr_official"),
+        "seed=range(1,4)": ("1", "2", "3"),
+        "agent.num_filters=[4],[8]": ("[4]", "[8]"),
+    }.items(),
+    ids=str,
+)
+def test_several_values_are_written_as_in_hydra(word: str, values: Any) -> None:
+    key = word.partition("=")[0]
+    assert sorted(config.expand([word], LAYOUT)) == sorted([f"{key}={text}"] for text in values)
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -139,6 +159,12 @@ REFUSED = {
     f"{SUBJECT}=dev": "-m",
     "agent=mlr,mlr_official": "-m",
     "seed=1,2": "-m",
+    "seed=1,2,": "comma",
+    "seed=1,,2": "comma",
+    "seed=1,1": "twice",
+    "seed=range(3,1)": "no value",
+    "seed=interval(1,2)": "seed=<one>,<another>",
+    "agent=glob(zz*)": "no value",
     "ablation=mask_ratio": "-m",
     "launcher.partition=gpu": "-m",
     "agent.mask_rato=0.3": "mask_ratio?",
@@ -148,7 +174,12 @@ REFUSED = {
     "agent.mask_ratio.x=1": "unknown key",
     "agnet=mlr": "agent?",
     "unheard.of=3": "--help",
-    "hydra.unheard_of=3": "--help",
+    "hydra.unheard_of=3": "leave it out",
+    "hydra.run.dir=x": "runs_dir=x",
+    "hydra/launcher=submitit_slurm": "launcher=slurm",
+    "hydra.launcher.partition=gpu": "launcher.partition=gpu",
+    "hydra.launcher.n_jobs=2": "jobs_at_once=2",
+    "hydra.launcher.ray.init.address=auto": "launcher.init.address=auto",
     "evaluation=3": "evaluation.every",
     "agent.mask_ratio=[0.3": "quote it",
     "agent.mask_ratio=": "a number",
@@ -164,12 +195,20 @@ REFUSED = {
     f"device=cuda:{torch.cuda.device_count()}": f"finds {torch.cuda.device_count()}",
     "tag=a/b": "folder",
     "runs_dir=": "name a folder",
-    "+agent.new=1": "--help",
-    "~seed": "--help",
-    "--seed": "--help",
-    "seed": "--help",
+    "+agent.new=1": "agent.new=1",
+    "++seed=1": "seed=1",
+    "~seed": "seed=<value>",
+    "--seed 3": "seed=3",
+    "--seed=3": "seed=3",
+    "-seed": "seed=<value>",
+    "seed 3": "seed=3",
+    "--multi-run": "--multirun?",
     "agent.augmentation=[shfit]": "",
     "agent.augmentation=shift": "[shift]",
+    "agent.objective=[1]": "mlr",
+    "budget=1e400": "100k",
+    "evaluation.every=1 budget=100m": "1000",
+    "evaluation.every=null": "a whole number",
     "compile=true deterministic=true": "deterministic",
     "cuda_graph=true device=cpu": "false",
     f"agent.rl=false agent={cases.PLAIN_AGENT}": "agent=mlr",
@@ -246,32 +285,42 @@ def test_every_key_is_checked() -> None:
 # --- the program --------------------------------------------------------------------------------
 
 
-def train(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(TREE / "train.py"), *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
 
 
 def test_help_says_how_to_start_what_can_be_chosen_and_every_key(tmp_path: Path) -> None:
-    done = train("--help", cwd=tmp_path)
+    done = run("--help", cwd=tmp_path)
     first, *rest = done.stdout.splitlines()
     assert done.returncode == 0 and first.startswith("python train.py ")
     load(first.split()[2:])
     assert {f"agent={', '.join(AGENTS)}", f"preset={', '.join(PRESETS)}"} <= {
         " ".join(entry.split()) for entry in re.split(r"\n(?! )", done.stdout)
     }
-    text = (LAYOUT.directory / "train.yaml").read_text(encoding="utf-8")
-    assert set(text.splitlines()) <= set(rest)
+    assert set((LAYOUT.directory / "train.yaml").read_text().splitlines()) <= set(rest)
 
 
-def test_a_reader_of_the_help_may_stop_reading(tmp_path: Path) -> None:
-    command = f"{sys.executable} {TREE / 'train.py'} --help"
-    with subprocess.Popen(
-        command, shell=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
-    ) as process:
+@pytest.mark.parametrize("words", ["--help", "plan=true preset=smoke"])
+def test_a_reader_may_stop_reading(words: str, tmp_path: Path) -> None:
+    command, pipe = f"{sys.executable} {TREE / 'train.py'} {words}", subprocess.PIPE
+    with subprocess.Popen(command, shell=True, stdout=pipe, stderr=pipe, cwd=tmp_path) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("words", [[], ["-m"]])
+def test_no_words_begin_nothing_but_say_how_to(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train.main(words) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) <= 10 and not list(tmp_path.iterdir())
+    first = next(line for line in lines if line[:2] == ["python", "train.py"])
+    load([word for word in first if "=" in word])
 
 
 def test_print_config_shows_what_would_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -282,7 +331,17 @@ def test_print_config_shows_what_would_run(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_program_refuses_with_code_2_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    done = train("agent.patch_size=13", cwd=tmp_path)
+    done = run("agent.patch_size=13", cwd=tmp_path)
     assert done.returncode == ConfigError.exit_code
     assert re.fullmatch(r"error: agent\.patch_size=13: .*\n", done.stdout + done.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("word", cases.SEEN_LATE)
+def test_what_only_the_builders_see_is_refused_before_there_is_a_folder(
+    word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A camera or game that is not there, and more memory than there is."""
+    assert train.main([word, "preset=smoke", "device=cpu", f"runs_dir={tmp_path}/runs"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
     assert not list(tmp_path.iterdir())

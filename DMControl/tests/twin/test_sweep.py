@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import config_cases as cases
 import pytest
 import torch
 from small_run import TRAIN
@@ -62,16 +64,13 @@ def test_words_of_the_launcher_are_no_words_of_a_job() -> None:
         (["runs_per_gpu=0"], "1"),
         (["runs_per_gpu=null"], "1"),
         (["jobs_at_once=x"], "type"),
-        (["plan=perhaps"], "true or false"),
         (["launcher.partition=gpu"], "local.yaml"),
-        (["launcher=slurm", "launcher.partition"], "<key>=<value>"),
+        (["launcher=slurm", "launcher.partition"], "partition=<value>"),
         (["launcher=slurm", "launcher.partion=gpu"], "partition"),
         (["launcher=slurm", "launcher.timeout_min=soon"], "720"),
         (["launcher=slurm", "launcher.setup=[a"], "quote"),
         (["launcher=slurm", "launcher.partition.name=gpu"], "slurm.yaml"),
-        (["hydra.launcher.partition=gpu"], "write launcher.partition=gpu"),
-        (["hydra.launcher.n_jobs=2"], "write jobs_at_once=2"),
-        (["hydra.launcher.ray.init.address=auto"], "write launcher.init.address=auto"),
+        (["runs_per_gpu=1000000"], "1024"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
@@ -103,6 +102,27 @@ def test_a_plan_counts_and_starts_nothing(
     assert "3 runs: 3 waiting" in text
     assert text.count("GB memory") == 4
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plans_file_says_what_is_run_and_words_beside_it_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, subject = tmp_path / "plan.yaml", cases.SUBJECT
+    plan = {f"{subject}s": [cases.WITHOUT_FILE], "methods": ["mlr"], "against": cases.PLAIN_AGENT}
+    plan |= {"preset": "smoke", "budget": compose(["preset=smoke"]).budget, "seeds": [1, 2]}
+    plan |= {"hypothesis": "It is.", "power": {"gain": 0.5, "at": 0.8}}
+    plan |= {"holds_if": {"test": "welch", "above": 0, "ahead_on": 1, "p": 0.05}}
+    path.write_text(json.dumps(plan))
+    words = [f"plan={path}", f"runs_dir={tmp_path}/runs", "device=cpu"]
+    jobs, _ = sweep.read(["-m", *words], LAYOUT)
+    assert len(jobs) == 4 and all(set(words[1:]) <= {*job} for job in jobs)
+    assert {compose(job).subject for job in jobs} == {cases.WITHOUT_FILE}
+    assert train.main(words) == 0
+    assert "4 runs: 4 waiting" in capsys.readouterr().out
+    for word in ("seed=3", "preset=laptop", "agent.mask_ratio=0.1", "ablation=momentum"):
+        assert train.main(["-m", *words, word]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {word}: ")
+    assert not (tmp_path / "runs").exists()
 
 
 # --- runs and how they end ----------------------------------------------------------------------
