@@ -23,7 +23,6 @@ from agents import (
 )
 from torch import Tensor
 
-from mlr_atari.augmentation import AugmentationNoise
 from mlr_atari.batch import Batch
 from mlr_atari.build import build_agent
 from mlr_atari.cost import update_flops
@@ -272,11 +271,3 @@ def test_a_collapse_is_seen(name: str) -> None:
     values = diagnostics(agent, batch, agent.draw_noise(Streams(1)))
     assert values[f"{name}/projection_std"] < 1e-3
     assert values[f"{name}/effective_rank"] < 1.5
-
-
-def test_noise_may_lack_every_augmentation() -> None:
-    for name in OBJECTIVES:
-        agent = small_agent(name, augmentation=[])
-        noise = objective_of(agent).draw_noise(Streams(1), AugmentationNoise())
-        loss, _ = objective_of(agent).loss(agent.network.encoder, batch_for(agent, 0), noise)
-        assert loss.isfinite()

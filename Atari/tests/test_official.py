@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from agents import run_updates, small_agent, synthetic_batch
+from agents import run_updates, small_agent
 from torch import Tensor
 
-from mlr_atari.augmentation import AugmentationNoise
 from mlr_atari.errors import ConfigError
 from mlr_atari.official import export_official, load_official
-from mlr_atari.run.seeding import Streams
 
 
 def _exported(**changes: Any) -> dict[str, Tensor]:
@@ -133,13 +131,3 @@ def test_plain_head() -> None:
 def test_settings_without_published_counterpart(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="the published"):
         export_official(small_agent(**changes))
-
-
-def test_gradients_under_published_names() -> None:
-    agent = small_agent()
-    assert agent.objective is not None
-    noise = agent.objective.draw_noise(Streams(1), AugmentationNoise())
-    agent.objective.loss(agent.network.encoder, synthetic_batch(0), noise)[0].backward()
-    gradients = export_official(agent, lambda parameter: parameter.grad)
-    assert gradients["head.advantage_out.weight_mu"] is None
-    assert gradients["transformer.0.attn.qkv.weight"].shape == (294, 98)

@@ -77,24 +77,6 @@ def test_when_curl_is_stepped(name: str) -> None:
 # --- gradients, two optimisers, momentum ----------------------------------------------------------
 
 
-def test_clipping_of_each_objective() -> None:
-    found = {}
-    for name in ("curl", "spr", "spr_published", "playvirtual"):
-        agent = tiny(name)
-        encoder = agent.networks.encoder
-        groups = objective_of(agent).clip_groups(encoder)
-        own = len([each for each in objective_of(agent).parameters() if each.requires_grad])
-        sizes = {len(list(encoder.parameters())): "encoder"}
-        sizes[len(list(encoder.parameters())) + own] = "all"
-        found[name] = [(sizes[len(group.parameters)], group.max_norm) for group in groups]
-    assert found == {
-        "curl": [],
-        "spr": [("all", 10.0)],
-        "spr_published": [],
-        "playvirtual": [("encoder", 10.0), ("all", 10.0)],
-    }
-
-
 def test_two_adams_on_one_gradient_are_one_at_the_sum_of_their_rates() -> None:
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(30, generator=generator)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
 import torch
-from small_agents import diagnostics, make_agent, make_batch, preview, rates, tiny, updates
+from small_agents import diagnostics, make_agent, make_batch, preview, tiny, updates
 from torch import Tensor
 
 from mlr_dmcontrol.batch import Batch
 from mlr_dmcontrol.momentum import OnlineTarget
 from mlr_dmcontrol.objectives.heads import distance, effective_rank
 from mlr_dmcontrol.objectives.mlr import MLR, warmup_inverse_sqrt
-from mlr_dmcontrol.objectives.pixels import pixel_errors
 from mlr_dmcontrol.run.seeding import Streams
 from mlr_dmcontrol.sac import SAC
 
@@ -101,20 +99,6 @@ def test_all_sequences_at_once_but_on_a_cpu() -> None:
     assert objective.to("meta").sequences_at_once == 40
 
 
-def test_clip_is_joint_over_all_it_trains() -> None:
-    agent = make_agent("mlr", max_gradient_norm=1e-3)
-    batch, noise = make_batch(agent), agent.draw_noise(Streams(0))
-    loss, _ = mlr(agent).loss(agent.encoder, batch, noise.objective)
-    gradients = torch.autograd.grad(loss, agent.objective_optimizer.parameters)
-    total = torch.stack([g.norm() for g in gradients]).norm()
-    metrics = agent.update_objective(batch, noise)
-    torch.testing.assert_close(metrics["gradient_norm/objective"], total)
-    moments = agent.objective_optimizer.state_dict()["moments"]
-    for gradient, moment in zip(gradients, moments, strict=True):
-        expected = 0.1 * gradient * 1e-3 / (total + 1e-6)
-        torch.testing.assert_close(moment["exp_avg"], expected, rtol=1e-3, atol=1e-10)
-
-
 def test_initialisation_paper_and_published() -> None:
     paper, published = make_agent("mlr", seed=4), make_agent("mlr_official", seed=4)
     for agent in (paper, published):
@@ -158,21 +142,6 @@ def test_schedule() -> None:
     assert warmup_inverse_sqrt(1000, 0, 0.1) == 1.0
 
 
-def test_rates_follow_the_schedule_and_go_on_after_a_resume() -> None:
-    changes = {"warmup_updates": 2, "warmup_start": 0.5, "critic_learning_rate": 0.1}
-    agent, resumed, seen = make_agent("mlr", **changes), make_agent("mlr", **changes), []
-    for step in range(4):
-        updates(agent, 1, first=step)
-        seen += rates(agent.objective_optimizer)[:1]
-    assert seen == pytest.approx([0.025, 0.0375, 0.05, 0.05 * (2 / 3) ** 0.5])
-    assert rates(agent.critic_optimizer) == pytest.approx([0.1])
-    resumed.load_state_dict(agent.state_dict())
-    for each in (agent, resumed):
-        updates(each, 1, first=4)
-    assert rates(resumed.objective_optimizer) == rates(agent.objective_optimizer)
-    assert rates(resumed.objective_optimizer) == pytest.approx([0.05 * (2 / 4) ** 0.5] * 2)
-
-
 def test_the_weight_scales_the_loss_only() -> None:
     one, two = make_agent("mlr"), make_agent("mlr", mlr_weight=2.5)
     batch, noise = make_batch(one), one.draw_noise(Streams(0))
@@ -181,22 +150,6 @@ def test_the_weight_scales_the_loss_only() -> None:
     torch.testing.assert_close(
         mine["gradient_norm/objective"] * 2.5, theirs["gradient_norm/objective"]
     )
-
-
-def test_actions_matter_and_can_be_left_out() -> None:
-    for uses, expected in ((True, False), (False, True)):
-        agent = make_agent("mlr", decoder_actions=uses)
-        with torch.no_grad():
-            for parameter in mlr(agent).decoder.parameters():
-                parameter.mul_(20)
-        batch, noise = make_batch(agent), agent.draw_noise(Streams(0))
-        other = dataclasses.replace(
-            batch, sequence=dataclasses.replace(batch.sequence, action=-batch.sequence.action)
-        )
-        losses = [
-            mlr(agent).loss(agent.encoder, each, noise.objective)[0] for each in (batch, other)
-        ]
-        assert torch.equal(*losses) == expected
 
 
 def test_effective_rank_counts_directions() -> None:
@@ -263,19 +216,6 @@ def test_hidden_latents_are_replaced_by_the_token(per: str) -> None:
     torch.testing.assert_close(found, expected.transpose(0, 1))
 
 
-def test_nothing_of_a_hidden_step_gets_through() -> None:
-    agent = tiny("mlr", mask_level="latent")
-    batch, noise = given(agent)
-    objective, encoder = mlr(agent), agent.encoder
-    hidden = objective.hidden_steps(noise.grid).flatten()
-    before = objective.decoded(encoder, batch.sequence, noise)
-    batch.sequence.obs.index[hidden] = batch.sequence.obs.index[hidden].flip(1)
-    after = objective.decoded(encoder, batch.sequence, noise)
-    assert torch.equal(before, after)
-    batch.sequence.obs.index[~hidden] = batch.sequence.obs.index[~hidden].flip(1)
-    assert not torch.equal(after, objective.decoded(encoder, batch.sequence, noise))
-
-
 @pytest.mark.parametrize("per", ["batch", "sequence"])
 def test_only_masked_steps_count(per: str) -> None:
     agent = tiny("mlr", mask_mode="temporal", loss_positions="masked", mask_per=per)
@@ -330,11 +270,3 @@ def test_pixels_are_those_of_the_online_view(positions: str) -> None:
     else:
         expected = errors.mean()
     torch.testing.assert_close(loss_of(agent, batch, noise), expected)
-
-
-def test_pixel_errors() -> None:
-    images = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])  # (1, 2, 1, 2)
-    target, hidden = torch.zeros(1, 2, 1, 2), torch.tensor([[[[False, True]]]])
-    assert pixel_errors(images, target).tolist() == [7.5]
-    assert pixel_errors(images, target, hidden).tolist() == [10.0]
-    assert pixel_errors(images, target, torch.zeros_like(hidden)).tolist() == [0.0]

@@ -229,32 +229,6 @@ def test_draws_depend_on_the_seed_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_pieces_add_up_to_the_whole(name: str) -> None:
-    agent = tiny(name, sequence_batch_size=5, sequences_at_once=2)
-    batch, noise = batch_for(agent), agent.draw_noise(Streams(0)).objective
-    encoder, objective = agent.networks.encoder, objective_of(agent)
-    pieces = list(objective.pieces(batch, noise))
-    assert sum(share for share, _, _ in pieces) == pytest.approx(1)
-    total = sum(share * objective.loss(encoder, *piece)[0] for share, *piece in pieces)
-    torch.testing.assert_close(total, objective.loss(encoder, batch, noise)[0])
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_windows_of_the_wrong_shape_are_refused(name: str) -> None:
-    agent = tiny(name)
-    batch = batch_for(agent)
-    if objective_of(agent).sequence_batch_size == 0:
-        assert batch.sequence is None
-        return
-    with pytest.raises(ValueError, match="windows"):
-        objective_loss(agent, dataclasses.replace(batch, sequence=None))
-    for key in ((slice(None, -1),), (slice(None), slice(None, -1))):
-        short = dataclasses.replace(batch.sequence, action=batch.sequence.action[key])
-        with pytest.raises((ValueError, RuntimeError)):
-            objective_loss(agent, dataclasses.replace(batch, sequence=short))
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_collapse_is_visible(name: str) -> None:
     agent = tiny(name)
     batch, noise = batch_for(agent), agent.draw_noise(Streams(0))

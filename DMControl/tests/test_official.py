@@ -16,54 +16,6 @@ from mlr_dmcontrol.networks import Encoder, initialise_orthogonal
 from mlr_dmcontrol.official import export_official, load_official
 
 
-def test_encoder(golden: Load) -> None:
-    file = golden("dmc_a_pixel_encoder")
-    encoder = Encoder(9, 84, 8, (2, 1, 1, 1), 50)
-    filters, rows, columns = encoder.map_shape
-    with torch.no_grad():
-        for i, layer in enumerate(each for each in encoder.convolutions if hasattr(each, "stride")):
-            layer.weight.copy_(file.tensor(f"param/convs.{i}.weight"))
-            layer.bias.copy_(file.tensor(f"param/convs.{i}.bias"))
-        fc = file.tensor("param/fc.weight").view(50, filters, rows, columns)
-        encoder.head.linear.weight.copy_(fc.permute(0, 2, 3, 1).flatten(1))
-        encoder.head.linear.bias.copy_(file.tensor("param/fc.bias"))
-        encoder.head.norm.weight.copy_(file.tensor("param/ln.weight"))
-        encoder.head.norm.bias.copy_(file.tensor("param/ln.bias"))
-    images = to_float(file.tensor("obs")).requires_grad_()
-    maps, counted = images, 0
-    for layer in encoder.convolutions:
-        maps = layer(maps)
-        if isinstance(layer, nn.ReLU):
-            counted += 1
-            file.check(f"out/conv{counted}", maps)
-    assert counted == 4
-    file.check("out/fc", encoder.head.linear(maps.permute(0, 2, 3, 1).flatten(1)))
-    latent = encoder(images)
-    for name in ("out/ln", "out/final"):
-        file.check(name, latent)
-    (latent * file.tensor("cotangent")).sum().backward()
-    file.check("grad_obs", images.grad / 255.0)
-    file.check("grad/fc.weight", _channel_first(encoder.head.linear.weight.grad, encoder))
-    for i, layer in enumerate(each for each in encoder.convolutions if hasattr(each, "stride")):
-        file.check(f"grad/convs.{i}.weight", layer.weight.grad)
-        file.check(f"grad/convs.{i}.bias", layer.bias.grad)
-        layer.weight.grad = layer.bias.grad = None
-    # With detached features only the latent head learns.
-    encoder.zero_grad()
-    features = encoder.features(images).detach()
-    (encoder.latent(features) * file.tensor("cotangent")).sum().backward()
-    file.check("grad_detached/fc.weight", _channel_first(encoder.head.linear.weight.grad, encoder))
-    for name, parameter in (("ln.weight", "weight"), ("ln.bias", "bias")):
-        file.check(f"grad_detached/{name}", getattr(encoder.head.norm, parameter).grad)
-    for i, layer in enumerate(each for each in encoder.convolutions if hasattr(each, "stride")):
-        file.check(f"grad_detached/convs.{i}.weight", layer.weight.grad)
-
-
-def _channel_first(weight: torch.Tensor, encoder: Encoder) -> torch.Tensor:
-    filters, rows, columns = encoder.map_shape
-    return weight.view(-1, rows, columns, filters).permute(0, 3, 1, 2).flatten(1)
-
-
 def test_initialisation_has_the_published_statistics(golden: Load) -> None:
     file = golden("dmc_a2_init_statistics")
     torch.manual_seed(0)
