@@ -30,6 +30,7 @@ SINGLES = (
     "pyproject.toml",
     "requirements-dev.txt",
     "benchmark.py",
+    "probe.py",
     "report.py",
     "requirements-ray.txt",
     "tests/conftest.py",

@@ -1,10 +1,10 @@
-"""What the encoder's latents hold of the game's objects, and whether an objective collapses.
+"""What frozen latents hold of the state, the reward and the best policy's action; and collapses.
 
-    python probe.py runs/pong/*/seed_* --out results/probe
+    python probe.py runs/*/*/seed_* --out results/probe
 
-Ridge regression from frozen latents to positions in the console's memory, scored by R² on held-out
-games that are the same for every encoder, beside the untrained encoder and the pixels'
-principal components. Results of several commands gather in one folder.
+Ridge regression from the latents, scored by R² on held-out episodes that are the same for every
+encoder, beside the untrained encoder and the pixels' principal components; and whether methods
+rank by it as by their scores. Results of several commands gather in one folder.
 """
 
 from __future__ import annotations

@@ -54,6 +54,7 @@ class SavedPolicy:
 
     Attributes:
         obs_shape: of an observation, (S*C, H, W): S frames, oldest first, channels before pixels.
+        num_actions: A, numbers of an action, or actions to choose from.
         config: the run's configuration, nested plain values; as it was found.
         agent_step: how far it had been trained.
         network: what acts, on `device`.
@@ -62,6 +63,7 @@ class SavedPolicy:
     def __init__(self, facts: Fields, network: PolicyNetwork, device: torch.device) -> None:
         self._facts, self.network, self.device = facts, network, device
         self.obs_shape = tuple(facts.get("run.observation", list))
+        self.num_actions = facts.get("run.actions", int)
         self.config: Mapping[str, Any] = facts.content["config"]
         self.agent_step = facts.get("agent_step", int)
 

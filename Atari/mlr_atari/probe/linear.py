@@ -18,6 +18,8 @@ PENALTIES = tuple(10.0**power for power in range(-5, 4))
 _PARTS = (0.6, 0.8)  # of the episodes, where training ends and where validation does
 MIN_EPISODES = 5  # one to validate on, one to test on
 _CONSTANT = 1e-6  # deviation, relative to the size of the values, that is rounding only
+_PICTURES = 1000  # that components are computed from, and at least one more than components
+_BATCH = 256  # pictures at a time
 
 
 class Split(NamedTuple):
@@ -31,14 +33,9 @@ class Split(NamedTuple):
 def split_by_episode(episodes: NDArray[np.int64]) -> Split:
     """60 % of the episodes to train on, 20 % to validate, the last 20 % to test; in their order.
 
-    Args: `episodes`: (N,), the episode of each row.
-
-    Raises:
-        ValueError: fewer than `MIN_EPISODES` episodes.
+    Args: `episodes`: (N,), the episode of each row, at least `MIN_EPISODES` different ones.
     """
     numbers = np.unique(episodes)
-    if len(numbers) < MIN_EPISODES:
-        raise ValueError(f"{len(numbers)} episodes are too few to split; at least {MIN_EPISODES}")
     first, second = (numbers[int(share * len(numbers))] for share in _PARTS)
     train, test = episodes < first, episodes >= second
     return Split(train, ~train & ~test, test)
@@ -51,10 +48,10 @@ def readout(features: NDArray[np.floating], labels: Floats, split: Split) -> Flo
 
     Args: `features`: (N, D). `labels`: (N, V).
     """
-    inputs, targets = (_standardised(each, split.train) for each in (features, labels))
+    inputs, targets = (_standardised(values, split.train) for values in (features, labels))
     weights = ridge(inputs[split.train], targets[split.train])
     guesses = inputs[split.validation] @ weights  # (P, rows, V)
-    scores = np.stack([r_squared(each, targets[split.validation]) for each in guesses])
+    scores = np.stack([r_squared(guess, targets[split.validation]) for guess in guesses])
     best = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=0)  # (V,)
     chosen = weights[best, :, np.arange(labels.shape[1])].T
     tested = r_squared(inputs[split.test] @ chosen, targets[split.test])
@@ -88,20 +85,21 @@ def r_squared(predicted: Floats, targets: Floats) -> Floats:
     return np.where(still, np.nan, 1.0 - error / np.where(still, 1.0, spread))
 
 
-def principal_components(
-    pictures: NDArray[np.float32], count: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean (P,) and directions of largest variance (P, C) of pictures (M, P).
+def components(pictures: NDArray[np.uint8], train: Rows, count: int) -> NDArray[np.float32]:
+    """Coordinates (N, C) of pictures (N, ...) along the principal components of training pictures.
 
-    C is `count`, or M - 1 if that is less.
+    C is `count`, or less where there are too few pictures.
     """
-    mean = pictures.mean(axis=0)
-    centred = pictures - mean
-    # By way of the pictures, of which there are far fewer than pixels.
-    values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
-    top = slice(len(values) - min(count, len(pictures) - 1), len(values))
-    scale = np.sqrt(np.maximum(values[top], np.finfo(np.float32).tiny))
-    return mean, centred.T @ (vectors[:, top] / scale).astype(np.float32)
+    flat, rows = pictures.reshape(len(pictures), -1), np.flatnonzero(train)
+    used = min(max(_PICTURES, count + 1), len(rows))
+    few = flat[rows[np.linspace(0, len(rows) - 1, used).astype(np.int64)]].astype(np.float32)
+    mean = few.mean(axis=0)
+    centred = few - mean
+    # By way of the pictures, of which there are far fewer than pixels; the largest come last.
+    _, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
+    directions = centred.T @ vectors[:, -min(count, used - 1) :].astype(np.float32)
+    parts = (flat[start : start + _BATCH] for start in range(0, len(flat), _BATCH))
+    return np.concatenate([(part.astype(np.float32) - mean) @ directions for part in parts])
 
 
 def constant(values: Floats) -> Rows:

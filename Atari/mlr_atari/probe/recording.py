@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,8 +27,9 @@ from ..settings import Config
 from . import world
 from .linear import constant, split_by_episode
 
+REWARD = "reward"  # name of the last variable: of the decision that led to the picture
 _LONGEST = (1, 8)  # decisions that an action is held for at most, of episodes in turn
-_FORMAT = 1  # of the files; another number makes them all anew
+_FORMAT = 2  # of the files; another number makes them all anew
 
 Action = TypeVar("Action")
 
@@ -50,7 +52,7 @@ class Recording(NamedTuple):
     observations: NDArray[np.uint8]  # (N, S*C, H, W)
     labels: NDArray[np.float64]  # (N, V)
     episodes: NDArray[np.int64]  # (N,)
-    names: tuple[str, ...]  # of the V variables
+    names: NDArray[np.str_]  # of the V variables
     key: str
 
 
@@ -58,14 +60,13 @@ def record(cfg: Config, env: world.Environment, chosen: Episodes, folder: Path) 
     """These episodes of a run's environment, from `folder` if they were played before.
 
     Raises:
-        ConfigError: nothing changes in them.
+        ConfigError: nothing changes in them, or the file in the folder is damaged.
     """
     settings = plain(cfg.environment)
     pictures = {name: settings.pop(name) for name in world.PICTURE}
     key = _digest(settings | asdict(chosen) | {TASK_KEY: cfg.subject, "format": _FORMAT})
     path = folder / f"{key}-{_digest(pictures)}.npz"
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
         episodes, observations, labels = zip(*play(env, chosen), strict=True)
         unfinished = path.with_suffix(".part")
         with unfinished.open("wb") as file:
@@ -77,9 +78,12 @@ def record(cfg: Config, env: world.Environment, chosen: Episodes, folder: Path) 
                 names=np.array([*labels[0]]),
             )
         unfinished.replace(path)
-    with np.load(path) as file:
-        names = tuple(str(name) for name in file["names"])
-        recording = Recording(file["observations"], file["labels"], file["episodes"], names, key)
+    try:
+        with np.load(path) as file:
+            observations, labels, episodes, names = (file[name] for name in Recording._fields[:-1])
+    except (OSError, LookupError, ValueError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{path}: is damaged ({error}); remove it") from error
+    recording = Recording(observations, labels, episodes, names, key)
     require_changes(recording)
     return recording
 
@@ -101,9 +105,9 @@ def play(
         env.reset(seed=episode_seed(chosen.seed, "probe", episode))
         actions = held_actions(chosen.seed, episode, partial(world.random_action, env))
         for decision, action in zip(range(world.EVERY * chosen.steps), actions, strict=False):
-            env.step(action)
+            reward = float(env.step(action)[1])
             if decision % world.EVERY == 0:
-                yield episode, env.observation, world.labels(env)
+                yield episode, env.observation, world.labels(env) | {REWARD: reward}
             if env.episode_over:
                 break
 

@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..build import agent_for, set_up_process
-from ..errors import ConfigError, RunError
-from ..report import plots
+from ..errors import ConfigError, RunError, StorageError
+from ..policy import load_policy
+from ..report import plots, runs
 from ..run.checkpoint import Checkpoint, agent_checkpoint
 from ..run.disk import write_atomically
+from ..run.files import one_line, read_text
 from ..run.schema import plain
 from ..settings import Config, of_run
 from . import figures, world
-from .linear import MIN_EPISODES, Split, principal_components, readout, split_by_episode
-from .recording import Episodes, record
-
-Row = dict[str, Any]
+from .linear import MIN_EPISODES, components, readout, split_by_episode
+from .recording import REWARD, Episodes, record
 
 _BATCH = 256  # images at a time
-_PICTURES = 1000  # that components are computed from, and at least one more than components
-_WORDS = {"subject": str, "preset": str, "method": str, "data": str, "variable": str}  # in files
+_KEY = [*figures.PLACE, "method", "seed"]  # of a run, in files
+_WORDS = dict.fromkeys((*figures.PLACE, "method", "data", "target", "variable"), str)  # in files
+
+
+class Run(NamedTuple):
+    """A run that is probed."""
+
+    folder: Path
+    cfg: Config
+    facts: dict[str, Any]  # the columns `_KEY`, and `score`: NaN before it has ended
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -39,151 +48,196 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         ConfigError: a number that is too small, or nothing to probe.
     """
-    if "--objective-alone" in argv:
-        raise ConfigError(
-            "--objective-alone: is a run like any other now; train it by train.py "
-            "agent.rl=false tag=alone, and probe its folder"
-        )
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs")
-    add("--out", type=Path, default=Path("results/probe"), help="folder of results")
+    add("runs", nargs="*", type=_path, metavar="RUN", help="folders of runs")
+    add("--out", type=_path, default=Path("results/probe"), help="folder of results")
+    add("--policy", type=_path, help="whose actions are predicted (the best of the RUNs)")
     add("--episodes", type=int, default=20, help="to probe on (20)")
     add("--steps", type=int, default=200, help="samples of an episode (200)")
     add("--seed", type=int, default=0, help="of the episodes (0)")
-    add("--cache", type=Path, default=Path("runs/.probe"), help="their folder")
+    add("--cache", type=_path, default=Path("runs/.probe"), help="their folder")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     options = parser.parse_args(argv)
     if not options.runs:
         raise ConfigError("RUN: give the folder of at least one run; see --help")
-    if options.episodes < MIN_EPISODES or options.steps < 1:
-        raise ConfigError(f"--episodes, --steps: at least {MIN_EPISODES} and 1")
+    if options.episodes < MIN_EPISODES or options.steps < 1 or options.seed < 0:
+        raise ConfigError(f"--episodes, --steps, --seed: at least {MIN_EPISODES}, 1 and 0")
     return options
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code 0, or that of what went wrong: 2 where something cannot be probed."""
+    """Exit code 0, or that of what went wrong: 2 where something cannot be probed, 3 storage."""
     try:
         probe(parse(argv))
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    except (RunError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return error.exit_code if isinstance(error, RunError) else StorageError.exit_code
     return 0
 
 
 def probe(options: argparse.Namespace) -> None:
-    """Probe runs, write files, print the table.
+    """Probe runs, write files, print the tables.
 
     Raises:
-        ConfigError: no run, no checkpoint, or other episodes than before.
+        ConfigError: wrong input, most of which is looked for before anything is computed.
     """
-    configurations = [of_run(run, device=options.device) for run in options.runs]
+    probed = [read(folder, options.device) for folder in options.runs]
+    if pd.DataFrame(run.facts for run in probed).duplicated(_KEY).any():
+        raise ConfigError("RUN: two of the same task, method and seed; give one of them")
+    if options.policy:
+        load_policy(options.policy, options.device)
+    for key in ("out", "cache"):
+        _require_writable(f"--{key}", getattr(options, key))
     chosen = Episodes(options.episodes, options.steps, options.seed)
-    rows: list[Row] = []
-    signs: list[pd.DataFrame] = []
-    for run, cfg in zip(options.runs, configurations, strict=True):
-        facts = facts_of(cfg)
-        rows += [facts | row for row in scored(cfg, newest(run, cfg), chosen, options.cache)]
-        signs.append(signs_of_collapse(run, cfg.agent.objective).assign(**facts))
-    scores = merged(options.out / "probe.csv", pd.DataFrame(rows))
+    rows, signs = [], []
+    for run in probed:
+        policy = options.policy or best_policy(run, probed)
+        rows.append(scored(run, policy, chosen, options.cache).assign(**run.facts))
+        signs.append(signs_of_collapse(run.folder, run.cfg.agent.objective).assign(**run.facts))
+    scores = merged(options.out / "probe.csv", pd.concat(rows))
     collapse = merged(options.out / "collapse.csv", pd.concat(signs))
     plots.save(figures.scores(scores), options.out / "probe")
     if len(collapse):
         plots.save(figures.collapse(collapse), options.out / "collapse")
-    text = figures.table(scores).to_markdown(index=False, disable_numparse=True)
-    (options.out / "probe.md").write_text(f"{text}\n", encoding="utf-8")
+    tables = figures.table(scores), figures.correlations(scores)
+    text = "\n\n".join(one.to_markdown(index=False, disable_numparse=True) for one in tables)
+    write_atomically(options.out / "probe.md", f"{text}\n")
     print(text)
     print(f"written to {options.out}: probe.csv, probe.png, probe.md, collapse.csv, collapse.png")
 
 
-def newest(run: Path, cfg: Config) -> Checkpoint:
+def read(folder: Path, device: str) -> Run:
+    """What a run's folder says; ` alone` stands behind a method that was trained without RL.
+
+    Raises:
+        ConfigError: it is damaged, of the other benchmark, or no run's.
+    """
+    cfg = of_run(folder, device=device)
+    row, _ = runs.read(folder)
+    alone = figures.ALONE * (not cfg.agent.rl)
+    method = row["method"].removesuffix(alone.replace(" ", "-")) + alone
+    values = (row["task"], row["preset"], method, row["seed"], row["mean"])
+    return Run(folder, cfg, dict(zip((*_KEY, "score"), values, strict=True)))
+
+
+def best_policy(run: Run, probed: Sequence[Run]) -> Path | None:
+    """The folder with the best score of those on the same task at the same size, if one has any."""
+    place = [run.facts[name] for name in figures.PLACE]
+    same = [each for each in probed if [each.facts[name] for name in figures.PLACE] == place]
+    ended = [each for each in same if np.isfinite(each.facts["score"])]
+    return max(ended, key=lambda each: each.facts["score"]).folder if ended else None
+
+
+def scored(run: Run, policy: Path | None, chosen: Episodes, cache: Path) -> pd.DataFrame:
+    """A row for each variable: R² of the agent's latents, of untrained ones and of pixels.
+
+    Args: `policy`: the folder of that whose actions are variables. Its own latents are not asked
+    for them (NaN), which would favour it.
+
+    Raises:
+        ConfigError: nothing changes in these episodes, or the policy sees other pictures.
+    """
+    device = set_up_process(run.cfg)
+    with closing(world.environment_of(run.cfg)) as env:
+        recording = record(run.cfg, env, chosen, cache)
+        agent, untrained = (agent_for(run.cfg, env, device) for _ in range(2))
+    _newest(run).restore("agent", agent)
+    targets = [REWARD if name == REWARD else "state" for name in recording.names]
+    facts = {"target": targets, "variable": recording.names, "data": recording.key}
+    rows, labels = pd.DataFrame(facts), recording.labels
+    if policy is not None:
+        actions, name = _actions(policy, recording.observations, str(device))
+        numbers = [f"action {number + 1}" for number in range(actions.shape[1])]
+        facts = {"target": "action", "variable": numbers, "data": f"{recording.key} {name}"}
+        rows = pd.concat([rows, pd.DataFrame(facts)], ignore_index=True)
+        labels = np.concatenate([labels, actions], axis=1)
+    images = world.seen(agent, torch.from_numpy(recording.observations))
+    latents, before = (
+        np.concatenate([world.latents(each, part).numpy() for part in images.split(_BATCH)])
+        for each in (agent, untrained)
+    )
+    split, width = split_by_episode(recording.episodes), latents.shape[1]
+    pixels = components(images.numpy(), split.train, width)
+    for name, features in (("r2", latents), ("untrained", before), ("pca", pixels)):
+        rows[name] = readout(features, labels, split)
+    if policy is not None and policy.samefile(run.folder):
+        rows.loc[rows["target"] == "action", "r2"] = np.nan
+    return rows.assign(updates=agent.update_step, dimensions=width)
+
+
+def _actions(folder: Path, obs: NDArray[np.uint8], device: str) -> tuple[NDArray[np.floating], str]:
+    """What a policy does at obs (N, ...), (N, A), 1 for a choice and else 0; whose policy it is."""
+    policy = load_policy(folder, device)
+    try:
+        parts = [policy(part) for part in np.array_split(obs, -(-len(obs) // _BATCH))]
+    except ValueError as error:
+        raise ConfigError(f"--policy={folder}: sees other pictures ({error})") from error
+    actions, config = np.concatenate(parts), policy.config
+    name = f"{config['agent']['name']} {config['tag']} {config['seed']} {policy.agent_step}"
+    return actions if actions.ndim > 1 else np.eye(policy.num_actions)[actions], one_line(name)
+
+
+def _newest(run: Run) -> Checkpoint:
     """The newest checkpoint, with the agent's state.
 
     Raises:
-        ConfigError: there is none.
-        CheckpointError: none can be used.
+        ConfigError: there is none. CheckpointError: none can be used.
     """
-    checkpoint = agent_checkpoint(run, plain(cfg))
-    if not (run / "final.json").is_file():
-        warning = f"{run} is not finished; its checkpoint of step {checkpoint.step} is used"
+    checkpoint = agent_checkpoint(run.folder, plain(run.cfg))
+    if not (run.folder / "final.json").is_file():
+        warning = f"{run.folder} is not finished; its checkpoint of step {checkpoint.step} is used"
         print(f"warning: {warning}", file=sys.stderr)
     return checkpoint
 
 
-def facts_of(cfg: Config) -> Row:
-    """Which run a row is of; ` alone` stands behind a method that was trained without RL."""
-    alone = not cfg.agent.rl
-    tag = "" if alone and cfg.tag == "alone" else cfg.tag
-    method = (f"{cfg.agent.name}-{tag}" if tag else cfg.agent.name) + figures.ALONE * alone
-    return {"subject": cfg.subject, "preset": cfg.preset, "method": method, "seed": cfg.seed}
-
-
 def signs_of_collapse(run: Path, objective: str | None) -> pd.DataFrame:
-    """`update` and `figures.SIGNS` along a run's train.csv; no rows without an objective."""
+    """`update` and `figures.SIGNS` along a run's train.csv; no rows without an objective.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
     names = {f"{objective}/{sign}": sign for sign in figures.SIGNS}
     names |= {"update_step": "update", f"loss/{objective}": "loss"}
-    rows = pd.read_csv(run / "train.csv").rename(columns=names)
-    return rows.reindex(columns=["update", *figures.SIGNS]).dropna(subset="loss")
+    try:
+        rows = pd.read_csv(io.StringIO(read_text(run / "train.csv"))).rename(columns=names)
+        rows = rows.reindex(columns=["update", *figures.SIGNS]).dropna(subset="loss")
+        return rows.astype(dict.fromkeys(figures.SIGNS, float))
+    except ValueError as error:
+        raise ConfigError(f"{run / 'train.csv'}: {error}") from error
 
 
 def merged(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """Add `rows` to the file in place of those of the same runs; everything that is then in it.
 
     Raises:
-        ConfigError: the file holds scores on other episodes.
+        ConfigError: the file holds other columns, or scores on other episodes or actions.
     """
-    key = [*figures.PLACE, "method", "seed"]
     if path.is_file():
         before = pd.read_csv(path, dtype=_WORDS)
-        new = pd.MultiIndex.from_frame(rows[key])
-        rows = pd.concat([before[~pd.MultiIndex.from_frame(before[key]).isin(new)], rows])
-    if "data" in rows and (rows.groupby([*figures.PLACE])["data"].nunique() > 1).any():
-        raise ConfigError(f"{path}: holds scores on other episodes; choose another --out")
-    rows = rows.sort_values(key, kind="stable", ignore_index=True)
-    rows = rows[[*key, *rows.columns.difference(key, sort=False)]]
-    path.parent.mkdir(parents=True, exist_ok=True)
+        if set(before) != set(rows):
+            raise ConfigError(f"{path}: has other columns; choose another --out")
+        new = pd.MultiIndex.from_frame(rows[_KEY])
+        rows = pd.concat([before[~pd.MultiIndex.from_frame(before[_KEY]).isin(new)], rows])
+    place = [*figures.PLACE, "target"]
+    if "data" in rows and (rows.groupby(place)["data"].nunique() > 1).any():
+        raise ConfigError(
+            f"{path}: holds scores on other episodes, or actions of another policy; choose another "
+            "--out, or that --policy"
+        )
+    rows = rows.sort_values(_KEY, kind="stable", ignore_index=True)
+    rows = rows[[*_KEY, *rows.columns.difference(_KEY, sort=False)]]
     write_atomically(path, rows.to_csv(index=False, float_format="%.6g", na_rep="nan"))
     return rows
 
 
-def scored(cfg: Config, checkpoint: Checkpoint, chosen: Episodes, folder: Path) -> list[Row]:
-    """A row for each variable: R² of the agent's latents, of untrained ones and of pixels.
-
-    Args: `checkpoint`: with the agent's state. `folder`: where episodes are kept.
-
-    Raises:
-        ConfigError: nothing changes in these episodes.
-    """
-    device = set_up_process(cfg)
-    with closing(world.environment_of(cfg)) as env:
-        recording = record(cfg, env, chosen, folder)
-        agent, untrained = (agent_for(cfg, env, device) for _ in range(2))
-    checkpoint.restore("agent", agent)
-    split = split_by_episode(recording.episodes)
-    images = world.seen(agent, torch.from_numpy(recording.observations))
-    latents, before = (
-        np.concatenate([world.latents(each, part).numpy() for part in images.split(_BATCH)])
-        for each in (agent, untrained)
-    )
-    width = latents.shape[1]
-    features = {"r2": latents, "untrained": before, "pca": _components(images, split, width)}
-    scores = {key: readout(each, recording.labels, split) for key, each in features.items()}
-    facts = {"updates": agent.update_step, "dimensions": width, "data": recording.key}
-    return [
-        facts | {"variable": name} | {key: float(each[i]) for key, each in scores.items()}
-        for i, name in enumerate(recording.names)
-    ]
+def _require_writable(key: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(f"{key}={folder}: cannot be written ({error}); name another") from error
 
 
-def _components(images: Tensor, split: Split, width: int) -> NDArray[np.float32]:
-    """Coordinates (N, `width`) along the principal components of the training episodes' pixels."""
-    train = np.flatnonzero(split.train)
-    count = min(max(_PICTURES, width + 1), len(train))
-    few = train[np.linspace(0, len(train) - 1, count).astype(np.int64)]
-    mean, directions = principal_components(_flat(images[torch.from_numpy(few)]), width)
-    return np.concatenate([(_flat(part) - mean) @ directions for part in images.split(_BATCH)])
-
-
-def _flat(images: Tensor) -> NDArray[np.float32]:
-    """uint8 (N, C, H, W) -> (N, C*H*W) in 0..1."""
-    return (images.flatten(1).float() / 255.0).numpy()
+def _path(word: str) -> Path:
+    return Path(word).expanduser()

@@ -28,8 +28,6 @@ def test_whole_episodes_are_held_out() -> None:
     parts = [set(EPISODES[rows]) for rows in SPLIT]
     assert parts == [set(range(6)), {6, 7}, {8, 9}]
     assert (SPLIT.train.astype(int) + SPLIT.validation + SPLIT.test == 1).all()
-    with pytest.raises(ValueError, match="4 episodes are too few"):
-        linear.split_by_episode(np.arange(4))
 
 
 @pytest.mark.parametrize("width", [3, 8, 1300])
@@ -72,15 +70,18 @@ def test_ridge_is_the_minimum(width: int) -> None:
         assert weights == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
-def test_principal_components_are_those_of_the_covariance() -> None:
+def test_components_are_the_directions_of_largest_variance() -> None:
     rng = np.random.default_rng(6)
-    pictures = (rng.normal(size=(50, 5)) @ np.diag([9, 4, 1, 0.1, 0.01])).astype(np.float32)
-    mean, directions = linear.principal_components(pictures, 2)
-    assert mean == pytest.approx(pictures.mean(axis=0))
-    _, vectors = np.linalg.eigh(np.cov(pictures.T))
-    overlap = np.abs(directions.T @ vectors[:, [3, 4]])
-    assert overlap == pytest.approx(np.eye(2), abs=1e-3)
-    assert linear.principal_components(pictures[:3], 10)[1].shape == (5, 2)
+    spread = (rng.normal(size=(50, 5)) * [9, 4, 1, 0.1, 0.01] * 5 + 128).astype(np.uint8)
+    pictures, train = spread.reshape(50, 1, 5, 1), np.arange(50) < 30
+    coordinates = linear.components(pictures, train, 2)
+    known = spread[train].astype(float)
+    values, vectors = np.linalg.eigh(np.cov(known.T))
+    expected = (spread - known.mean(axis=0)) @ vectors[:, [3, 4]]
+    assert np.abs(np.corrcoef(expected.T, coordinates.T)[:2, 2:]) == pytest.approx(
+        np.eye(2), abs=0.2
+    )
+    assert linear.components(pictures[:3], train[:3], 10).shape == (3, 2)
 
 
 # --- episodes -------------------------------------------------------------------------------------
@@ -105,7 +106,7 @@ def test_every_second_episode_holds_its_actions() -> None:
 def test_episodes_in_which_nothing_changes_are_refused() -> None:
     values = labels(variables=2)
     values[SPLIT.train] = 1.0
-    played = recording.Recording(np.zeros(0, np.uint8), values, EPISODES, ("x", "y"), "")
+    played = recording.Recording(np.zeros(0, np.uint8), values, EPISODES, np.array(["x", "y"]), "")
     with pytest.raises(ConfigError, match="--episodes, --steps: too few, in these none of x, y"):
         recording.require_changes(played)
     values[SPLIT.train, 1] = EPISODES[SPLIT.train]
@@ -118,14 +119,15 @@ def test_episodes_in_which_nothing_changes_are_refused() -> None:
 def rows(*runs: tuple[str, int, float], data: str = "12345e6789", **changes: Any) -> pd.DataFrame:
     """Scores of one variable; the digest is one that is no number."""
     facts = {"subject": "pole", "preset": "laptop", "updates": 1, "dimensions": 50, "data": data}
-    facts |= {"variable": "x", "untrained": 0.25, "pca": 0.125} | changes
+    facts |= {"target": "state", "variable": "x", "untrained": 0.25, "pca": 0.125, "score": 7.0}
+    facts |= changes
     return pd.DataFrame(
         [{"method": method, "seed": seed, "r2": r2} | facts for method, seed, r2 in runs]
     )
 
 
 def test_rows_of_the_same_run_are_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "probe.csv"
+    path = tmp_path / "probe.csv"
     probe.merged(path, rows(("mlr", 1, 0.5), ("mlr", 2, 0.5)))
     whole = probe.merged(path, rows(("mlr", 2, 0.75), ("curl", 1, 0.5)))
     assert whole[["method", "seed", "r2"]].values.tolist() == [
@@ -142,9 +144,15 @@ def test_scores_on_other_episodes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "probe.csv"
     probe.merged(path, rows(("mlr", 1, 0.5)))
     before = path.read_bytes()
-    with pytest.raises(ConfigError, match="on other episodes"):
-        probe.merged(path, rows(("mlr", 2, 0.5), data="other"))
+    for words, new in (
+        ("on other episodes", rows(("mlr", 2, 0.5), data="other")),
+        ("has other columns", rows(("mlr", 2, 0.5)).drop(columns="score")),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            probe.merged(path, new)
     assert path.read_bytes() == before
+    # Actions are another policy's, not what the state was read from.
+    probe.merged(path, rows(("mlr", 2, 0.5), data="mlr 1", target="action"))
 
 
 def test_differences_are_within_a_seed() -> None:
@@ -161,6 +169,25 @@ def test_differences_are_within_a_seed() -> None:
     assert mlr["R²"].startswith("0.633 [")
     assert mlr["− untrained"].startswith("+0.383 [")
     assert mlr[f"− {base}"].startswith("+0.100 [")
+
+
+def test_methods_are_ranked_as_their_scores_are_or_not() -> None:
+    """Over the means of seeds; a target whose R² is unknown, or of two methods, is left out."""
+    names, seeds = ("a", "b", "c", "d"), (1, 2)
+    rising = [rows((n, s, 0.1 * i), score=9.0 * i) for i, n in enumerate(names) for s in seeds]
+    falling = [one.assign(target="reward", score=-one["score"]) for one in rising]
+    unknown = [one.assign(target="action", r2=float("nan")) for one in rising]
+    table = figures.correlations(pd.concat([*rising, *falling, *unknown]))
+    assert table["target"].tolist() == ["state", "reward"]
+    assert table["methods"].tolist() == [4, 4]
+    assert [text[:5] for text in table["ρ with the score"]] == ["+1.00", "-1.00"]
+    assert table["p"].tolist() == ["0.083", "0.083"]  # 2 of the 24 orders
+    assert not len(figures.correlations(pd.concat(rising[:4])))
+    # Seeds that differ more than methods do leave the rank open.
+    wide = pd.concat([one.assign(r2=one["r2"] + 4 * (one["seed"] - 1)) for one in rising])
+    (text,) = figures.correlations(wide)["ρ with the score"]
+    low = float(text.split("[")[1].split(",")[0])
+    assert low < 0
 
 
 def test_signs_of_a_run_are_read_from_its_table(tmp_path: Path) -> None:
