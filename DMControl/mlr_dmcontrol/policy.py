@@ -36,15 +36,7 @@ from .run.schema import check_device, construct
 WEIGHTS, CARD, SUMS = "policy.safetensors", "README.md", "SHA256SUMS"
 _MOST = {WEIGHTS: 2**30, CARD: 2**16, SUMS: 2**10}  # bytes of each
 _HEADER = 2**20  # bytes of the weights' header
-_DAMAGE = (
-    SafetensorError,
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    RuntimeError,
-    OverflowError,
-)
+_DAMAGE = (SafetensorError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 _SIDE, _ACTIONS = 2**10, 2**12  # most of an observation's dimensions, and of actions
 _KEPT = ("protocol", "observation", "actions", "revision", "hardware", "versions")  # of run.json
 

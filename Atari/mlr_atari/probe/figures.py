@@ -67,8 +67,8 @@ def correlations(rows: pd.DataFrame) -> pd.DataFrame:
             methods = dict(list(runs.groupby("method")))
             if len(methods) < 3:
                 continue
-            pairs = ({name: own[column] for name, own in methods.items()} for column in _PAIR)
-            shown = _text_of(_rank_correlation, statistics.versus(*pairs), (-1.0, 1.0), "+.2f")
+            pairs = {(column, name): methods[name][column] for column in _PAIR for name in methods}
+            shown = _text_of(_rank_correlation, pairs, (-1.0, 1.0), "+.2f")
             ranks = (runs.groupby("method")[column].mean().rank() for column in _PAIR)
             orders = stats.PermutationMethod(n_resamples=5040, rng=np.random.default_rng(0))
             p = f"{stats.pearsonr(*ranks, method=orders).pvalue:.3f}"

@@ -76,11 +76,10 @@ def test_components_are_the_directions_of_largest_variance() -> None:
     pictures, train = spread.reshape(50, 1, 5, 1), np.arange(50) < 30
     coordinates = linear.components(pictures, train, 2)
     known = spread[train].astype(float)
-    values, vectors = np.linalg.eigh(np.cov(known.T))
+    _, vectors = np.linalg.eigh(np.cov(known.T))
     expected = (spread - known.mean(axis=0)) @ vectors[:, [3, 4]]
-    assert np.abs(np.corrcoef(expected.T, coordinates.T)[:2, 2:]) == pytest.approx(
-        np.eye(2), abs=0.2
-    )
+    overlap = np.abs(np.corrcoef(expected.T, coordinates.T)[:2, 2:])
+    assert overlap == pytest.approx(np.eye(2), abs=0.2)
     assert linear.components(pictures[:3], train[:3], 10).shape == (3, 2)
 
 
