@@ -17,13 +17,12 @@ from pathlib import Path
 import pytest
 import small_run
 from faults import FullDisk, NotANumber, Report, Signal, SlowDisk
-from small_checkpoints import files, leftovers
+from small_checkpoints import leftovers
 from small_run import AGENT_STEPS, LEARNING_STARTS, LOG_EVERY
 from whole_runs import (
     EVERY,
     SAVING,
     STOPPED,
-    TABLES,
     Started,
     assert_same,
     contents,
@@ -34,7 +33,6 @@ from whole_runs import (
     steps,
     stopped_once,
     train,
-    train_alone,
     uninterrupted,
 )
 
@@ -50,23 +48,7 @@ def stopped(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
-    path.write_bytes(data)
-
-
 # --- 0: in spite of it ----------------------------------------------------------------------------
-
-
-def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(stopped: Path) -> None:
-    path = files(folder(stopped), STOPPED)["agent"]
-    flip(path)
-    ended = finish(stopped, SAVING)
-    for text in (ended.output, (folder(stopped) / "log.txt").read_text()):
-        assert (
-            f"checkpoint cannot be used: step_{STOPPED:09d}.json: agent, files/{path.name}" in text
-        )
 
 
 def test_a_save_that_fails_costs_nothing_else(tmp_path: Path) -> None:
@@ -78,28 +60,6 @@ def test_a_save_that_fails_costs_nothing_else(tmp_path: Path) -> None:
 
 
 # --- 2: wrong input -------------------------------------------------------------------------------
-
-
-def test_a_run_with_only_damaged_checkpoints_is_left_alone(stopped: Path) -> None:
-    for step in steps(folder(stopped)):
-        flip(files(folder(stopped), step)["replay"])
-    before = contents(stopped)
-    ended = train(stopped, SAVING)
-    assert ended.code == 2, ended.output
-    assert "none of the 2 checkpoints can be used" in ended.last_line
-    assert ended.output.count("error: ") == 1
-    assert contents(stopped) == before
-
-
-def test_a_lost_row_is_refused_and_nothing_is_changed(stopped: Path) -> None:
-    table = folder(stopped) / TABLES[0]
-    table.write_bytes(table.read_bytes()[:-5])
-    before = contents(stopped)
-    ended = train(stopped, SAVING)
-    assert ended.code == 2, ended.output
-    assert f"{table}" in ended.last_line
-    changed = {name for name, content in contents(stopped).items() if content != before.get(name)}
-    assert {Path(name).name for name in changed} <= {"run.json", "config.yaml"}
 
 
 def test_what_does_not_fit_is_refused(stopped: Path, tmp_path: Path) -> None:
@@ -121,18 +81,6 @@ def test_what_does_not_fit_is_refused(stopped: Path, tmp_path: Path) -> None:
     assert ended.code == 2, ended.output
     ended = train(stopped, SAVING, "resume=must", what=(Signal("SIGTERM", STOPPED),))
     assert ended.code == 75, ended.output
-
-
-def test_a_second_process_is_told_who_is_there(stopped: Path) -> None:
-    first = start(stopped, SAVING, what=(Report(),))
-    first.wait_for("\nat ")
-    first.kill(signal.SIGSTOP)  # so that it is still there when the other one looks
-    second = train_alone(stopped, SAVING)
-    first.kill(signal.SIGCONT)
-    assert second.code == 2, second.output
-    assert f" is in use by process {first.pid} on " in second.last_line
-    assert first.end().code == 0
-    assert_same(stopped, uninterrupted())
 
 
 # --- 3: the disk ----------------------------------------------------------------------------------

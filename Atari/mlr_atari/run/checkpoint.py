@@ -12,13 +12,11 @@ lies there but is not this run's stays as it is.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
 import os
 import re
-import shutil
 import time
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
@@ -43,7 +41,6 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 2
 _ATTEMPTS = 3  # failed saves in a row that end a run
-_FREE_SPACE = 1.5  # times what the last save wrote
 _LARGEST_JSON = 2**24  # bytes; one of the benchmark's 100k steps takes some kilobytes
 _PUBLISHED = re.compile(r"step_(\d{9,})(\.json)?")  # without: a folder of schema 1
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -83,8 +80,7 @@ class Checkpoint:
     """What a checkpoint's JSON says, and what was read with it.
 
     Attributes:
-        path: the JSON.
-        run: identity of the run that it belongs to.
+        path: the JSON; `run` is the identity of the run that it belongs to.
         parts: the file of each part of the state.
         frames: the files of the replay's frames, each by the number after its last frame.
         items: the parts that were asked for, by name, on the CPU.
@@ -251,11 +247,6 @@ class Checkpointer:
         for folder in (self._folder, self._files):
             disk.own_folder(folder)
         self._tidy()
-        with disk.optional("statfs"):
-            usage, wanted = shutil.disk_usage(self._folder), _FREE_SPACE * self._written
-            if 0 < usage.free < wanted:  # some file systems say 0 and mean that they do not know
-                free = f"{usage.free / 1e6:.0f} MB free, {wanted / 1e6:.0f} MB wanted"
-                raise OSError(errno.ENOSPC, free)
         with suppress(OSError):
             final = final or _read_json(path).final
         self._written = 0

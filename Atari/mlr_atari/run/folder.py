@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ import yaml
 
 from ..errors import ConfigError, Preempted, StorageError
 from . import disk
-from .files import one_line, read_mapping
+from .files import Fields, fields, one_line, read_mapping
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Stopwatch:
     On a GPU a phase ends when its work is queued, not when it is done; the sum is still right.
     """
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float]
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
@@ -90,7 +90,7 @@ class RunFolder:
         identity: digest of all of the configuration that may not change; a checkpoint bears it.
 
     Raises:
-        ConfigError: another process works in the folder; it holds another configuration, links,
+        ConfigError: another process works there; the folder holds another configuration, links,
             something else, or no checkpoint where there was one; or (`never`) it holds a run.
         StorageError: the disk is full or does not answer.
     """
@@ -102,9 +102,8 @@ class RunFolder:
         resume: str = "auto",
         packages: Iterable[str] = (),
     ) -> None:
-        self.path, self.stopwatch = path, Stopwatch()
-        self._config, self._packages, self._begun = dict(config), tuple(packages), False
-        self.identity = identity(config)
+        self.path, self.identity, self._begun = path, identity(config), False
+        self._config, self._packages = dict(config), tuple(packages)
         try:
             disk.patiently(lambda: self._claim(resume))
         except OSError as error:
@@ -113,13 +112,12 @@ class RunFolder:
             raise ConfigError(
                 f"runs_dir: {path} cannot be used ({error}); choose another runs_dir"
             ) from error
-        self._earlier_seconds: dict[str, float] = dict(self._record.get("seconds", {}))
+        self.stopwatch = Stopwatch(dict(self._record.get("seconds", {})))
 
     def begin(self, **facts: Any) -> None:
         """Everything is built and restored: write `config.yaml` and mark the run as running.
 
-        Args:
-            facts: JSON values to record: protocol, budget, device, simulator, ...
+        Args: `facts`: JSON values to record: protocol, budget, device, simulator, ...
 
         Raises:
             StorageError: the folder cannot be written.
@@ -130,13 +128,13 @@ class RunFolder:
             log.info("continuing with %s", self._changes)
         before = self._record.get("versions", versions)
         if before != versions:
-            changed = f"versions changed from {before} to {versions}: no bit-identical resume"
-            log.warning("%s", one_line(changed))
+            changed = one_line(f"versions changed from {before} to {versions}")
+            log.warning("%s: no bit-identical resume", changed)
         self._record.update(
             status="running",
             started=self._record.get("started", _now()),
             finished=None,
-            starts=self._record.get("starts", 0) + 1,
+            starts=self._record["starts"] + 1,
             last_error=None,
             command=shlex.join(sys.argv),
             host=socket.gethostname(),
@@ -145,25 +143,13 @@ class RunFolder:
             versions=versions,
         )
         self._begun = True
-        with suppress(OSError):
-            for path in self.path.iterdir():
-                if disk.TEMPORARY.fullmatch(path.name):
-                    path.unlink()
         self.write("config.yaml", yaml.safe_dump(self._config, sort_keys=False, allow_unicode=True))
         self.note(**facts)
 
     def note(self, **facts: Any) -> None:
-        """Add `facts` and the stopwatch's seconds to `run.json`.
-
-        Raises:
-            StorageError: the folder cannot be written.
-        """
-        earlier, current = self._earlier_seconds, self.stopwatch.seconds
-        self._record.update(facts)
-        self._record["seconds"] = {
-            phase: round(earlier.get(phase, 0.0) + current.get(phase, 0.0), 3)
-            for phase in {**earlier, **current}
-        }
+        """Add `facts` and the stopwatch's seconds to `run.json`. Raises StorageError."""
+        seconds = {phase: round(value, 3) for phase, value in self.stopwatch.seconds.items()}
+        self._record.update(facts, seconds=seconds)
         self.write("run.json", json.dumps(self._record, indent=1) + "\n")
 
     def finish(self, **facts: Any) -> None:
@@ -183,12 +169,8 @@ class RunFolder:
 
     def check(self) -> None:
         """Raises StorageError if the folder was removed, or taken where locks do not work."""
-        owner = b""
-        with suppress(FileNotFoundError):
-            owner = disk.read_bytes(self.path / "run.lock", 1000)
-        if owner != self._owner:
-            who = one_line(owner.decode(errors="replace"))
-            what = f"is now in use by {who}" if owner else "was removed"
+        if (owner := _owner(self.path / "run.lock")) != self._owner:
+            what = f"is now in use by {one_line(owner)}" if owner else "was removed"
             raise StorageError(f"{self.path} {what}, so that this run cannot go on there")
 
     def _claim(self, resume: str) -> None:
@@ -241,14 +223,12 @@ def look(
         record, _, finished = _examine(path, config, resume)
     except (ConfigError, OSError) as error:
         return "refused", str(error)
-    if not record or finished:
+    if not record["starts"] or finished:
         return ("finished" if finished else "waiting"), ""
     if record.get("status") != "running":
         return "resumes", one_line(record.get("last_error") or "")
-    process, host = record.get("pid"), record.get("host")
-    if host == socket.gethostname() and not _alive(process):
-        return "resumes", f"process {one_line(process)} is gone"
-    return "running", one_line(f"process {process} on {host}")
+    owner = one_line(_owner(path / "run.lock"))
+    return ("running", owner) if _lives(owner) else ("resumes", f"{owner or 'its process'} is gone")
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -311,13 +291,20 @@ def _examine(
     if resume == "must" and not saved:
         raise ConfigError(f"resume=must: {path} holds no checkpoint; use resume=auto")
     if not content:
-        return {}, "", False
+        return {"starts": 0}, "", False
     if "config.yaml" not in content:
         raise ConfigError(
             f"runs_dir: {path} holds {one_line(content[0])} but no config.yaml of a run; {_REMEDY}"
         )
-    record = _read_record(path / "run.json") if "run.json" in content else {}
-    old = flatten(_read(path / "config.yaml", _REMEDY))
+    try:
+        record = fields(path / "run.json") if "run.json" in content else Fields(path, {})
+        starts, seconds = record.get("starts", int, 0), record.content.get("seconds", {})
+        numbers = seconds.values() if isinstance(seconds, dict) else [None]
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise ConfigError(f"{record.path}: seconds={one_line(seconds)}; must be numbers")
+        old = flatten(read_mapping(path / "config.yaml"))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; put it right, or {_REMEDY}") from error
     new = old if config is None else flatten(config)
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     grown = [key for key in differing if key in MAY_GROW and _larger(new.get(key), old.get(key))]
@@ -328,31 +315,14 @@ def _examine(
         raise ConfigError(
             f"{shown}: not what the run in {path} was started with; {_REMEDY}, or go on as before"
         )
-    status = record.get("status")
+    status = record.content.get("status")
     finished = status == "finished" and not grown
     if not saved and not finished and ("final.json" in content or status in _SAVED):
         raise ConfigError(
             f"runs_dir: {path} holds rows of a run but its checkpoints are gone; bring one back, "
             f"or {_REMEDY}"
         )
-    return record, shown, finished
-
-
-def _read(path: Path, remedy: str) -> dict[str, Any]:
-    try:
-        return read_mapping(path)
-    except ConfigError as error:
-        raise ConfigError(f"{error}; {remedy}") from error
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    """What `run.json` holds, of which counts and seconds are gone on with."""
-    record = _read(path, "remove it to continue")
-    seconds = record.get("seconds", {})
-    numbers = list(seconds.values()) if isinstance(seconds, dict) else [None]
-    if not all(isinstance(number, int | float) for number in (record.get("starts", 0), *numbers)):
-        raise ConfigError(f"{path}: starts and seconds must be numbers; remove it to continue")
-    return record
+    return {**record.content, "starts": starts}, shown, finished
 
 
 def identity(config: Mapping[str, Any]) -> str:
@@ -374,36 +344,41 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _alive(process: object) -> bool:
-    return isinstance(process, int) and 0 < process < 2**31 and psutil.pid_exists(process)
+def _owner(path: Path) -> str:
+    """What the process that claimed a folder wrote into its lock file."""
+    with suppress(FileNotFoundError):
+        return disk.read_bytes(path, 1000).decode(errors="replace").strip()
+    return ""
 
 
-def _lock(path: Path) -> tuple[int, bytes]:
+def _lives(owner: str) -> bool:
+    """Whether that process may be at work: another one of this machine, or any elsewhere."""
+    here = re.fullmatch(rf"process (\d{{1,9}}) on {re.escape(socket.gethostname())}", owner)
+    return psutil.pid_exists(int(here[1])) if here else bool(owner)
+
+
+def _lock(path: Path) -> tuple[int, str]:
     """Lock the file at `path` and write who we are: the lock's descriptor, and what was written.
 
     On storage without locks that text protects: at once from processes of this machine, from those
     of others when either of the two writes (`RunFolder.check`).
     """
     host = socket.gethostname()
-    descriptor = disk.open_own(path)
+    me, descriptor = f"process {os.getpid()} on {host}", disk.open_own(path)
     try:
-        owner = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
-        locked = used = False
+        owner = _owner(path)
+        used = owner.endswith(f" on {host}") and owner != me and _lives(owner)
         with disk.optional("locks"):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                locked = True
+                used = False
             except BlockingIOError:
                 used = True
-        there = re.fullmatch(rf"process (\d+) on {re.escape(host)}", owner)
-        if there and not locked and int(there[1]) != os.getpid():
-            used |= _alive(int(there[1]))
         if used:
             who = one_line(owner) or "another process"
             raise ConfigError(f"runs_dir: {path.parent} is in use by {who}; wait, or {_REMEDY}")
-        me = f"process {os.getpid()} on {host}\n".encode()
-        os.pwrite(descriptor, me, 0)
-        os.ftruncate(descriptor, len(me))
+        os.pwrite(descriptor, f"{me}\n".encode(), 0)
+        os.ftruncate(descriptor, len(me) + 1)
     except BaseException:
         os.close(descriptor)
         raise
