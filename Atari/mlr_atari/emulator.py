@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from abc import ABC, abstractmethod
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ class AlePy(Emulator):
         self._numbered = {int(action.value): action for action in self._console.getLegalActionSet()}
         self.screen_shape = tuple(self._console.getScreenDims())
         self.package = f"ale-py {ale.__version__}"
-        self.rom_md5 = _md5(rom)
+        self.rom_md5 = hashlib.md5(rom.read_bytes(), usedforsecurity=False).hexdigest()
 
     def act(self, action: int) -> float:
         return float(self._console.act(self._numbered[action]))
@@ -134,8 +135,8 @@ class AtariPy(Emulator):
         self.actions = tuple(int(action) for action in self._console.getMinimalActionSet())
         columns, rows = self._console.getScreenDims()
         self.screen_shape = (int(rows), int(columns))
-        self.package = f"atari-py {_version('atari-py')}"
-        self.rom_md5 = _md5(rom)
+        self.package = f"atari-py {version('atari-py')}"
+        self.rom_md5 = hashlib.md5(rom.read_bytes(), usedforsecurity=False).hexdigest()
 
     def read_grey(self, screen: np.ndarray) -> None:
         self._console.getScreenGrayscale(screen[..., None])
@@ -180,11 +181,3 @@ def _existing_rom(game: str, folder: Path | None, package: str, remedy: str) -> 
 def _console_seed(seed: int) -> int:
     # 0 and -1 mean the time of day to one emulator or the other.
     return seed % (2**31 - 2) + 1
-
-
-def _md5(rom: Path) -> str:
-    return hashlib.md5(rom.read_bytes(), usedforsecurity=False).hexdigest()
-
-
-def _version(package: str) -> str:
-    return importlib.import_module("importlib.metadata").version(package)

@@ -60,10 +60,10 @@ def make_environment(
     Raises:
         ConfigError: unknown game, missing ROM or emulator, an own game that cannot be played.
     """
-    game = canonical(game)
+    game, common = canonical(game), {"training": training, "episode_seed": episode_seed}
     if is_own(game):
-        return OwnGame(game, settings, training=training, episode_seed=episode_seed)
-    return AtariEnv(game, settings, training=training, seed=seed, episode_seed=episode_seed)
+        return OwnGame(game, settings, **common)
+    return AtariEnv(game, settings, seed=seed, **common)
 
 
 class Played(NamedTuple):
@@ -94,11 +94,10 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     Attributes:
         obs_shape: (S, H, W). num_actions: A.
-        frame_rate: agent steps in a second of the game; a subclass says it.
+        frame_rate: agent steps in a second of the game.
         episode_over: whether `reset` must come next. game_over: whether it will begin a new game.
     """
 
-    frame_rate: float
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (an attribute of gymnasium's)
     render_mode = "rgb_array"
 
@@ -106,18 +105,17 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
         self,
         game: str,
         settings: EnvironmentSettings,
+        num_actions: int,
+        frames_a_second: float,
         *,
         training: bool,
-        num_actions: int,
-        episode_seed: Callable[[int], int] | None,
+        episode_seed: Callable[[int], int] | None = None,
     ) -> None:
         self.game, self.settings, self.training = game, settings, training
-        self.num_actions = num_actions
+        self.num_actions, self.frame_rate = num_actions, frames_a_second / settings.frame_skip
         self._episode_seed = episode_seed
         self._games = 0  # begun by a reset without a seed
-        self._lives = 0
-        self._game_steps = 0
-        self._score = 0.0
+        self._lives, self._game_steps, self._score = 0, 0, 0.0
         self.episode_over = self.game_over = True
         self._pristine = self._snapshot()
         self._before = self._pristine  # what the open game began from, beside its seed
@@ -156,7 +154,7 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
         """
         if seed is None and self.episode_over and not self.game_over:
             self.episode_over = False
-            return self._stack.copy(), self._info(0.0, life_lost=False)
+            return self.observation, self._info()
         if seed is None:
             if self._episode_seed is None:
                 raise ValueError("reset needs a seed, or the environment an `episode_seed`")
@@ -165,7 +163,7 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
         else:
             self._restore(self._pristine)
         self._new_game(seed)
-        return self._stack.copy(), self._info(0.0, life_lost=False)
+        return self.observation, self._info()
 
     def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, Info]:
         """Play one agent step; see the class.
@@ -190,19 +188,16 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
             raise
         self._game_steps += 1
         self._score += played.reward
-        if played.life_lost and self.ends_at_life_loss:
-            self._restart_stack(played.frame)
-            terminated = True
-        else:
-            self._push(played.frame)
-            terminated = played.game_over
+        life_ended = played.life_lost and self.ends_at_life_loss
+        self._show(played.frame, first=life_ended)
+        terminated = life_ended or played.game_over
         capped = self._game_steps >= self.settings.max_steps or played.truncated
         truncated = capped and not played.game_over
         self.game_over = played.game_over or capped
         self.episode_over = terminated or truncated
         reward = float(np.sign(played.reward)) if self.training else played.reward
         info = self._info(played.reward, played.life_lost)
-        return self._stack.copy(), reward, terminated, truncated, info
+        return self.observation, reward, terminated, truncated, info
 
     def identity(self) -> dict[str, str]:
         """What the game runs on, by name, for the run's records."""
@@ -223,6 +218,7 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
             "before": self._before,
             "seed": self._seed,
             "actions": list(self._actions),
+            "ended": self.episode_over,
             "reached": self._reached(),
         }
 
@@ -243,7 +239,7 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
         except (ValueError, SimulatorError):
             same = False
         if same:
-            self.episode_over = state["reached"]["ended"]
+            self.episode_over = state["ended"]
         else:
             log.warning("%s cannot be restored as it was saved; a new game begins", self.game)
             self._abandon()
@@ -262,22 +258,19 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._abandon()
         self._actions.clear()
         self._game_steps, self._score = 0, 0.0
-        self._restart_stack(self._begin(seed))
+        self._show(self._begin(seed), first=True)
         self._seed, self.episode_over, self.game_over = seed, False, False
 
     def _abandon(self) -> None:
         """There is no game any more."""
         self._seed, self.episode_over, self.game_over = None, True, True
 
-    def _restart_stack(self, frame: np.ndarray) -> None:
-        self._stack[:] = 0
+    def _show(self, frame: np.ndarray, *, first: bool) -> None:
+        """Put the frame on the stack; before an episode's first one there are blanks."""
+        self._stack[:-1] = 0 if first else self._stack[1:]
         self._stack[-1] = frame
 
-    def _push(self, frame: np.ndarray) -> None:
-        self._stack[:-1] = self._stack[1:]
-        self._stack[-1] = frame
-
-    def _info(self, raw_reward: float, life_lost: bool) -> Info:
+    def _info(self, raw_reward: float = 0.0, life_lost: bool = False) -> Info:
         return {
             "raw_reward": raw_reward,
             "score": self._score,
@@ -296,8 +289,7 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
                 return False
             self.episode_over = False  # a life may have been lost
             self.step(action)
-        reached = self._reached() | {"ended": state["reached"]["ended"]}
-        return bool(reached == state["reached"])
+        return bool(self._reached() == state["reached"])
 
     def _reached(self) -> dict[str, Any]:
         return {
@@ -305,7 +297,6 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
             "stack": self._stack.tobytes(),
             "score": self._score,
             "lives": self._lives,
-            "ended": self.episode_over,
             "game_over": self.game_over,
         }
 
@@ -330,28 +321,11 @@ class AtariEnv(GameEnv):
     """
 
     def __init__(
-        self,
-        game: str,
-        settings: EnvironmentSettings,
-        *,
-        training: bool,
-        seed: int,
-        episode_seed: Callable[[int], int] | None = None,
+        self, game: str, settings: EnvironmentSettings, *, seed: int, **common: Any
     ) -> None:
-        """Args: as `make_environment`.
-
-        Raises:
-            ConfigError: missing ROM or emulator.
-        """
+        """Args: as `make_environment`. Raises: ConfigError: missing ROM or emulator."""
         self._emulator = EMULATORS[settings.emulator](game, seed)
-        super().__init__(
-            game,
-            settings,
-            training=training,
-            num_actions=len(self._emulator.actions),
-            episode_seed=episode_seed,
-        )
-        self.frame_rate = 60 / settings.frame_skip
+        super().__init__(game, settings, len(self._emulator.actions), 60, **common)
         self._stickiness = STICKINESS if settings.protocol == "atari100k_sticky" else 0.0
         self._random = np.random.default_rng(0)  # a new one in every game
         self._held = NO_OP  # what the frame before was played with
@@ -448,32 +422,14 @@ class OwnGame(GameEnv):
     adds their rewards up. If its info counts `lives`, losing one is treated as in an Atari game.
     """
 
-    def __init__(
-        self,
-        game: str,
-        settings: EnvironmentSettings,
-        *,
-        training: bool,
-        episode_seed: Callable[[int], int] | None = None,
-    ) -> None:
-        """Make the environment of Gymnasium id `game`, and if for training, try it out.
-
-        Raises:
-            ConfigError: as OwnEnvironment.
-        """
+    def __init__(self, game: str, settings: EnvironmentSettings, **common: Any) -> None:
+        """Args: as `make_environment`. Raises: ConfigError: as OwnEnvironment, or in a trial."""
         self._own = OwnEnvironment(TASK_KEY, game, settings.kwargs, gymnasium.spaces.Discrete)
-        if training:
+        if common["training"]:
             self._own.try_out()
         space = self._own.action_space
         self._first_action = int(space.start)
-        super().__init__(
-            game,
-            settings,
-            training=training,
-            num_actions=int(space.n),
-            episode_seed=episode_seed,
-        )
-        self.frame_rate = self._own.frame_rate / settings.frame_skip
+        super().__init__(game, settings, int(space.n), self._own.frame_rate, **common)
 
     def render(self) -> np.ndarray:  # type: ignore[override]
         """What the game shows, uint8 (rows, columns, 3)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,6 @@ from pathlib import Path
 import gymnasium
 import imageio.v2 as imageio
 import numpy as np
-import pixel_game
 import pytest
 from record_trajectories import SETTINGS, game_env, play
 
@@ -62,35 +61,6 @@ def test_it_is_evaluated_in_other_processes_and_filmed(tmp_path: Path) -> None:
     assert record_video(policy, factory(), 7, tmp_path / "film") == results[0].scores[0]
     with imageio.get_reader(tmp_path / "film.mp4") as film:
         assert film.count_frames() == results[0].lengths[0] + 1
-
-
-def test_the_pixel_game_can_be_won_but_not_by_chance() -> None:
-    """Who knows the drift catches every ball; who moves at random misses most."""
-
-    def scores(policy: Callable[[pixel_game.Catch], int]) -> list[float]:
-        game, found = pixel_game.Catch(), []
-        for seed in range(40):
-            game.reset(seed=seed)
-            score, over = 0.0, False
-            while not over:
-                _, reward, over, _, _ = game.step(policy(game))
-                score += reward
-            found.append(score)
-        return found
-
-    def perfect(game: pixel_game.Catch) -> int:
-        column, drift = game.column, game.drift
-        for _ in range(game.size - 1 - game.row):
-            drift = drift if 0 <= column + drift < game.size else -drift
-            column += drift
-        # One of the paddle's two cells; move only while neither is there.
-        if game.position > column:
-            return pixel_game.LEFT
-        return pixel_game.RIGHT if column > game.position + 1 else pixel_game.STAY
-
-    random = np.random.default_rng(0)
-    assert min(scores(perfect)) == 10
-    assert np.mean(scores(lambda _: int(random.integers(3)))) < 0
 
 
 @pytest.mark.parametrize("shape", [(1, 200, 3), (400, 10, 3), (100, 90, 3)])

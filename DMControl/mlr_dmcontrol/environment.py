@@ -15,7 +15,7 @@ import numpy as np
 
 from .errors import ConfigError, SimulatorError
 from .names import is_own
-from .own_environment import OwnEnvironment
+from .own_environment import Answer, OwnEnvironment
 from .protocol import PROTOCOL, TASK_KEY, stamp
 from .renderer import Renderer, choose_renderer
 from .run.schema import bounded
@@ -83,14 +83,14 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         kind = OwnTask if is_own(self.task) else SuiteTask
         self.simulator = kind(self.task, settings)
         if isinstance(self.simulator, OwnTask) and episode_seed is not None:
-            self.simulator.own.try_out()
+            self.simulator.try_out()
         self.physics: Any = getattr(self.simulator, "physics", None)
         self._episode = 0  # episodes begun by a reset without a seed
         self._seed: int | None = None  # of the open episode
         self._actions: list[np.ndarray] = []  # of the open episode
         self._env_step = 0  # within the episode
         self.episode_over = True
-        self.frame_rate = self.simulator.step_rate / settings.action_repeat
+        self.frame_rate = self.simulator.frame_rate / settings.action_repeat
         self.action_dim = len(self.simulator.low)
         side = settings.image_size
         self.obs_shape = (settings.frame_stack * COLOURS, side, side)
@@ -145,7 +145,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def render(self) -> np.ndarray:  # type: ignore[override]
         """The scene for videos, uint8 (rows, columns, 3)."""
-        return self.simulator.film()
+        return self.simulator.picture()
 
     def close(self) -> None:
         """Free the simulator; OSMesa prints a traceback at exit otherwise."""
@@ -188,7 +188,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def _begin(self, seed: int) -> None:
         self._abandon()
-        self.simulator.begin(seed)
+        self.simulator.reset(seed)
         self._seed, self._env_step, self.episode_over = seed, 0, False
 
     def _abandon(self) -> None:
@@ -217,7 +217,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         control = low + (action.astype(np.float64) + 1) / 2 * (high - low)
         reward, terminated, truncated = 0.0, False, False
         for _ in range(self.settings.action_repeat):
-            gain, terminated, truncated = self.simulator.step(control)
+            gain, terminated, truncated, _ = self.simulator.step(control)
             reward += gain
             self._env_step += 1
             time_is_up = truncated or self._env_step >= self.settings.max_steps
@@ -229,7 +229,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def _frame(self) -> np.ndarray:
         """The scene as the agent sees it, uint8 (3, H, W)."""
-        picture = self.simulator.picture(self.settings.image_size)
+        picture = self.simulator.square(self.settings.image_size)
         return np.ascontiguousarray(picture.transpose(2, 0, 1))
 
 
@@ -238,7 +238,7 @@ class SuiteTask:
 
     Attributes:
         low, high: lowest and highest control, float64 (A,).
-        step_rate: env steps in a second of simulated time.
+        frame_rate: env steps in a second of simulated time.
         physics: dm_control's, the model and its data.
     """
 
@@ -260,23 +260,23 @@ class SuiteTask:
         if settings.fast_render:
             quality = self.physics.model.vis.quality
             quality.offsamples = quality.shadowsize = 0
-        self.step_rate = 1 / self._control.control_timestep()
+        self.frame_rate = 1 / self._control.control_timestep()
         self._cameras: dict[int, Any] = {}
 
-    def begin(self, seed: int) -> None:
+    def reset(self, seed: int) -> None:
         """Begin the episode of `seed`. Raises: SimulatorError."""
         self._control.task.random.seed(seed)
         with self._errors():
             self._control.reset()
 
-    def step(self, control: np.ndarray) -> tuple[float, bool, bool]:
-        """One env step: reward, terminated, truncated. Raises: SimulatorError."""
+    def step(self, action: np.ndarray) -> Answer:
+        """One env step with float64 (A,) between `low` and `high`. Raises: SimulatorError."""
         with self._errors():
-            timestep = self._control.step(control)
-        terminated = timestep.last() and timestep.discount == 0
-        return timestep.reward, bool(terminated), timestep.last() and not terminated
+            timestep = self._control.step(action)
+        terminated = bool(timestep.last() and timestep.discount == 0)
+        return Answer(timestep.reward, terminated, timestep.last() and not terminated, {})
 
-    def picture(self, size: int) -> np.ndarray:
+    def square(self, size: int) -> np.ndarray:
         """The scene, uint8 (size, size, 3); valid until the next call."""
         from dm_control.mujoco.engine import Camera
 
@@ -286,9 +286,9 @@ class SuiteTask:
         picture: np.ndarray = self._cameras[size].render()
         return picture
 
-    def film(self) -> np.ndarray:
-        """The scene, uint8 (VIDEO_SIZE, VIDEO_SIZE, 3)."""
-        return self.picture(VIDEO_SIZE).copy()
+    def picture(self) -> np.ndarray:
+        """The scene for videos, uint8 (VIDEO_SIZE, VIDEO_SIZE, 3)."""
+        return self.square(VIDEO_SIZE).copy()
 
     def identity(self) -> dict[str, str]:
         """By which rules it is played, and what draws it."""
@@ -320,53 +320,40 @@ class SuiteTask:
             raise SimulatorError(f"{TASK_KEY}={self._task}: {text}") from error
 
 
-class OwnTask:
+class OwnTask(OwnEnvironment):
     """An own environment behind the interface of `SuiteTask`; its pictures are made square."""
 
     def __init__(self, task: str, settings: EnvironmentSettings) -> None:
-        """Raises: ConfigError: as OwnEnvironment, or its actions have only one limit."""
-        self.own = OwnEnvironment(TASK_KEY, task, settings.kwargs, gymnasium.spaces.Box)
-        self._space = space = self.own.action_space
-        low, high = (np.asarray(end, np.float64).ravel() for end in (space.low, space.high))
-        limited = np.isfinite(low) & np.isfinite(high)
-        if space.dtype.kind != "f" or (np.isfinite(low) != np.isfinite(high)).any():
+        """Raises: ConfigError: as OwnEnvironment, or an action has only one limit."""
+        super().__init__(TASK_KEY, task, settings.kwargs, gymnasium.spaces.Box)
+        space = self.action_space
+        low, high = np.isfinite(space.low), np.isfinite(space.high)
+        if space.dtype.kind != "f" or (low != high).any():
             raise ConfigError(
                 f"{TASK_KEY}={task}: acts in {' '.join(str(space).split())}; actions must be real "
                 "numbers, each with two limits or none"
             )
-        self.low, self.high = np.where(limited, low, -1.0), np.where(limited, high, 1.0)
-        self.step_rate = self.own.frame_rate
+        self.low = np.where(low, space.low, -1.0).astype(np.float64).ravel()
+        self.high = np.where(high, space.high, 1.0).astype(np.float64).ravel()
 
-    def begin(self, seed: int) -> None:
-        """Begin the episode of `seed`. Raises: SimulatorError."""
-        self.own.reset(seed)
+    def step(self, action: np.ndarray) -> Answer:
+        """One env step with float64 (A,) between `low` and `high`. Raises: as OwnEnvironment."""
+        space = self.action_space
+        action = action.astype(space.dtype).reshape(space.shape)
+        return super().step(np.clip(action, space.low, space.high))  # the last bit may be outside
 
-    def step(self, control: np.ndarray) -> tuple[float, bool, bool]:
-        """One env step: reward, terminated, truncated. Raises: SimulatorError."""
-        inside = np.clip(control, self.low, self.high)  # the last bit may not be
-        action = inside.astype(self._space.dtype).reshape(self._space.shape)
-        return self.own.step(np.clip(action, self._space.low, self._space.high))[:3]
-
-    def picture(self, size: int) -> np.ndarray:
+    def square(self, size: int) -> np.ndarray:
         """What it shows, uint8 (size, size, 3): a longer side averaged, a shorter one repeated."""
         from PIL import Image
 
-        picture = Image.fromarray(self.own.picture())
+        picture = Image.fromarray(self.picture())
         columns, rows = picture.size
         shrunk = picture.resize((min(columns, size), min(rows, size)), Image.Resampling.BOX)
         return np.asarray(shrunk.resize((size, size), Image.Resampling.NEAREST))
 
-    def film(self) -> np.ndarray:
-        """What it shows, uint8 (rows, columns, 3)."""
-        return self.own.picture()
-
     def identity(self) -> dict[str, str]:
         """By which rules it is played, and what draws it."""
         return {"protocol": PROTOCOL, "renderer": f"its own (gymnasium {gymnasium.__version__})"}
-
-    def close(self) -> None:
-        """Close it."""
-        self.own.close()
 
 
 def _load(task: str) -> Any:

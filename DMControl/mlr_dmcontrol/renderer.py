@@ -85,16 +85,11 @@ def _environments(backend: str, gpu: int | None) -> list[dict[str, str]]:
     settings = {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
     if backend == "osmesa" or gpu is None or "MUJOCO_EGL_DEVICE_ID" in os.environ:
         return [settings]
-    # Where a container shows EGL other devices than CUDA, the first that works is second choice.
-    return [settings | {"MUJOCO_EGL_DEVICE_ID": str(_physical_index(gpu))}, settings]
-
-
-def _physical_index(gpu: int) -> int:
-    """CUDA counts visible devices, EGL all of them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    if gpu < len(visible) and visible[gpu].strip().isdigit():
-        return int(visible[gpu])
-    return gpu
+    # CUDA counts visible devices, EGL all of them. Where a container shows EGL other devices than
+    # CUDA, the first that works is second choice.
+    visible = dict(enumerate(os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
+    device = visible.get(gpu, "").strip()
+    return [settings | {"MUJOCO_EGL_DEVICE_ID": device if device.isdigit() else str(gpu)}, settings]
 
 
 def _probe(settings: dict[str, str]) -> tuple[str | None, str]:

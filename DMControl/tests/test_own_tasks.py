@@ -31,7 +31,7 @@ def made(repeat: int = 1, max_steps: int = 10, **kwargs: Any) -> PixelControlEnv
 def taken(env: PixelControlEnv) -> list[Any]:
     """The actions that reached the user's environment."""
     assert isinstance(env.simulator, OwnTask)
-    return env.simulator.own._env.unwrapped.taken  # type: ignore[no-any-return]
+    return env.simulator._env.unwrapped.taken  # type: ignore[no-any-return]
 
 
 def test_actions_are_rescaled_and_repeated() -> None:
