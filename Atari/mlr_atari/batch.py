@@ -31,16 +31,6 @@ class Batch:
     ends: Tensor  # bool (K, B), action[k] ended the episode or lost a life
     importance_weights: Tensor  # float32 (B,), 1 where the replay is uniform
 
-    @property
-    def batch_size(self) -> int:
-        """B, the number of sequences."""
-        return int(self.action.shape[1])
-
-    @property
-    def sequence_length(self) -> int:
-        """K, the number of observations in a sequence."""
-        return int(self.action.shape[0])
-
 
 @dataclass(frozen=True)
 class ActionNoise:

@@ -121,15 +121,10 @@ def build_parts(cfg: Config, device: torch.device) -> Parts:
         seed=cfg.seed,
         episode_seed=partial(episode_seed, cfg.seed, "train"),
     )
-    stack, height, width = env.obs_shape
+    stack, *sides = env.obs_shape
     agent = agent_for(cfg, env, device)
-    replay = SequenceReplay(
-        numbers.capacity,
-        cfg.agent,
-        frame_stack=stack,
-        frame_shape=(1, height, width),
-        device=device,
-    )
+    shape: Any = {"frame_stack": stack, "frame_shape": (1, *sides)}
+    replay = SequenceReplay(numbers.capacity, cfg.agent, **shape, device=device)
     places = max(evaluation.episodes, evaluation.final_episodes)
     chosen = evaluation.processes
     processes = processes_beside(device) if chosen is None else chosen
@@ -148,14 +143,8 @@ def evaluation_factory(cfg: Config) -> Callable[[], GameEnv]:
 
 def agent_for(cfg: Config, env: GameEnv, device: torch.device) -> Rainbow:
     """The run's agent, with its initial weights. Raises: ConfigError: as `build_agent`."""
-    return build_agent(
-        cfg.agent,
-        obs_shape=env.obs_shape,
-        num_actions=env.num_actions,
-        device=device,
-        seed=cfg.seed,
-        precision=cfg.precision,
-    )
+    shape: Any = {"obs_shape": env.obs_shape, "num_actions": env.num_actions}
+    return build_agent(cfg.agent, **shape, device=device, seed=cfg.seed, precision=cfg.precision)
 
 
 def build_agent(

@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -17,16 +18,12 @@ def hardware(device: torch.device) -> str:
     """Name of the GPU, or of the processor and the threads used."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
-    return names[0] if names else platform.machine()
+    name = platform.processor() or platform.machine()
+    with suppress(OSError):  # only on Linux is there more to say
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        models = (line.partition(":")[2].strip() for line in lines if "model name" in line)
+        name = next(models, name)
+    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def processes_beside(device: torch.device) -> int:

@@ -6,7 +6,7 @@ Letters: B sequences of K observations of S frames; t is the slot of a sequence'
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -86,9 +86,7 @@ class SequenceReplay:
         Raises:
             ConfigError: so small that no step could ever be drawn.
         """
-        self._settings, self._capacity, self._depth = settings, capacity, frame_stack
-        # The agent's settings may be handed in: they are these and more.
-        self._kind = {field.name: getattr(settings, field.name) for field in fields(ReplaySettings)}
+        self._settings, self._capacity = settings, capacity
         self._behind = 1 + settings.n_step + settings.sequence_length
         self._ahead = frame_stack - 1
         check_capacity(capacity, settings, frame_stack)
@@ -246,8 +244,6 @@ class SequenceReplay:
         """Everything but the frames, oldest step first, so that it also fits a larger replay."""
         slots = self._live_slots()
         return {
-            "settings": self._kind,
-            "shape": [self._depth, *self._frames.shape[1:]],
             "oldest": self.first_live_frame,
             "written": self.frames_written,
             "age": self._age,
@@ -260,12 +256,8 @@ class SequenceReplay:
         """Copy `state` into place; the frames follow by `write_frames`.
 
         Raises:
-            CheckpointError: it is the state of a replay of another kind, or of a larger one.
+            CheckpointError: it is the state of a larger one.
         """
-        shape = [self._depth, *self._frames.shape[1:]]
-        for key, mine in (("settings", self._kind), ("shape", shape)):
-            if state[key] != mine:
-                raise CheckpointError(f"replay: saved with {key} {state[key]}, now {mine}")
         if state["written"] - state["oldest"] > self._capacity:
             raise CheckpointError(f"replay: more steps were saved than it holds, {self._capacity}")
         self._oldest, self.frames_written = state["oldest"], state["written"]

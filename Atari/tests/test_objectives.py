@@ -254,7 +254,7 @@ def test_signs_of_health_and_picture(name: str) -> None:
     assert set(values) == set(objective_of(agent).diagnostic_names)
     assert {f"{name}/projection_std", f"{name}/effective_rank"} <= set(values)
     assert all(torch.tensor(value).isfinite() for value in values.values())
-    assert 1 <= values[f"{name}/effective_rank"] <= batch.batch_size * batch.sequence_length
+    assert 1 <= values[f"{name}/effective_rank"] <= batch.action.numel()
     assert 0 < values[f"{name}/projection_std"] <= 1.3
     picture = preview(agent, batch, noise)
     assert picture.dtype == torch.uint8

@@ -102,13 +102,6 @@ def test_frames_that_were_overwritten_are_not_put_back() -> None:
         replay.read_frames(19, 30)
 
 
-def test_the_state_of_another_replay_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="shape"):
-        make_replay(30, frame_stack=3).load_state_dict(make_replay(30).state_dict())
-    with pytest.raises(CheckpointError, match="settings"):
-        make_replay(30, replace(SETTINGS, n_step=5)).load_state_dict(make_replay(30).state_dict())
-
-
 @pytest.mark.cuda
 def test_the_gpu_gathers_the_same_without_a_synchronisation() -> None:
     steps = random_steps(100, seed=4)

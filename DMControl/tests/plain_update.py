@@ -1,9 +1,9 @@
 """The same update written plainly, as the published pipeline computes it: the oracle of ours.
 
-Both stacks of every transition are stored. Whole sequences become floats; images are cropped one
-by one; masks, losses and targets follow in float32, channels first, with Adam and moving averages
-a parameter at a time. Given the same draws, its losses are those of `sac.py` and
-`objectives/mlr.py`, up to rounding. It is written for agent=mlr, mlr_official and sac, as they are.
+Whole stacks and sequences become floats; images are cropped one by one; masks, losses and targets
+follow in float32, channels first, with Adam and moving averages a parameter at a time. Given the
+same batch and noise, its losses are those of `sac.py` and `objectives/mlr.py`, up to rounding.
+It is written for agent=mlr, mlr_official and sac, as they are.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mlr_dmcontrol.augmentation import AugmentationNoise
-from mlr_dmcontrol.batch import UpdateNoise
+from mlr_dmcontrol.batch import Batch, UpdateNoise
 from mlr_dmcontrol.losses import (
     actor_loss,
     critic_loss,
@@ -29,33 +28,7 @@ from mlr_dmcontrol.networks import Encoder, LatentHead
 from mlr_dmcontrol.objectives.decoder import LatentDecoder
 from mlr_dmcontrol.objectives.heads import distance
 from mlr_dmcontrol.objectives.mlr import MLR, MLRNoise
-from mlr_dmcontrol.replay import UniformReplay
 from mlr_dmcontrol.sac import SAC
-
-
-class PlainReplay:
-    """All transitions of a replay that has never been full, with both of their stacks."""
-
-    def __init__(self, replay: UniformReplay) -> None:
-        batch = replay.gather(torch.arange(len(replay)))
-        self.obs, self.next_obs = batch.obs.dense().numpy(), batch.next_obs.dense().numpy()
-        self.action, self.reward = batch.action.numpy(), batch.reward.numpy()
-        self.terminated = batch.terminated.numpy()
-
-    def transitions(self, chosen: np.ndarray, noise: UpdateNoise, size: int) -> tuple[Tensor, ...]:
-        """Cropped observations, float32 (B, C, h, w), and the numbers (B, ...)."""
-        views = [
-            _cropped(self.obs[chosen], noise.obs, size),
-            _cropped(self.next_obs[chosen], noise.next_obs, size),
-        ]
-        numbers = (self.action[chosen], self.reward[chosen], self.terminated[chosen])
-        return tuple(torch.as_tensor(each).float() for each in (*views, *numbers))
-
-    def windows(self, starts: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
-        """Observations of sequences, float32 (K, B, C, H, W), and actions (K, B, A)."""
-        slots = starts + np.arange(length)[:, None]
-        obs = torch.as_tensor(self.obs[slots]).float()
-        return obs, torch.as_tensor(self.action[slots])
 
 
 class PlainSAC:
@@ -97,22 +70,15 @@ class PlainSAC:
             self.objective_adam = _adam(trained, self.objective_rate)
 
     def update(
-        self,
-        replay: PlainReplay,
-        transitions: Tensor,
-        windows: Tensor | None,
-        noise: UpdateNoise,
-        *,
-        actor_step: bool,
-        target_step: bool,
+        self, batch: Batch, noise: UpdateNoise, *, actor_step: bool, target_step: bool
     ) -> dict[str, Tensor]:
-        """One update; see `SAC.update`. Args: `transitions`, `windows`: slots as drawn."""
-        crop = self.settings.crop_size
-        obs, next_obs, *numbers = replay.transitions(transitions.numpy(), noise, crop)
+        """One update; see `SAC.update`."""
+        size, numbers = self.settings.crop_size, (batch.action, batch.reward, batch.terminated)
+        obs = _augmented(batch.obs.dense().float(), noise.obs, size)
+        next_obs = _augmented(batch.next_obs.dense().float(), noise.next_obs, size)
         losses = {"loss/critic": self._update_critic(obs, next_obs, numbers, noise)}
-        if isinstance(self.objective, MLR) and windows is not None:
-            length = self.objective.sequence_length
-            sequence, action = replay.windows(windows.numpy(), length)
+        if isinstance(self.objective, MLR) and batch.sequence is not None:
+            sequence, action = batch.sequence.obs.dense().float(), batch.sequence.action
             losses["loss/mlr"] = self._update_mlr(self.objective, sequence, action, noise.objective)
         if actor_step:
             losses["loss/actor"] = self._update_actor(obs, noise)
@@ -215,15 +181,6 @@ def _augmented(images: Tensor, noise: AugmentationNoise, size: int) -> Tensor:
     if noise.intensity is None:
         return cropped
     return cropped * noise.intensity.flatten()[:, None, None, None]
-
-
-def _cropped(images: np.ndarray, noise: AugmentationNoise, size: int) -> np.ndarray:
-    """Crop uint8 (N, C, H, W) one by one."""
-    assert noise.offsets is not None
-    cropped = np.empty((*images.shape[:2], size, size), images.dtype)
-    for index, (row, column) in enumerate(noise.offsets[0].tolist()):
-        cropped[index] = images[index, :, row : row + size, column : column + size]
-    return cropped
 
 
 def _adam(

@@ -156,7 +156,7 @@ class MLR(Objective):
             images = self.pixel_decoder(self.decoded(encoder, batch, noise).flatten(0, 1)).float()
         target, hidden = self.augmentation(batch.obs, noise.online), None
         if self.settings.loss_positions == "masked":
-            frames = mask_frames(self.hidden_pixels(noise.grid), batch.batch_size)
+            frames = mask_frames(self.hidden_pixels(noise.grid), batch.obs.lead[1])
             hidden = self.augmentation(frames, noise.online) > 0
         return pixel_errors(images, target, hidden).view(batch.obs.lead)
 

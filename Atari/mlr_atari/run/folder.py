@@ -59,7 +59,7 @@ _locks: set[int] = set()  # descriptors by which this process holds folders
 class Stopwatch:
     """Adds up seconds by phase: `with stopwatch("update"): ...`.
 
-    On a GPU a phase ends when its work is queued, not when it is done; the sum is still right.
+    On a GPU a phase ends when its work is queued; the wait for it is booked where the loop waits.
     """
 
     seconds: dict[str, float]
