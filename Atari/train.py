@@ -16,23 +16,24 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from operator import methodcaller
 
+from mlr_atari import protocol  # first: it says how the threads of PyTorch wait
+
+# isort: split
 import torch
 
-from mlr_atari import protocol
 from mlr_atari.build import Parts, build_parts, evaluation_factory, set_up_process
 from mlr_atari.cost import check_memory, estimate
 from mlr_atari.errors import Preempted, RunError
 from mlr_atari.learner import Learner
 from mlr_atari.run import sweep
 from mlr_atari.run.checkpoint import Checkpointer, Stateful
-from mlr_atari.run.config import say
-from mlr_atari.run.evaluation import evaluate
+from mlr_atari.run.evaluation import EvaluationResult, evaluate
 from mlr_atari.run.folder import RunFolder, look
+from mlr_atari.run.process import StopRequest, script
 from mlr_atari.run.progress import Progress, SaveSchedule
 from mlr_atari.run.records import Records
 from mlr_atari.run.schema import plain
 from mlr_atari.run.seeding import Streams, episode_seed
-from mlr_atari.run.signals import StopRequest
 from mlr_atari.settings import LAYOUT, Config, compose, load
 
 
@@ -50,9 +51,10 @@ class Trainer:
             compile_losses=cfg.compile,
             cuda_graph=cfg.cuda_graph,
         )
-        names = (*self.agent.metric_names, *self.learner.diagnostic_names)
+        metrics, names = self.learner.metrics, self.learner.diagnostic_names
+        sinks, subject = cfg.logging.sinks, cfg.game.name
         self.records = Records(
-            folder, self.progress, self.learner.metrics, protocol, names, cfg.game.name, cfg.budget
+            folder, self.progress, metrics, names, protocol, subject, cfg.budget, sinks
         )
         self.checkpointer = Checkpointer(folder.path, cfg.checkpoint.keep, folder.identity)
         self.schedule = SaveSchedule(cfg.checkpoint.every_minutes, cfg.checkpoint.every_steps)
@@ -72,18 +74,11 @@ class Trainer:
         if self.agent.device.type == "cpu" and cfg.preset == "paper":
             facts["expected"] = f"{sweep.hours_text(estimate(cfg).hours)} without a GPU"
         with self.records:
-            self.restore()
+            self.checkpointer.load(self.state, self.replay)
             self.folder.begin(**facts)
             self.schedule.saved(self.progress.agent_step)
             self.records.open(facts)
             work(self)
-
-    def restore(self) -> None:
-        """Continue from the newest checkpoint, if there is one."""
-        self.checkpointer.load(self.state, self.replay)
-        if self.env.game_over:
-            # Without effect after a game's end; else the game could not be rebuilt.
-            self.replay.truncate_newest()
 
     def train(self) -> None:
         """Until the budget is spent: evaluate, interact and learn, write down, save."""
@@ -107,12 +102,15 @@ class Trainer:
         """Act, step the emulator, store, learn; in this order, as published."""
         progress, stopwatch = self.progress, self.folder.stopwatch
         agent_step = progress.agent_step
-        if self.env.episode_over:
+        while self.env.episode_over:
             if self.env.game_over:
                 progress.begin_episode()
-            self.env.reset()
+                self.replay.truncate_newest()  # nothing, unless the last one broke off
+            with progress.simulator_may_fail():
+                self.env.reset()
         frame, action = self.env.frame, self.act()
-        with stopwatch("environment"):
+        info = {"raw_reward": 0.0, "game_over": True}  # of a step in which the emulator fails
+        with stopwatch("environment"), progress.simulator_may_fail():
             _, reward, terminated, truncated, info = self.env.step(action)
             self.replay.add(frame, action, reward, terminated=terminated, truncated=truncated)
         progress.step(info["raw_reward"], self.cfg.environment.frame_skip)
@@ -143,19 +141,26 @@ class Trainer:
             return
         self.check()
         last = progress.agent_step == self.parts.plan.agent_steps
-        with self.folder.stopwatch("evaluation"):
-            result = evaluate(
-                self.agent.evaluation_policy,
-                self.parts.evaluation_envs,
-                evaluation.final_episodes if last else evaluation.episodes,
-                partial(episode_seed, self.cfg.seed, "evaluation"),
-                should_stop=lambda: self.stop.requested,
-            )
-        if result is None:
-            self.save()
-            return
+        try:
+            with self.folder.stopwatch("evaluation"):
+                result = evaluate(
+                    self.agent.evaluation_policy,
+                    self.parts.evaluation_envs,
+                    evaluation.final_episodes if last else evaluation.episodes,
+                    partial(episode_seed, self.cfg.seed, "evaluation"),
+                    self.watch,
+                )
+        except RunError:
+            self.save()  # whatever ended it, what was trained is kept
+            raise
         self.records.evaluated(result)
         self.records.preview(self.learner.preview())
+
+    def watch(self, result: EvaluationResult) -> None:
+        """Show how an evaluation goes on; raises Preempted if the process was asked to stop."""
+        if self.stop.requested:
+            raise Preempted(f"{self.stop.reason} while the policy was scored")
+        self.records.evaluating(result)
 
     def check(self, **more: float) -> None:
         """Raise NonFiniteError if a loss, gradient norm, return or one of `more` is no number."""
@@ -170,6 +175,7 @@ class Trainer:
             self.checkpointer.save(step, self.state, self.replay, final=final, required=required)
         self.schedule.saved(step)
         if stopping:
+            self.stop.fulfilled()
             raise Preempted(f"{self.stop.reason} at agent step {step}; the same command goes on")
 
 
@@ -185,7 +191,7 @@ def train(cfg: Config, work: Callable[[Trainer], None] = methodcaller("train")) 
         evaluation_factory(cfg)().close()
     with (
         RunFolder(path, plain(cfg), resume=cfg.resume, packages=protocol.PACKAGES) as folder,
-        StopRequest() as stop,
+        StopRequest(last=__name__ == "__main__") as stop,
     ):
         if folder.finished:
             print(f"{folder.path} is finished: see final.json; nothing to do")
@@ -194,20 +200,17 @@ def train(cfg: Config, work: Callable[[Trainer], None] = methodcaller("train")) 
             Trainer(cfg, parts, folder, stop).run(work)
 
 
+@script
 def main(argv: Sequence[str]) -> int:
-    """Exit code: 0 done, 2 wrong config or checkpoints, 3 storage, 4 non-finite, 75 preempted."""
-    try:
-        if not set(argv) - {"-m", "--multirun"}:
-            say(str(__doc__).strip())
-            return 0
-        if sweep.wanted(argv):
-            return sweep.main(
-                argv, LAYOUT, compose=compose, run_path=protocol.run_path, estimate=estimate
-            )
-        train(load(argv))
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    """Exit code: 0 done, 1 our fault, 2 wrong input, 3 storage, 4 non-finite, 75 preempted."""
+    if not set(argv) - {"-m", "--multirun"}:
+        print(str(__doc__).strip())
+        return 0
+    if sweep.wanted(argv):
+        return sweep.main(
+            argv, LAYOUT, compose=compose, run_path=protocol.run_path, estimate=estimate
+        )
+    train(load(argv))
     return 0
 
 

@@ -1,13 +1,13 @@
-"""Score the policy of a run again, on new episodes, and film it.
+"""Score the policies of runs again, on new episodes, and film or watch them.
 
 python evaluate.py runs/cartpole_swingup/mlr/seed_1 --episodes 10 --video
+python evaluate.py runs/*/mlr/seed_* --out results     (several runs, results elsewhere)
 python evaluate.py runs/cartpole_swingup/mlr/seed_1 --random      (what chance would get)
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -15,41 +15,42 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from mlr_dmcontrol import protocol  # first: it says how the threads of PyTorch wait
+
+# isort: split
 import numpy as np
 import torch
 
-from mlr_dmcontrol import protocol
-from mlr_dmcontrol.build import agent_for, evaluation_factory, set_up_process
+from mlr_dmcontrol.build import evaluation_factory, set_up_process
 from mlr_dmcontrol.environment import PixelControlEnv
 from mlr_dmcontrol.errors import ConfigError, RunError
-from mlr_dmcontrol.run.checkpoint import agent_checkpoint
-from mlr_dmcontrol.run.evaluation import EvaluationEnvs, Policy, evaluate, record_video
-from mlr_dmcontrol.run.schema import plain
+from mlr_dmcontrol.policy import claim, is_exported, load_policy
+from mlr_dmcontrol.run import evaluation
+from mlr_dmcontrol.run.evaluation import EvaluationEnvs, Policy
+from mlr_dmcontrol.run.process import script
+from mlr_dmcontrol.run.schema import LARGEST
 from mlr_dmcontrol.run.seeding import Streams, episode_seed
-from mlr_dmcontrol.settings import Config, of_run
+from mlr_dmcontrol.settings import of_run
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("runs", nargs="+", type=_path, metavar="RUN", help="folders of runs")
     parser.add_argument("--episodes", type=int, default=10, help="episodes to play (10)")
     parser.add_argument("--seed", type=int, help="of the episodes (default: the run's)")
     parser.add_argument("--processes", type=int, default=0, help="simulators in own processes (0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    parser.add_argument("--out", type=_path, help="folder for the results (default: in the run's)")
+    parser.add_argument("--export", type=_path, help="new folder for the weights and the score")
     parser.add_argument("--random", action="store_true", help="uniformly random actions instead")
     parser.add_argument("--video", action="store_true", help="film one episode, as mp4 and GIF")
+    parser.add_argument("--watch", action="store_true", help="first show one episode in a window")
     return parser.parse_args(argv)
 
 
-def saved_policy(
-    cfg: Config, run: Path, env: PixelControlEnv, device: torch.device
-) -> tuple[Policy, int]:
-    """The mean policy of the newest valid checkpoint, and its agent step."""
-    checkpoint = agent_checkpoint(run, plain(cfg))
-    agent = agent_for(cfg, env, device)
-    checkpoint.restore("agent", agent)
-    return agent.evaluation_policy, checkpoint.step
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 def random_policy(seed: int, env: PixelControlEnv) -> Policy:
@@ -62,12 +63,11 @@ def random_policy(seed: int, env: PixelControlEnv) -> Policy:
     return act
 
 
-def score(args: argparse.Namespace) -> None:
-    """Play, film if asked to, and write what came of it into the run's folder."""
-    if args.episodes < 1:
-        raise ConfigError(f"--episodes={args.episodes}: must be at least 1")
-    cfg = of_run(args.run, device=args.device)
-    device, seed, step = set_up_process(cfg), cfg.seed if args.seed is None else args.seed, None
+def score(run: Path, args: argparse.Namespace) -> None:
+    """Play, film if asked to, and keep what came of it."""
+    cfg, step = of_run(run, device=args.device), None
+    set_up_process(cfg)
+    seed = cfg.seed if args.seed is None else args.seed
     make, seeds = evaluation_factory(cfg), partial(episode_seed, seed, "evaluation")
     places = min(args.episodes, cfg.evaluation.episodes)
     with (
@@ -77,37 +77,51 @@ def score(args: argparse.Namespace) -> None:
         if args.random:
             policy, name = random_policy(seed, env), "random"
         else:
-            policy, step = saved_policy(cfg, args.run, env, device)
-            name = f"step_{step}"
-        result = evaluate(policy, envs, args.episodes, seeds)
-        assert result is not None  # nothing asks it to stop
-        values, metric = result.scores, protocol.METRIC
-        out = unused(args.run / "evaluations", f"{name}_seed_{seed}")
-        report = {"agent_step": step, "seed": seed, "values": values, "lengths": result.lengths}
-        out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        mean, spread = statistics.fmean(values), np.std(values, ddof=1) if len(values) > 1 else 0.0
-        print(f"{metric} {mean:.1f} ± {spread:.1f} over {len(values)}: {out}.json")
+            policy = saved = load_policy(run, args.device)
+            step, name = saved.agent_step, f"step_{saved.agent_step}"
+        folder, name = run / "evaluations", f"{name}_seed_{seed}"
+        if args.out is not None or is_exported(run):
+            name = f"{'-'.join(run.resolve().parts[-3:])}-{name}"
+            folder = args.out or Path("evaluations")
+        if args.export is not None:
+            claim(args.export)
+        with evaluation.kept(folder, name) as (path, report):
+            if args.watch:
+                evaluation.watch_episode(policy, env, seeds(0))
+            told = evaluation.teller(protocol.METRIC)
+            result = evaluation.evaluate(policy, envs, args.episodes, seeds, told)
+            report |= {"agent_step": step, "seed": seed}
+            report |= {"values": result.scores, "lengths": result.lengths}
+        scores = result.scores
+        mean, spread = statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else 0
+        print(f"{protocol.METRIC} {mean:.1f} ± {spread:.1f} over {len(scores)}: {path}")
+        if args.export is not None:
+            saved.export(args.export, scores, seed)
         if args.video:
-            filmed = record_video(policy, env, seeds(0), out)
-            print(f"filmed {metric} {filmed:.1f}: {out}.mp4, {out}.gif")
+            filmed = evaluation.record_video(policy, env, seeds(0), path.with_suffix(""))
+            print(f"filmed {protocol.METRIC} {filmed:.1f}: {path.stem}.mp4, {path.stem}.gif")
 
 
-def unused(folder: Path, name: str) -> Path:
-    """`folder`/`name`, or with the first number behind it that nothing is called yet."""
-    folder.mkdir(exist_ok=True)
-    taken = {path.stem for path in folder.iterdir()}
-    names = (name, *(f"{name}_{number}" for number in range(2, len(taken) + 3)))
-    return folder / next(name for name in names if name not in taken)
-
-
+@script
 def main(argv: Sequence[str]) -> int:
-    """Exit code 0, or 2 where there is nothing to score."""
-    try:
-        score(parse(argv))
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    """Exit code: 0, or 2 where there is nothing to score, 3 storage, 4 non-finite: the highest."""
+    args, codes = parse(argv), []
+    if args.export is not None and (args.random or len(args.runs) > 1):
+        raise ConfigError(f"--export={args.export}: is for the policy of one run; name that alone")
+    for name, value, low, high in (
+        ("episodes", args.episodes, 1, 10**6),
+        ("processes", args.processes, 0, 1024),
+        ("seed", args.seed or 0, 0, LARGEST),
+    ):
+        if not low <= value <= high:
+            raise ConfigError(f"--{name}={value}: must be at least {low} and at most {high}")
+    for run in args.runs:
+        try:
+            score(run, args)
+        except RunError as error:  # one of several takes no other down
+            print(f"error: {error}", file=sys.stderr)
+            codes.append(error.exit_code)
+    return max(codes, default=0)
 
 
 if __name__ == "__main__":

@@ -17,24 +17,25 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from operator import methodcaller
 
+from mlr_dmcontrol import protocol  # first: it says how the threads of PyTorch wait
+
+# isort: split
 import numpy as np
 import torch
 
-from mlr_dmcontrol import protocol
 from mlr_dmcontrol.build import Parts, build_parts, evaluation_factory, set_up_process
 from mlr_dmcontrol.cost import check_memory, estimate
 from mlr_dmcontrol.errors import Preempted, RunError
 from mlr_dmcontrol.learner import Learner
 from mlr_dmcontrol.run import sweep
 from mlr_dmcontrol.run.checkpoint import Checkpointer, Stateful
-from mlr_dmcontrol.run.config import say
-from mlr_dmcontrol.run.evaluation import evaluate
+from mlr_dmcontrol.run.evaluation import EvaluationResult, evaluate
 from mlr_dmcontrol.run.folder import RunFolder, look
+from mlr_dmcontrol.run.process import StopRequest, script
 from mlr_dmcontrol.run.progress import Progress, SaveSchedule
 from mlr_dmcontrol.run.records import Records
 from mlr_dmcontrol.run.schema import plain
 from mlr_dmcontrol.run.seeding import Streams, episode_seed
-from mlr_dmcontrol.run.signals import StopRequest
 from mlr_dmcontrol.settings import LAYOUT, Config, compose, load
 
 
@@ -52,9 +53,10 @@ class Trainer:
             compile_losses=cfg.compile,
             cuda_graph=cfg.cuda_graph,
         )
-        names = (*self.agent.metric_names, *self.learner.diagnostic_names)
+        metrics, names = self.learner.metrics, self.learner.diagnostic_names
+        sinks, subject = cfg.logging.sinks, cfg.task.name
         self.records = Records(
-            folder, self.progress, self.learner.metrics, protocol, names, cfg.task.name, cfg.budget
+            folder, self.progress, metrics, names, protocol, subject, cfg.budget, sinks
         )
         self.checkpointer = Checkpointer(folder.path, cfg.checkpoint.keep, folder.identity)
         self.schedule = SaveSchedule(cfg.checkpoint.every_minutes, cfg.checkpoint.every_steps)
@@ -101,10 +103,11 @@ class Trainer:
     def step(self) -> None:
         """Act, learn, step the simulator, store; in this order, as published."""
         progress, stopwatch = self.progress, self.folder.stopwatch
-        if self.env.episode_over:
-            self.env.reset()
-            self.replay.start_episode(self.env.frame)
+        while self.env.episode_over:
             progress.begin_episode()
+            with progress.simulator_may_fail():
+                self.env.reset()
+                self.replay.start_episode(self.env.frame)
         action = self.act()
         if not np.isfinite(action).all():  # the simulator would fail
             self.check(action=math.nan)
@@ -112,7 +115,8 @@ class Trainer:
             with stopwatch("update"):
                 self.learner.update(progress.agent_step)
                 progress.update_step += 1
-        with stopwatch("environment"):
+        reward, terminated, truncated = 0.0, False, True  # of a step in which the simulator fails
+        with stopwatch("environment"), progress.simulator_may_fail():
             _, reward, terminated, truncated, _ = self.env.step(action)
             self.replay.add(action, reward, self.env.frame, terminated, truncated)
         progress.step(reward, self.cfg.environment.action_repeat)
@@ -140,19 +144,26 @@ class Trainer:
             return
         self.check()
         last = progress.agent_step == self.parts.plan.agent_steps
-        with self.folder.stopwatch("evaluation"):
-            result = evaluate(
-                self.agent.evaluation_policy,
-                self.parts.evaluation_envs,
-                evaluation.final_episodes if last else evaluation.episodes,
-                partial(episode_seed, self.cfg.seed, "evaluation"),
-                should_stop=lambda: self.stop.requested,
-            )
-        if result is None:
-            self.save()
-            return
+        try:
+            with self.folder.stopwatch("evaluation"):
+                result = evaluate(
+                    self.agent.evaluation_policy,
+                    self.parts.evaluation_envs,
+                    evaluation.final_episodes if last else evaluation.episodes,
+                    partial(episode_seed, self.cfg.seed, "evaluation"),
+                    self.watch,
+                )
+        except RunError:
+            self.save()  # whatever ended it, what was trained is kept
+            raise
         self.records.evaluated(result)
         self.records.preview(self.learner.preview())
+
+    def watch(self, result: EvaluationResult) -> None:
+        """Show how an evaluation goes on; raises Preempted if the process was asked to stop."""
+        if self.stop.requested:
+            raise Preempted(f"{self.stop.reason} while the policy was scored")
+        self.records.evaluating(result)
 
     def check(self, **more: float) -> None:
         """Raise NonFiniteError if a loss, gradient norm, return or one of `more` is no number."""
@@ -167,6 +178,7 @@ class Trainer:
             self.checkpointer.save(step, self.state, self.replay, final=final, required=required)
         self.schedule.saved(step)
         if stopping:
+            self.stop.fulfilled()
             raise Preempted(f"{self.stop.reason} at agent step {step}; the same command goes on")
 
 
@@ -182,7 +194,7 @@ def train(cfg: Config, work: Callable[[Trainer], None] = methodcaller("train")) 
         evaluation_factory(cfg)().close()
     with (
         RunFolder(path, plain(cfg), resume=cfg.resume, packages=protocol.PACKAGES) as folder,
-        StopRequest() as stop,
+        StopRequest(last=__name__ == "__main__") as stop,
     ):
         if folder.finished:
             print(f"{folder.path} is finished: see final.json; nothing to do")
@@ -191,20 +203,17 @@ def train(cfg: Config, work: Callable[[Trainer], None] = methodcaller("train")) 
             Trainer(cfg, parts, folder, stop).run(work)
 
 
+@script
 def main(argv: Sequence[str]) -> int:
-    """Exit code: 0 done, 2 wrong config or checkpoints, 3 storage, 4 non-finite, 75 preempted."""
-    try:
-        if not set(argv) - {"-m", "--multirun"}:
-            say(str(__doc__).strip())
-            return 0
-        if sweep.wanted(argv):
-            return sweep.main(
-                argv, LAYOUT, compose=compose, run_path=protocol.run_path, estimate=estimate
-            )
-        train(load(argv))
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    """Exit code: 0 done, 1 our fault, 2 wrong input, 3 storage, 4 non-finite, 75 preempted."""
+    if not set(argv) - {"-m", "--multirun"}:
+        print(str(__doc__).strip())
+        return 0
+    if sweep.wanted(argv):
+        return sweep.main(
+            argv, LAYOUT, compose=compose, run_path=protocol.run_path, estimate=estimate
+        )
+    train(load(argv))
     return 0
 
 

@@ -192,6 +192,7 @@ def change(runs: Path, part: str, edit: Callable[[Any], None]) -> None:
 def left(runs: Path) -> dict[str, Any]:
     """All that must not depend on interruptions: the state, every table's bytes, the scores."""
     checkpoint, path = newest(runs), folder(runs)
+    del checkpoint.items["records"]["charts"]  # a file for each start; what they show is below
     names = (*TABLES, *(["final.json"] if (path / "final.json").exists() else []))
     return {
         "step": checkpoint.step,

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlr_dmcontrol  # noqa: F401 (first: it says how the threads of PyTorch wait)
+
+# isort: split
 import numpy as np
 import pytest
 import torch

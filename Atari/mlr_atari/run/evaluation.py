@@ -6,14 +6,19 @@ script, and with it PyTorch, into each of them. Nor does this module import it.
 
 from __future__ import annotations
 
+import importlib
+import itertools
+import json
+import logging
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -22,23 +27,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import RunError
+from ..errors import ConfigError, NonFiniteError, RunError, SimulatorError, StorageError
 
 # Observations uint8 (n, ...) and the generators of their episodes, for a policy that now and then
 # acts at random, to n actions.
 Policy = Callable[[np.ndarray, Sequence[np.random.Generator]], np.ndarray]
-Seen = tuple[np.ndarray, float, bool]  # observation, reward, whether the episode is over
+# Observation, reward, whether the episode is over, and what the simulator raised, if it did.
+Seen = tuple[np.ndarray, float, bool, str]
 
-_PICTURE_ROWS = 160  # a film of fewer is enlarged; a GIF has hardly more
+_PICTURE_ROWS, _PICTURE_SIDE = 160, 4096  # a film of fewer rows is enlarged, up to such a side
 _GIF_RATE, _GIF_SECONDS = 10.0, 60.0
+_USUAL_RATE = 15.0  # pictures a second, of an environment that does not say
+_PATIENCE = 0.5  # seconds between two looks at something else while a worker is awaited
+
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class EvaluationResult:
-    """What each episode brought, in the order of their numbers."""
+    """What each episode brought, in the order of their numbers; so far, while it goes on."""
 
     scores: list[float]  # sums of rewards
     lengths: list[int]  # agent steps
+    ended: list[int]  # numbers of the episodes that are over, as they ended
     seconds: float = field(default=0.0, compare=False)  # that it took
 
 
@@ -79,8 +90,11 @@ class EvaluationEnvs:
         self._workers = [_Worker(make) for _ in range(min(processes, num_envs))]
         self.processes = len(self._workers)
 
-    def advance(self, orders: Sequence[Order]) -> list[Seen]:
+    def advance(self, orders: Sequence[Order], waiting: Callable[[], None]) -> list[Seen]:
         """Carry out one order for each of some places, all at the same time.
+
+        Args:
+            waiting: called now and then until a worker answers; after what it raises, close.
 
         Raises:
             RunError: a worker is dead.
@@ -90,13 +104,16 @@ class EvaluationEnvs:
         workers = [self._workers[order.place % len(self._workers)] for order in orders]
         for worker, order in zip(workers, orders, strict=True):
             worker.ask(order)
-        return [worker.answer() for worker in workers]
+        return [worker.answer(waiting) for worker in workers]
 
     def close(self) -> None:
         """End the workers, and the environments here."""
         self._here.close()
         for worker in self._workers:
-            worker.close()
+            worker.connection.close()
+        deadline = time.monotonic() + 10
+        for worker in self._workers:
+            worker.end(deadline - time.monotonic())
 
 
 @dataclass
@@ -111,39 +128,56 @@ def evaluate(
     envs: EvaluationEnvs,
     episodes: int,
     episode_seed: Callable[[int], int],
-    *,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> EvaluationResult | None:
+    watch: Callable[[EvaluationResult], None] = lambda result: None,
+) -> EvaluationResult:
     """Play episodes 0, 1, ... and sum their rewards; every call plays the same ones.
 
-    As many as `envs` has places are under way; where one ends the next one begins.
+    As many as `envs` has places are under way; where one ends the next one begins. An episode in
+    which the simulator fails is over by that.
 
     Args:
         episode_seed: seed of the k-th episode.
-        should_stop: asked before every step.
+        watch: is shown what there is before every step and while it waits; to end it, it raises.
 
-    Returns:
-        The result, or None if it was stopped.
+    Raises:
+        NonFiniteError: an action or a score that is no number.
+        SimulatorError: the simulator fails in every episode. RunError: a worker is dead.
     """
-    start, scores, lengths = time.perf_counter(), [0.0] * episodes, [0] * episodes
+    start, failed = time.perf_counter(), 0
+    result = EvaluationResult([0.0] * episodes, [0] * episodes, [])
     waiting, playing = iter(range(episodes)), dict[int, _Episode]()  # by place
-    while not should_stop():
+
+    def look() -> None:
+        result.seconds = time.perf_counter() - start
+        watch(result)
+
+    while len(result.ended) < episodes:
+        look()
         orders = _decide(policy, envs, playing) if playing else []
         free = (place for place in range(envs.num_envs) if place not in playing)
         for place, number in zip(free, waiting, strict=False):
             seed = episode_seed(number)
             playing[place] = _Episode(number, _generator(seed), np.empty(0))
             orders.append(Order(place, seed, None))
-        if not orders:
-            return EvaluationResult(scores, lengths, time.perf_counter() - start)
-        for order, (obs, reward, over) in zip(orders, envs.advance(orders), strict=True):
+        seen = envs.advance(orders, look)
+        for order, (obs, reward, over, error) in zip(orders, seen, strict=True):
             episode = playing[order.place]
-            episode.obs = obs
-            lengths[episode.number] += order.seed is None
-            scores[episode.number] += reward
+            number, episode.obs = episode.number, obs
+            result.lengths[number] += order.seed is None
+            result.scores[number] += reward
+            if not math.isfinite(result.scores[number]):
+                score, step = result.scores[number], result.lengths[number]
+                raise NonFiniteError(f"score={score} of evaluation episode {number}, step {step}")
+            if error:
+                failed += 1
+                log.warning("evaluation: the simulator ends episode %d: %s", number, error)
             if over:
                 del playing[order.place]
-    return None
+                result.ended.append(number)
+    if failed == episodes:
+        raise SimulatorError(f"{error}; the simulator failed in every episode of an evaluation")
+    look()
+    return result
 
 
 def _decide(policy: Policy, envs: EvaluationEnvs, playing: dict[int, _Episode]) -> list[Order]:
@@ -153,6 +187,8 @@ def _decide(policy: Policy, envs: EvaluationEnvs, playing: dict[int, _Episode]) 
     batch = [playing.get(place, nobody) for place in places]
     obs = np.stack([episode.obs for episode in batch])
     actions = policy(obs, [episode.generator for episode in batch])
+    if not np.isfinite(actions).all():
+        raise NonFiniteError("an action of the evaluated policy is no number")
     return [
         Order(place, None, action)
         for place, action in zip(places, actions, strict=True)
@@ -165,41 +201,143 @@ def _generator(seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, 1])  # another stream than the environment's own
 
 
+def play(policy: Policy, env: Any, seed: int) -> Iterator[tuple[np.ndarray, float]]:
+    """The episode of `seed`, picture by picture: `env.render()`, and the score so far."""
+    generator, (obs, _) = _generator(seed), env.reset(seed=seed)
+    score, over = 0.0, False
+    yield env.render(), score
+    while not over:
+        (action,) = policy(obs[None], [generator])
+        obs, reward, terminated, truncated, _ = env.step(action)
+        score, over = score + reward, terminated or truncated
+        yield env.render(), score
+
+
+def _frame_rate(env: Any) -> float:
+    """Agent steps in a second, where the environment knows it; else a usual rate."""
+    rate = float(env.frame_rate)
+    return rate if 0.1 <= rate <= 1000 else _USUAL_RATE  # also where it is not a number
+
+
+def watch_episode(policy: Policy, env: Any, seed: int) -> None:
+    """Play the episode of `seed` in a window, as fast as it is meant to be, until it is closed.
+
+    Raises:
+        ConfigError: no window can be opened.
+    """
+    try:
+        tkinter: Any = importlib.import_module("tkinter")
+    except ImportError as error:
+        raise ConfigError(f"--watch: {error}; install it, or film with --video") from error
+    try:
+        window = tkinter.Tk()
+    except tkinter.TclError as error:
+        raise ConfigError(f"--watch: {error}; film with --video where there is none") from error
+    place, due = tkinter.Label(window), time.perf_counter()
+    place.pack()
+    with suppress(tkinter.TclError):  # it was closed
+        for picture, _ in play(policy, env, seed):
+            shown = _enlarged(picture)
+            header = b"P6 %d %d 255 " % shown.shape[1::-1]
+            image = tkinter.PhotoImage(data=header + shown.tobytes())
+            place.configure(image=image)
+            window.update()
+            due += 1 / _frame_rate(env)
+            time.sleep(max(0.0, due - time.perf_counter()))
+        window.destroy()
+
+
 def record_video(policy: Policy, env: Any, seed: int, path: Path) -> float:
     """Film the episode of `seed`: `path`.mp4, and its first minute, coarser, as `path`.gif.
+
+    Without a working ffmpeg there is a warning instead of the first.
 
     Returns:
         The episode's score.
     """
-    import imageio.v2 as imageio  # workers do without
+    imageio: Any = importlib.import_module("imageio.v2")  # workers do without
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    every = max(1, round(env.frame_rate / _GIF_RATE))  # steps between two pictures of the GIF
-    # Without macro_block_size the codec would resize to a multiple of 16.
-    film = imageio.get_writer(f"{path}.mp4", fps=env.frame_rate, macro_block_size=1)
-    loop = imageio.get_writer(f"{path}.gif", duration=1000 * every / env.frame_rate, loop=0)
-    generator, (obs, _) = _generator(seed), env.reset(seed=seed)
-    score, step, over = 0.0, 0, False
-    with film, loop:
-        while True:
-            picture = _enlarged(env.render())
+    rate, score = _frame_rate(env), 0.0
+    every = max(1, round(rate / _GIF_RATE))  # steps between two pictures of the GIF
+
+    def pictures() -> Iterator[np.ndarray]:
+        """Those of the film; the GIF is made on the way."""
+        nonlocal score
+        with imageio.get_writer(f"{path}.gif", duration=1000 * every / rate, loop=0) as loop:
+            for step, (picture, score) in enumerate(play(policy, env, seed)):  # noqa: B007
+                film = _enlarged(picture)
+                if step % every == 0 and step < _GIF_SECONDS * rate:
+                    coarse = max(1, min(film.shape[:2]) // _PICTURE_ROWS)
+                    loop.append_data(film[::coarse, ::coarse])
+                yield film
+
+    episode, film = pictures(), None
+    try:
+        # Without macro_block_size the codec would resize to a multiple of 16.
+        film = imageio.get_writer(f"{path}.mp4", fps=rate, macro_block_size=1)
+        for picture in episode:
             film.append_data(picture)
-            if step % every == 0 and step < _GIF_SECONDS * env.frame_rate:
-                coarse = max(1, picture.shape[0] // _PICTURE_ROWS)
-                loop.append_data(picture[::coarse, ::coarse])
-            if over:
-                return score
-            (action,) = policy(obs[None], [generator])
-            obs, reward, terminated, truncated, _ = env.step(action)
-            score, step, over = score + reward, step + 1, terminated or truncated
+        film.close()
+    except (ImportError, OSError) as error:
+        log.warning("%s.mp4 cannot be made: %s", path, str(error).partition("\n")[0])
+    for _ in episode:  # what is left of it: the GIF is made all the same
+        pass
+    return score
 
 
 def _enlarged(picture: np.ndarray) -> np.ndarray:
     """Small pictures made larger, and both sides even, as the codec wants them."""
-    factor = -(-_PICTURE_ROWS // picture.shape[0])
-    if any(side * factor % 2 for side in picture.shape[:2]):
-        factor += factor % 2
-    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    rows, columns = picture.shape[:2]
+    factor = max(1, min(-(-_PICTURE_ROWS // rows), _PICTURE_SIDE // max(rows, columns)))
+    larger = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    odd = [(0, side % 2) for side in larger.shape[:2]]
+    return np.pad(larger, (*odd, (0, 0)), "edge")
+
+
+def teller(metric: str) -> Callable[[EvaluationResult], None]:
+    """For `evaluate`: prints each score as it comes, and once a minute how far it is."""
+    told, minutes = 0, 0.0
+
+    def watch(result: EvaluationResult) -> None:
+        nonlocal told, minutes
+        for number in result.ended[told:]:
+            score, length = result.scores[number], result.lengths[number]
+            print(f"episode {number}: {metric} {score:.1f} in {length:,} agent steps", flush=True)
+        told = len(result.ended)
+        if result.seconds // 60 > minutes:
+            minutes, steps = result.seconds // 60, sum(result.lengths)
+            print(f"{told} of {len(result.scores)} episodes, {steps:,} agent steps", flush=True)
+
+    return watch
+
+
+@contextmanager
+def kept(folder: Path, name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A new file `folder`/`name`.json, or with a number behind it, for what the mapping will hold.
+
+    Raises:
+        ConfigError: nothing can be kept there, which shows at once. StorageError: it cannot now.
+    """
+    report: dict[str, Any] = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            path = folder / f"{name if number == 1 else f'{name}_{number}'}.json"
+            with suppress(FileExistsError):
+                path.open("x").close()
+                break
+    except OSError as error:
+        raise ConfigError(f"--out={folder}: nothing can be kept there ({error})") from error
+    try:
+        yield path, report
+    except BaseException:
+        path.unlink()
+        raise
+    try:
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error}") from error
 
 
 class _Group:
@@ -213,10 +351,13 @@ class _Group:
         if order.place not in self._envs:
             self._envs[order.place] = self._make()
         env = self._envs[order.place]
-        if order.seed is not None:
-            return env.reset(seed=order.seed)[0], 0.0, False
-        obs, reward, terminated, truncated, _ = env.step(order.action)
-        return obs, float(reward), terminated or truncated
+        try:
+            if order.seed is not None:
+                return env.reset(seed=order.seed)[0], 0.0, False, ""
+            obs, reward, terminated, truncated, _ = env.step(order.action)
+        except SimulatorError as error:
+            return np.empty(0), 0.0, True, str(error)
+        return obs, float(reward), terminated or truncated, ""
 
     def close(self) -> None:
         for env in self._envs.values():
@@ -227,7 +368,7 @@ class _Worker:
     """A group in a process of its own, which ends when this one does."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
-        self._connection, theirs = Pipe()
+        self.connection, theirs = Pipe()
         # The user's own environments must be importable there as they are here.
         paths = [str(Path(__file__).resolve().parents[2]), *sys.path]
         self._process = subprocess.Popen(
@@ -237,27 +378,31 @@ class _Worker:
             start_new_session=True,  # Ctrl-C is for the training process to handle
         )
         theirs.close()
-        self._connection.send(make)
+        self.connection.send(make)
 
     def ask(self, order: Order) -> None:
         with suppress(ConnectionError):  # `answer` finds out why
-            self._connection.send(order)
+            self.connection.send(order)
 
-    def answer(self) -> Seen:
+    def answer(self, waiting: Callable[[], None]) -> Seen:
         """What came of the oldest order that was not answered yet."""
         try:
-            seen: Seen | str = self._connection.recv()
+            while not self.connection.poll(_PATIENCE):
+                waiting()
+            seen: Seen | RunError | str = self.connection.recv()
         except (EOFError, ConnectionError) as error:
             code = self._process.wait()
             raise RunError(f"an evaluation worker ended with code {code}") from error
+        if isinstance(seen, RunError):
+            raise seen
         if isinstance(seen, str):
             raise RuntimeError(f"an evaluation worker failed:\n{seen}")
         return seen
 
-    def close(self) -> None:
-        self._connection.close()
+    def end(self, seconds: float) -> None:
+        """Wait so long for its end, which comes once the connection is closed; then kill it."""
         try:
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=max(0.0, seconds))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -265,7 +410,7 @@ class _Worker:
 
 def serve(file_number: int) -> None:
     """A worker's life: answer until the other end is closed, on purpose or by its death."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # schedulers send them to every process of a job
     connection, group = Connection(file_number), None
     try:
@@ -274,6 +419,8 @@ def serve(file_number: int) -> None:
             connection.send(group.follow(connection.recv()))
     except (EOFError, ConnectionError):
         pass
+    except RunError as error:
+        connection.send(error)
     except Exception:  # noqa: BLE001 (whatever it is, the other end raises it)
         connection.send(traceback.format_exc())
     finally:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..errors import SimulatorError
+
+MOST_FAILURES = 10  # episodes in a row that the simulator may fail in
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -22,6 +30,9 @@ class Progress:
     episode_return: float = 0.0  # of the open episode, in raw reward
     episode_length: int = 0  # of the open episode, in agent steps
     finished_returns: list[float] = field(default_factory=list)  # since the last row of train.csv
+    failures: int = 0  # episodes that ended because the simulator itself failed
+    failures_in_a_row: int = 0
+    failed_episode: int = -1  # the last one
     evaluated_at: int = -1  # agent step of the last evaluation
     evaluation: list[float] = field(default_factory=list)  # its episodes' scores
 
@@ -36,6 +47,24 @@ class Progress:
         self.env_step += env_steps
         self.episode_return += reward
         self.episode_length += 1
+
+    @contextmanager
+    def simulator_may_fail(self) -> Iterator[None]:
+        """Where the simulator itself fails within, the open episode is over, and that is all.
+
+        Raises:
+            SimulatorError: so were too many episodes, one after another.
+        """
+        try:
+            yield
+        except SimulatorError as error:
+            follows = self.failed_episode == self.episode - 1
+            self.failures_in_a_row = self.failures_in_a_row + 1 if follows else 1
+            self.failures, self.failed_episode = self.failures + 1, self.episode
+            log.warning("the simulator ends episode %d: %s", self.episode, error)
+            if self.failures_in_a_row == MOST_FAILURES:
+                text = f"{error}; so it went in {MOST_FAILURES} episodes in a row"
+                raise SimulatorError(text) from error
 
     def take_finished(self) -> float | None:
         """Mean return of the episodes that ended since the last call; None if none did."""

@@ -1,7 +1,7 @@
 """What a run writes down and shows: CSV tables, TensorBoard, log.txt, console and final.json.
 
-The tables are the scientific record: they hold no wall-clock values, their numbers read back
-exactly, and after a resume they continue at the very byte of the checkpoint, so that an
+The tables are the scientific record: they hold no wall-clock values, and their numbers read back
+exactly. After a resume tables and charts continue at the very byte of the checkpoint, so that an
 interrupted run leaves the same files as an uninterrupted one.
 """
 
@@ -17,16 +17,20 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from types import ModuleType
+from typing import Any, TextIO
 
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard import summary
 from tqdm import tqdm
 
-from ..errors import CheckpointError, StorageError
+from ..errors import CheckpointError
+from .disk import failure, open_own, own_folder, sync
 from .evaluation import EvaluationResult
 from .folder import RunFolder
 from .progress import LastMetrics, Progress
@@ -43,34 +47,25 @@ HEALTH = {"cosine_similarity": -math.inf, "projection_std": 0.01, "effective_ran
 
 # A line of progress where there is no terminal.
 _PLAIN = "{n_fmt}/{total_fmt}{unit}{postfix}, {rate_noinv_fmt}, {remaining} left"
+_SILENCE, _REFRESH = 60.0, 0.2  # seconds
+_EVENTS = "events.out.tfevents.start_"  # and the start's number; six digits
 
 log = logging.getLogger(__name__)
-
-
-class Benchmark(Protocol):
-    """What the benchmark calls things, and how it compares scores; `protocol` is one."""
-
-    NAME: str
-    ABOUT: str  # Markdown for TensorBoard's Text tab
-    STEP: str  # the counter that is the x-axis
-    STEP_NAME: str
-    METRIC: str
-    CHART: str  # the metric's name in TensorBoard
-
-    def normalize(self, task: str, value: float) -> float: ...
 
 
 class Records:
     """Everything that a run leaves behind beside its checkpoints.
 
     Entered as a context manager it sends the package's messages to `log.txt` and its warnings to
-    the console; tables, TensorBoard and console begin with `open`, once the state was restored.
+    the console; tables, charts and console begin with `open`, once the state was restored.
 
     Args:
-        names: of all metrics and diagnostics, which are columns of `train.csv`.
-        task: what scores are normalised for.
+        metrics, diagnostics: columns of `train.csv`; of the latter, the names.
+        benchmark: `protocol`: what things are called, and how scores are compared.
+        subject: the task or game, for which scores are normalised.
         budget: where progress ends, on the x-axis.
-        stream: where progress is shown; None: nowhere.
+        sinks: who gets the charts, of `tensorboard` and `wandb`.
+        stream: where progress is shown; None: as errors are.
     """
 
     def __init__(
@@ -78,23 +73,29 @@ class Records:
         folder: RunFolder,
         progress: Progress,
         metrics: LastMetrics,
-        benchmark: Benchmark,
-        names: Sequence[str],
-        task: str,
+        diagnostics: Sequence[str],
+        benchmark: ModuleType,
+        subject: str,
         budget: int,
-        stream: TextIO | None = sys.stderr,
+        sinks: Sequence[str],
+        stream: TextIO | None = None,
     ) -> None:
         self.folder, self.progress, self.metrics = folder, progress, metrics
-        self.benchmark, self.task = benchmark, task
+        self.benchmark, self.subject = benchmark, subject
+        names = (*metrics.values, *diagnostics)
         self._tables = {
             "train": CsvTable(folder.path / "train.csv", (*COUNTERS, "episode_return", *names)),
             "eval": CsvTable(folder.path / "eval.csv", EVAL_COLUMNS),
             "eval_episodes": CsvTable(folder.path / "eval_episodes.csv", EPISODE_COLUMNS),
         }
-        self._charts = TensorBoard(folder.path / "tb", _layout(names, benchmark), benchmark.ABOUT)
-        self._console = Console(budget, benchmark.STEP_NAME, stream)
-        self._log_file = logging.FileHandler(folder.path / "log.txt", encoding="utf-8", delay=True)
-        self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._sinks: list[TensorBoard | WandB] = []
+        if "tensorboard" in sinks:
+            layout = _layout(names, benchmark)
+            self._sinks.append(TensorBoard(folder.path / "tb", layout, benchmark.ABOUT))
+        if "wandb" in sinks:
+            self._sinks.append(WandB(folder.path))
+        self._charts: dict[str, int] = {}  # TensorBoard's files, and their bytes that are good
+        self._console = Console(budget, benchmark.STEP_NAME, stream or sys.stderr)
         self._collapsed: set[str] = set()
 
     @property
@@ -103,21 +104,30 @@ class Records:
         return int(getattr(self.progress, self.benchmark.STEP))
 
     def __enter__(self) -> Records:
-        package_log().addHandler(self._log_file)
-        package_log().addHandler(self._console)
-        package_log().propagate = False  # some libraries print whatever reaches the root
+        path, logger = self.folder.path / "log.txt", package_log()
+        try:
+            os.close(open_own(path))
+            self._log_file = logging.FileHandler(path, encoding="utf-8")
+        except OSError as error:
+            raise failure(f"{path} cannot be written", error) from error
+        # What a full disk does not take is missing there, and ends nothing.
+        self._log_file.handleError = lambda record: None  # type: ignore[method-assign]
+        self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        for handler in (self._log_file, self._console):
+            logger.addHandler(handler)
+        logger.propagate = False  # some libraries print whatever reaches the root
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         package_log().removeHandler(self._console)  # there the script says it, once
         if isinstance(error, Exception):
             log.error("%s: %s", type(error).__name__, error)
-        for table in self._tables.values():
-            table.close()
-        self._charts.close()
+        for file in (*self._tables.values(), *self._sinks):
+            file.close()
         for handler in (self._log_file, self._console):
             package_log().removeHandler(handler)
-            handler.close()
+            with suppress(OSError):
+                handler.close()
         package_log().propagate = True
 
     def open(self, facts: Mapping[str, object]) -> None:
@@ -132,19 +142,20 @@ class Records:
                 table.open()
             for table in self._tables.values():
                 table.cut()
-            self._charts.flush()
+            for sink in self._sinks:
+                sink.open(self._charts, self.step)
         except OSError as error:
-            raise StorageError(f"{self.folder.path} cannot be written: {error}") from error
+            raise failure(f"{self.folder.path} cannot be written", error) from error
         self._since = self._now()
         folder = self.folder.path
         places = {"folder": folder, "curves": f"tensorboard --logdir {folder.parents[2]}"}
         self._console.start(self.step, f"MLR on {self.benchmark.NAME}", {**facts, **places})
 
     def episode_ended(self) -> None:
-        """An episode is over; its return is a point of TensorBoard's curve."""
+        """An episode is over; its return is a point of the curve."""
         value = self.progress.episode_return
         self.progress.finished_returns.append(value)
-        self._scalars({f"train/{self.benchmark.CHART}": value})
+        self._plot({f"train/{self.benchmark.CHART}": value})
 
     def log(self, diagnostics: Mapping[str, float]) -> None:
         """A row of train.csv, the charts and the progress line."""
@@ -153,12 +164,18 @@ class Records:
         values |= diagnostics
         mean_return = progress.take_finished()
         counters = {name: getattr(progress, name) for name in COUNTERS}
-        self._tables["train"].append({**counters, "episode_return": mean_return, **values})
-        self._scalars(values | self._times())
+        self._tables["train"].row({**counters, "episode_return": mean_return, **values})
+        self._plot(values | self._times())
         self._watch_for_collapse(diagnostics)
         shown = {"return": mean_return} if mean_return is not None else {}
         shown |= {name: value for name, value in values.items() if name.startswith("loss/")}
         self._console.progress(self.step, shown)
+
+    def evaluating(self, result: EvaluationResult) -> None:
+        """The policy is being scored: show that it goes on."""
+        done, steps = len(result.ended), sum(result.lengths)
+        text = f"evaluation: {done} of {len(result.scores)} episodes, {steps:,} agent steps"
+        self._console.under_way(text)
 
     def evaluated(self, result: EvaluationResult) -> None:
         """The policy was scored: a row, a row for each episode, charts, a line."""
@@ -166,18 +183,15 @@ class Records:
         progress.evaluated_at, progress.evaluation = progress.agent_step, list(values)
         score, steps = self._score(), self._steps()
         deviation = statistics.stdev(values) if len(values) > 1 else None
-        self._tables["eval"].append({**steps, "episodes": len(values), "std": deviation, **score})
+        self._tables["eval"].row({**steps, "episodes": len(values), "std": deviation, **score})
         for episode, (value, length) in enumerate(zip(values, result.lengths, strict=True)):
             cells = {"episode": episode, "value": value, "length": length}
-            self._tables["eval_episodes"].append({**steps, **cells})
-        charts = {
-            f"eval/{benchmark.CHART}": score["mean"],
-            "time/evaluation_seconds": result.seconds,
-        }
+            self._tables["eval_episodes"].row({**steps, **cells})
+        charts = {f"eval/{benchmark.CHART}": score["mean"], "time/evaluation_s": result.seconds}
         if score["normalized"] is not None:
             charts["eval/normalized_score"] = score["normalized"]
-        self._scalars({**charts, "time/evaluation_seconds": result.seconds})
-        self._console.line(
+        self._plot(charts)
+        self._say(
             f"evaluation at {self.step:,} {benchmark.STEP_NAME}: {benchmark.METRIC} "
             f"{score['mean']:.1f} ± {deviation or 0.0:.1f} over {len(values)}, "
             f"{result.seconds:.0f} s"
@@ -186,7 +200,7 @@ class Records:
     def preview(self, image: Tensor | None) -> None:
         """What the objective sees, uint8 (3, H, W), if it shows anything."""
         if image is not None:
-            self._charts.add("image", "objective/input", image.cpu(), self.step)
+            self._plot({"objective/input": image.cpu()})
 
     def finish(self) -> None:
         """Write `final.json`, the headline: the final policy at exactly the budget; and be done."""
@@ -194,22 +208,21 @@ class Records:
         final = {**self._steps(), "metric": metric, "values": values, **score}
         self.folder.write("final.json", json.dumps(final, indent=1) + "\n")
         self.folder.finish()
-        self._console.line(
+        self._say(
             f"finished: {metric} {score['mean']:.1f} over {len(values)}; "
             f"everything is in {self.folder.path}"
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Lengths of the tables, in bytes, all on disk, and TensorBoard's last step.
-
-        TensorBoard is written too; if the disk was full, this is when it is tried again.
+        """Lengths of tables and charts, in bytes, all on disk.
 
         Raises:
             OSError: rows could not be written.
         """
+        for sink in self._sinks:
+            self._charts |= sink.sync()
         sizes = {name: table.sync() for name, table in self._tables.items()}
-        self._charts.flush()
-        return {"sizes": sizes, "last_step": self._charts.last_step}
+        return {"sizes": sizes, "charts": dict(self._charts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` was taken; what was written later is cut off by `open`.
@@ -223,11 +236,17 @@ class Records:
             )
         for name, size in state["sizes"].items():
             self._tables[name].size = size
-        self._charts.last_step = state["last_step"]
+        self._charts = dict(state["charts"])
 
-    def _scalars(self, values: Mapping[str, float]) -> None:
-        for tag, value in values.items():
-            self._charts.add("scalar", tag, value, self.step)
+    def _say(self, text: str) -> None:
+        """A line on the console that log.txt has too."""
+        log.info("%s", text)
+        self._console.line(text)
+
+    def _plot(self, values: Mapping[str, float | Tensor]) -> None:
+        for sink in self._sinks:
+            for tag, value in values.items():
+                sink.add(tag, value, self.step)
 
     def _steps(self) -> dict[str, int]:
         return {name: getattr(self.progress, name) for name in STEP_COLUMNS}
@@ -235,7 +254,7 @@ class Records:
     def _score(self) -> dict[str, Any]:
         """Mean of the last evaluation, raw and on the common scale (None where there is none)."""
         mean = statistics.fmean(self.progress.evaluation)
-        normalized = self.benchmark.normalize(self.task, mean)
+        normalized = self.benchmark.normalize(self.subject, mean)
         return {"mean": mean, "normalized": None if math.isnan(normalized) else normalized}
 
     def _times(self) -> dict[str, float]:
@@ -263,54 +282,44 @@ class Records:
         self._collapsed = collapsed
 
 
-class CsvTable:
-    """Rows appended to a CSV file with a fixed header.
+class GrowingFile:
+    """A file that only grows, until a resume cuts it back to where the checkpoint was.
 
-    A row that cannot be written (disk full) waits in memory for the next attempt.
+    What cannot be written (disk full) waits in memory for the next attempt.
 
     Attributes:
         size: bytes of the file that are good; set before `open` to continue there.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        self.path, self.columns = path, tuple(columns)
-        self.size, self._pending, self._descriptor = 0, b"", -1
+    def __init__(self, path: Path) -> None:
+        self.path, self.size, self._pending, self._descriptor = path, 0, b"", -1
 
     def open(self) -> None:
         """Open the file, but leave it as it is; CheckpointError if it is not what was saved."""
-        header = _line(self.columns)
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        if not self.size:
-            self._pending = header
-            return
+        self._descriptor = open_own(self.path)
         length = os.fstat(self._descriptor).st_size
         if length < self.size:
             raise CheckpointError(
                 f"{self.path} has {length} bytes, {self.size} when the checkpoint was saved"
             )
-        if os.pread(self._descriptor, len(header), 0) != header:
-            raise CheckpointError(f"{self.path} has not the columns {','.join(self.columns)}")
 
     def cut(self) -> None:
-        """Cut off what was written after `size`; write a new file's header."""
+        """Cut off what was written after `size`."""
         os.ftruncate(self._descriptor, self.size)
         self._write()
 
-    def append(self, values: Mapping[str, float | int | str | None]) -> None:
-        """Add a row; a missing column stays empty, an unknown one is a ValueError."""
-        unknown = set(values) - set(self.columns)
-        if unknown:
-            raise ValueError(f"{self.path.name} has no column {', '.join(sorted(unknown))}")
-        self._pending += _line([values.get(column) for column in self.columns])
+    def append(self, data: bytes) -> None:
+        """Write `data` behind the rest."""
+        self._pending += data
         try:
             self._write()
         except OSError as error:
-            log.warning("%s cannot be written (%s); its rows are kept in memory", self.path, error)
+            log.warning("%s cannot be written (%s) and is kept in memory", self.path, error)
 
     def sync(self) -> int:
-        """Make every row durable, or raise OSError; returns the file's length in bytes."""
+        """Make all of it durable, or raise OSError; returns the file's length in bytes."""
         self._write()
-        os.fsync(self._descriptor)
+        sync(self._descriptor)
         return self.size
 
     def close(self) -> None:
@@ -329,70 +338,155 @@ class CsvTable:
             self._pending = self._pending[written:]
 
 
+class CsvTable(GrowingFile):
+    """Rows of a CSV file with a fixed header."""
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        super().__init__(path)
+        self.columns = tuple(columns)
+
+    def open(self) -> None:
+        """As any; CheckpointError for other columns, too. A new file gets its header by `cut`."""
+        super().open()
+        header = _line(self.columns)
+        if not self.size:
+            self._pending = header
+        elif os.pread(self._descriptor, len(header), 0) != header:
+            raise CheckpointError(f"{self.path} has not the columns {','.join(self.columns)}")
+
+    def row(self, values: Mapping[str, float | int | str | None]) -> None:
+        """Add a row; a missing column stays empty, an unknown one is a ValueError."""
+        unknown = set(values) - set(self.columns)
+        if unknown:
+            raise ValueError(f"{self.path.name} has no column {', '.join(sorted(unknown))}")
+        self.append(_line([values.get(column) for column in self.columns]))
+
+
 class TensorBoard:
-    """Charts for people; a full disk silences them until the next `flush`.
+    """Event files, one for each start of the run, read in the order of their names.
+
+    At a resume those of earlier starts are cut where the checkpoint was, as tables are: what is
+    shown depends neither on steps nor on clocks.
 
     Args:
         layout: of the custom-scalars page, `{page: {chart: ["Multiline", [tags]]}}`.
         about: Markdown shown under the Text tab.
-
-    Attributes:
-        last_step: of all points; set before the first `flush` to continue after it.
     """
 
     def __init__(self, folder: Path, layout: Mapping[str, Any], about: str) -> None:
-        self.last_step = -1
         self._folder, self._layout, self._about = folder, layout, about
-        self._writer: SummaryWriter | None = None
 
-    def add(self, kind: str, tag: str, value: float | Tensor, step: int) -> None:
-        """Add a `scalar`, or an `image` that is uint8 (3, H, W) or (1, H, W)."""
-        self._call(f"add_{kind}", tag, value, step)
-        self.last_step = max(self.last_step, step)
+    def open(self, sizes: Mapping[str, int], step: int) -> None:
+        """Keep `sizes` bytes of the files, by name, and begin another one behind `step`."""
+        own_folder(self._folder)
+        names = sorted(path.name for path in self._folder.glob(_EVENTS + 6 * "[0-9]"))
+        for name in names:
+            descriptor = open_own(self._folder / name)
+            os.ftruncate(descriptor, min(sizes.get(name, 0), os.fstat(descriptor).st_size))
+            os.close(descriptor)
+        number = 1 + (int(names[-1].removeprefix(_EVENTS)) if names else 0)
+        self._file = GrowingFile(self._folder / f"{_EVENTS}{number:06d}")
+        self._file.open()
+        self._write(step + 1, file_version="brain.Event:2")
+        # For who looks on all the while: forget what came behind `step`.
+        self._write(step + 1, session_log=SessionLog(status=SessionLog.START))
+        if not sizes:
+            self._write(0, summary=summary.custom_scalars(self._layout))
+            self._write(0, summary=summary.text("about", self._about))
 
-    def flush(self) -> None:
-        """Write all points to the disk; start, or start again, where it must, or raise OSError."""
-        if self._writer is None:
-            # Readers drop what an interrupted process wrote from this step on.
-            begin = self.last_step + 1
-            self._writer = SummaryWriter(str(self._folder), purge_step=begin, flush_secs=30)
-            if self.last_step < 0:
-                self._writer.add_custom_scalars(self._layout)
-                self._writer.add_text("about", self._about, 0)
-        self._call("flush")
+    def add(self, tag: str, value: float | Tensor, step: int) -> None:
+        """A point, or a picture, uint8 (3, H, W)."""
+        picture = isinstance(value, Tensor)
+        new = (
+            summary.image(tag, value, dataformats="CHW") if picture else summary.scalar(tag, value)
+        )
+        self._write(step, summary=new)
+
+    def sync(self) -> dict[str, int]:
+        """Make all of it durable, or raise OSError; the bytes of this start's file, by its name."""
+        return {self._file.path.name: self._file.sync()}
 
     def close(self) -> None:
-        """Write all points, if the disk allows it, and end."""
-        self._call("close")
-        self._writer = None
+        """Write what still waits, if the disk allows it."""
+        if hasattr(self, "_file"):
+            self._file.close()
 
-    def _call(self, method: str, *arguments: Any) -> None:
-        if self._writer is None:
+    def _write(self, step: int, **content: Any) -> None:
+        record = io.BytesIO()
+        event = Event(wall_time=time.time(), step=step, **content)
+        RecordWriter(record).write(event.SerializeToString())
+        self._file.append(record.getvalue())
+
+
+class WandB:
+    """Weights & Biases, offline unless $WANDB_MODE says otherwise; where it fails, it is off.
+
+    Each start is a run of its own there, and what a resume takes back stays: to look at, only.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._folder, self._off = run, True
+
+    def open(self, sizes: Mapping[str, int], step: int) -> None:
+        """Begin a run there."""
+        name = "-".join(self._folder.parts[-3:])
+        mode = os.environ.get("WANDB_MODE", "offline")
+
+        def begin() -> None:
+            import wandb
+
+            self._image, quiet = wandb.Image, wandb.Settings(console="off")
+            names = {"project": "mlr", "group": name, "name": name}
+            self._run = wandb.init(**names, dir=self._folder, mode=mode, settings=quiet)
+
+        self._off = False
+        self._try(begin)
+
+    def add(self, tag: str, value: float | Tensor, step: int) -> None:
+        """A point, or a picture, uint8 (3, H, W)."""
+
+        def log() -> None:
+            shown = value
+            if isinstance(value, Tensor):
+                shown = self._image(value.permute(1, 2, 0).numpy())
+            self._run.log({tag: shown}, step=step)
+
+        self._try(log)
+
+    def sync(self) -> dict[str, int]:
+        """Nothing of it is kept."""
+        return {}
+
+    def close(self) -> None:
+        """End the run there."""
+        self._try(lambda: self._run.finish())
+
+    def _try(self, action: Callable[[], object]) -> None:
+        if self._off:
             return
         try:
-            getattr(self._writer, method)(*arguments)
-        except OSError as error:
-            # Its writing thread does not survive a full disk. The tables are the record.
-            log.warning("TensorBoard cannot write (%s): no points until the next save", error)
-            self._writer = None
+            action()
+        except Exception as error:  # noqa: BLE001 (whatever it raises, it is not the run's)
+            log.warning("wandb is off from here on: %s: %s", type(error).__name__, error)
+            self._off = True
 
 
 class Console(logging.Handler):
-    """Progress on a stream: a bar on a terminal, plain lines elsewhere, nothing without a stream.
+    """Progress on a stream: a bar on a terminal, plain lines elsewhere.
 
-    As a handler of the package's log it shows warnings. A stream that breaks is given up: nothing
-    here influences the run.
+    As a handler of the package's log it shows warnings.
 
     Args:
         total: where progress ends, in `unit`.
         unit: what is counted, such as `env steps`.
     """
 
-    def __init__(self, total: int, unit: str, stream: TextIO | None) -> None:
+    def __init__(self, total: int, unit: str, stream: TextIO) -> None:
         super().__init__(logging.WARNING)
         self._total, self._unit, self._stream = total, f" {unit}", stream
-        self._terminal = stream is not None and stream.isatty()
+        self._terminal = stream.isatty()
         self._bar = ""  # as it was drawn last, in the line where the cursor is
+        self._shown = 0.0  # when something was, on the monotonic clock
 
     def start(self, step: int, title: str, facts: Mapping[str, object]) -> None:
         """Training starts, or goes on, at `step`: show what is trained."""
@@ -419,6 +513,15 @@ class Console(logging.Handler):
         else:
             self.line(meter)
 
+    def under_way(self, text: str) -> None:
+        """Show what takes so long: in place of the bar, or as a line after a minute of silence."""
+        silence = time.monotonic() - self._shown
+        if self._terminal and silence > _REFRESH:
+            self._bar = text
+            self._print("")
+        elif not self._terminal and silence > _SILENCE:
+            self.line(text)
+
     def line(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
         self._print(f"{text}\n")
@@ -436,13 +539,9 @@ class Console(logging.Handler):
 
     def _print(self, text: str) -> None:
         """Write over the bar, which comes again behind it."""
-        if self._stream is None:
-            return
+        self._shown = time.monotonic()
         erase = "\r\x1b[K" if self._bar else ""
-        try:
-            print(erase, text, self._bar, sep="", end="", file=self._stream, flush=True)
-        except (OSError, ValueError):  # the terminal is gone, or the stream was closed
-            self._stream = None
+        print(erase, text, self._bar, sep="", end="", file=self._stream, flush=True)
 
 
 def package_log() -> logging.Logger:
@@ -452,7 +551,7 @@ def package_log() -> logging.Logger:
     return logger
 
 
-def _layout(names: Sequence[str], benchmark: Benchmark) -> dict[str, Any]:
+def _layout(names: Sequence[str], benchmark: ModuleType) -> dict[str, Any]:
     """TensorBoard's custom-scalars page: the charts that matter; Scalars has all of them."""
     score = [f"eval/{benchmark.CHART}", f"train/{benchmark.CHART}"]
     losses = {name.removeprefix("loss/"): [name] for name in names if name.startswith("loss/")}

@@ -14,6 +14,7 @@ A rule between fields is in `__post_init__` of the class that has them.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import operator
 import re
@@ -146,9 +147,18 @@ class EvaluationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class LoggingSettings:
-    """How often metrics are fetched from the device and written."""
+    """How often metrics are fetched from the device and written, and who charts them."""
 
     every: int = bounded(1)
+    # The default is that of runs from before there was a choice.
+    sinks: tuple[str, ...] = field(
+        default=("tensorboard",), metadata={"choices": ("tensorboard", "wandb")}
+    )
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError: a sink is not installed."""
+        if "wandb" in self.sinks and importlib.util.find_spec("wandb") is None:
+            raise ConfigError("logging.sinks=[wandb]: is not installed; pip install wandb")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,8 +33,8 @@ from ..errors import ConfigError, Preempted, RunError, suggestion
 from . import plan
 from .config import Layout, expand, say, spelt
 from .folder import MAY_CHANGE, look
+from .process import StopRequest
 from .schema import RunSettings, plain
-from .signals import StopRequest
 
 GIGA = 1e9
 _LAUNCHER_WORDS = ("launcher=", "launcher.", "runs_per_gpu=", "jobs_at_once=")

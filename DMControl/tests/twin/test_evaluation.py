@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-from mlr_dmcontrol.errors import ConfigError, RunError
+from mlr_dmcontrol.errors import ConfigError, NonFiniteError, RunError, SimulatorError
 from mlr_dmcontrol.run.evaluation import EvaluationEnvs, EvaluationResult, evaluate, record_video
 
 TREE, HERE = Path(__file__).resolve().parents[2], Path(__file__).parent
@@ -27,25 +28,35 @@ SIDE = 6
 class Walk:
     """An environment whose pixels and rewards are drawn; an episode's seed says how long it is."""
 
-    frame_rate = 20.0
+    frame_rate: Any = 20.0
+    shape = (SIDE, SIDE + 1, 3)  # of what it shows in films
 
-    def __init__(self, refuses: bool = False) -> None:
-        if refuses:
+    def __init__(self, fault: str = "") -> None:
+        self.fault = fault
+        if fault == "refuses":
             raise ConfigError("task=walk: refuses")
 
     def reset(self, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
-        self.random, self.left = np.random.default_rng(seed), length_of(seed)
+        self.seed, self.random, self.left = seed, np.random.default_rng(seed), length_of(seed)
         return self.picture(1), {}
 
     def step(self, action: float) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.left -= 1
-        return self.picture(1), action * self.random.random(), self.left == 0, False, {}
+        reward = action * self.random.random()
+        if self.left == 2:
+            if self.fault == "fails" or (self.fault == "fails once" and self.seed == seed_of(1)):
+                raise SimulatorError("it blew up")
+            if self.fault == "hangs":
+                time.sleep(1000)
+            if self.fault == "rewards nan":
+                reward = math.nan
+        return self.picture(1), reward, self.left == 0, False, {}
 
     def picture(self, channels: int) -> np.ndarray:
         return self.random.integers(1, 256, (SIDE, SIDE + 1, channels), np.uint8)
 
     def render(self) -> np.ndarray:
-        return np.full((SIDE, SIDE + 1, 3), self.left, np.uint8)
+        return np.full(self.shape, self.left, np.uint8)
 
     def close(self) -> None:
         pass
@@ -67,9 +78,7 @@ def act(obs: np.ndarray, generators: Sequence[np.random.Generator]) -> np.ndarra
 
 def played(num_envs: int, episodes: int, processes: int = 0, **options: Any) -> EvaluationResult:
     with closing(EvaluationEnvs(Walk, num_envs, processes, **options)) as envs:
-        result = evaluate(act, envs, episodes, seed_of)
-    assert result is not None
-    return result
+        return evaluate(act, envs, episodes, seed_of)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +92,8 @@ def expected() -> EvaluationResult:
             obs, reward, over, *_ = env.step(float(act(obs[None], [generator])[0]))
             total += reward
         scores.append(total)
-    return EvaluationResult(scores, [length_of(seed_of(number)) for number in range(13)])
+    lengths = [length_of(seed_of(number)) for number in range(13)]
+    return EvaluationResult(scores, lengths, list(range(13)))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +108,9 @@ def pair() -> Iterator[EvaluationEnvs]:
 def test_scores_do_not_depend_on_who_plays_beside(
     num_envs: int, full_batches: bool, expected: EvaluationResult
 ) -> None:
-    assert played(num_envs, 13, full_batches=full_batches) == expected
+    result = played(num_envs, 13, full_batches=full_batches)
+    assert (result.scores, result.lengths) == (expected.scores, expected.lengths)
+    assert sorted(result.ended) == expected.ended
     fewer = played(num_envs, 3, full_batches=full_batches)
     assert fewer.scores == expected.scores[:3]
 
@@ -106,13 +118,53 @@ def test_scores_do_not_depend_on_who_plays_beside(
 def test_scores_do_not_depend_on_the_processes(
     pair: EvaluationEnvs, expected: EvaluationResult
 ) -> None:
-    asked = iter([False, False, True])
-    assert evaluate(act, pair, 13, seed_of, should_stop=lambda: next(asked)) is None
-    assert evaluate(act, pair, 13, seed_of) == expected
-    for pid in workers_of(pair):  # as a scheduler does to every process of a job
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            os.kill(pid, number)
-    assert evaluate(act, pair, 13, seed_of) == expected
+    for _ in range(2):
+        assert evaluate(act, pair, 13, seed_of).scores == expected.scores
+        for pid in workers_of(pair):  # as a scheduler does to every process of a job
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+                os.kill(pid, number)
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_what_the_simulator_raises_ends_its_episode(
+    processes: int, expected: EvaluationResult
+) -> None:
+    with closing(EvaluationEnvs(partial(Walk, "fails once"), 2, processes)) as envs:
+        result = evaluate(act, envs, 3, seed_of)
+    assert [result.scores[0], result.scores[2]] == [expected.scores[0], expected.scores[2]]
+    assert 0 < result.scores[1] < expected.scores[1]
+    assert result.lengths[1] == expected.lengths[1] - 2
+    with (
+        closing(EvaluationEnvs(partial(Walk, "fails"), 2, processes)) as envs,
+        pytest.raises(SimulatorError, match="it blew up"),
+    ):
+        evaluate(act, envs, 3, seed_of)
+
+
+def test_numbers_that_are_none_end_it() -> None:
+    with (
+        closing(EvaluationEnvs(partial(Walk, "rewards nan"), 2)) as envs,
+        pytest.raises(NonFiniteError, match="score=nan"),
+    ):
+        evaluate(act, envs, 3, seed_of)
+    with closing(EvaluationEnvs(Walk, 2)) as envs, pytest.raises(NonFiniteError, match="action"):
+        evaluate(lambda *_: np.array([1.0, math.inf]), envs, 3, seed_of)
+
+
+def test_whoever_watches_sees_how_far_it_is_and_may_end_it_though_a_worker_hangs() -> None:
+    steps, hangs_at = [], length_of(seed_of(0)) - 3
+
+    def watch(result: EvaluationResult) -> None:
+        steps.append(sum(result.lengths))
+        if steps.count(hangs_at) == 3:
+            raise RunError("enough")
+
+    with (
+        closing(EvaluationEnvs(partial(Walk, "hangs"), 1, processes=1)) as envs,
+        pytest.raises(RunError, match="enough"),
+    ):
+        evaluate(act, envs, 1, seed_of, watch)
+    assert sorted({*steps}) == list(range(hangs_at + 1))
 
 
 @pytest.mark.parametrize("full_batches", [False, True])
@@ -160,11 +212,14 @@ def test_workers_end_with_close_and_a_death_is_an_error() -> None:
             evaluate(act, envs, 1, seed_of)
 
 
-def test_an_error_in_a_worker_is_told() -> None:
-    make = partial(Walk, refuses=True)
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [(partial(Walk, "refuses"), ConfigError), (partial(Walk, 1, 2), RuntimeError)],
+)
+def test_an_error_in_a_worker_is_told(make: Any, error: type[Exception]) -> None:
     with (
         closing(EvaluationEnvs(make, 1, processes=1)) as envs,
-        pytest.raises(RuntimeError, match="task=walk: refuses"),
+        pytest.raises(error, match="task=walk: refuses|takes from 1 to 2"),
     ):
         evaluate(act, envs, 1, seed_of)
 
@@ -196,5 +251,32 @@ def test_films(tmp_path: Path, expected: EvaluationResult) -> None:
         assert film.get_meta_data()["fps"] == Walk.frame_rate
         rows, columns = film.get_data(0).shape[:2]
     assert rows >= 160
-    assert (rows % 2, columns % 2, columns * SIDE) == (0, 0, rows * (SIDE + 1))
+    assert (rows % 2, columns % 2) == (0, 0)
+    assert columns / rows == pytest.approx(Walk.shape[1] / Walk.shape[0], abs=0.01)
     assert len(imageio.mimread(f"{path}.gif")) == -(-film.count_frames() // 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rate"), [((1, 210, 3), 0.0), ((210, 1, 3), math.nan), ((1, 9001, 3), 1e9)]
+)
+def test_odd_pictures_and_rates_are_filmed(
+    tmp_path: Path, shape: tuple[int, ...], rate: float
+) -> None:
+    env = Walk()
+    env.shape, env.frame_rate = shape, rate
+    record_video(act, env, seed_of(0), tmp_path / "film")
+    with imageio.get_reader(tmp_path / "film.mp4") as film:
+        assert film.count_frames() > 0
+    assert imageio.mimread(tmp_path / "film.gif")
+
+
+def test_without_ffmpeg_there_is_the_score_a_line_and_the_gif(
+    tmp_path: Path,
+    expected: EvaluationResult,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "missing"))
+    assert record_video(act, Walk(), seed_of(0), tmp_path / "film") == expected.scores[0]
+    assert "film.mp4 cannot be made" in caplog.text
+    assert len(imageio.mimread(tmp_path / "film.gif")) > 3

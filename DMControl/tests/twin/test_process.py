@@ -1,18 +1,39 @@
-"""What is chosen for the whole process, in a process of its own."""
+"""What holds for a whole process: its threads, its console, its signals, its exit code."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
+from mlr_dmcontrol.errors import ConfigError, Preempted
 from mlr_dmcontrol.machine import processes_beside
+from mlr_dmcontrol.run.process import StopRequest, script
 
 TREE = Path(__file__).resolve().parents[2]
-CODE = """
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+
+
+def python(code: str, *, shell: str = '"$0" -c "$1"', **environment: str) -> Any:
+    """Run `code` in a process of its own, as the shell is told to; its exit code and output."""
+    kept = {key: os.environ[key] for key in os.environ if key not in ("PYTHONUTF8", *UNSET)}
+    command = ["bash", "-c", shell, sys.executable, code]
+    return subprocess.run(
+        command, cwd=TREE, env=kept | environment, capture_output=True, text=True, timeout=120
+    )
+
+
+UNSET = ("CUBLAS_WORKSPACE_CONFIG", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+
+SET_UP = """
 import os
 from types import SimpleNamespace
 import torch
@@ -41,5 +62,166 @@ def test_processes_work_beside_a_gpu_and_none_beside_a_cpu() -> None:
 
 
 def test_the_process_is_set_up_in_one_place() -> None:
-    environment = {key: os.environ[key] for key in os.environ if "CUBLAS" not in key}
-    subprocess.run([sys.executable, "-c", CODE], cwd=TREE, env=environment, check=True)
+    ended = python(SET_UP)
+    assert ended.returncode == 0, ended.stderr
+
+
+WATCH = """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("GOMP_SPINCOUNT"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Watch())
+import """
+
+
+def test_how_threads_wait_is_said_before_pytorch_is_loaded() -> None:
+    for name in ("train", "evaluate", "doctor", "probe", "benchmark", "conftest"):
+        ended = python(WATCH + name, PYTHONPATH="tests")
+        assert ended.stdout == "1000\n", name
+    assert python(WATCH + "train", GOMP_SPINCOUNT="7").stdout == "7\n"
+    assert python(WATCH + "train", OMP_WAIT_POLICY="active").stdout == "None\n"
+
+
+# ---- the console ------------------------------------------------------------------------------
+
+SPEAK = """
+import sys
+from pathlib import Path
+from mlr_dmcontrol.run.process import script
+
+@script
+def main():
+    with open("/dev/null", "wb", buffering=0) as file:
+        assert file.fileno() > 2  # a file that is written is never the console
+    for _ in range(3000):
+        print("± 1 score", "x" * 100)
+        print("± 1 error", file=sys.stderr)
+    return 75
+
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    "redirection",
+    ["2>&1 | head -1", ">/dev/full 2>&1", ">&- 2>&- <&-", "2>&-", ">&-", "<&- >/dev/null"],
+)
+def test_a_lost_console_changes_nothing(redirection: str) -> None:
+    shell = f'"$0" -c "$1" {redirection}; exit ${{PIPESTATUS[0]}}'
+    assert python(SPEAK, shell=shell).returncode == 75
+
+
+def test_a_terminal_that_went_away_changes_nothing() -> None:
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-c", "input();" + SPEAK]
+    process = subprocess.Popen(
+        command, cwd=TREE, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    os.close(ours)
+    process.communicate(b"\n", timeout=60)
+    assert process.returncode == 75
+
+
+def test_an_ascii_console_shows_what_it_can() -> None:
+    ended = python(SPEAK, LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONCOERCECLOCALE="0")
+    assert ended.returncode == 75
+    assert ended.stdout.startswith("\\xb1 1 score ")
+
+
+def test_what_the_user_did_wrong_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(error: BaseException) -> int:
+        raise error
+
+    assert script(main)(ConfigError("a=1: is\nwrong")) == 2
+    assert capsys.readouterr().err == "error: a=1: is wrong\n"
+    assert script(main)(KeyboardInterrupt()) == 130
+    with pytest.raises(LookupError):  # a fault of ours
+        script(main)(LookupError())
+
+
+# ---- signals ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _without_nohup() -> Iterator[None]:
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_raises_the_flag_and_is_the_reason(number: signal.Signals) -> None:
+    before = [signal.getsignal(each) for each in SIGNALS]
+    with StopRequest() as stop:
+        assert (stop.requested, stop.reason) == (False, "")
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (stop.requested, stop.reason) == (True, number.name)
+        # A second interrupt would end it at once.
+        ends = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+        assert ends == (number == signal.SIGINT)
+        stop.fulfilled()
+        for each in SIGNALS:
+            os.kill(os.getpid(), each)
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+def test_in_a_thread_it_only_warns(caplog: pytest.LogCaptureFixture) -> None:
+    def work() -> None:
+        with StopRequest() as stop:
+            stop.fulfilled()
+            reasons.append(stop.reason)
+
+    reasons: list[str] = []
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert reasons == [""]
+    assert "main thread" in caplog.text
+
+
+LOOP = """
+import signal, sys, time
+signal.signal(signal.SIGHUP, signal.{hup})
+signal.signal(signal.SIGINT, signal.{interrupt})
+from mlr_dmcontrol.errors import Preempted
+from mlr_dmcontrol.run.process import StopRequest, script
+
+@script
+def main():
+    with StopRequest(last=True) as stop:
+        print("ready", flush=True)
+        while not stop.requested:
+            time.sleep(0.01)
+        stop.fulfilled()
+        print(stop.reason, flush=True)
+        time.sleep(0.3)
+        raise Preempted("saved")
+
+code = main()
+time.sleep(0.3)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("hup", ["SIG_DFL", "SIG_IGN"])  # the latter after nohup,
+@pytest.mark.parametrize("interrupt", ["default_int_handler", "SIG_IGN"])  # or in the background
+def test_whatever_follows_the_first_signal_a_saved_run_ends_with_75(
+    hup: str, interrupt: str
+) -> None:
+    command = [sys.executable, "-c", LOOP.format(hup=hup, interrupt=interrupt)]
+    process = subprocess.Popen(command, cwd=TREE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGINT)
+    first = process.stdout.readline()
+    assert first in (["SIGINT\n"] if hup == "SIG_IGN" else ["SIGHUP\n", "SIGINT\n"])
+    while process.poll() is None:
+        for number in SIGNALS:
+            process.send_signal(number)
+    assert process.returncode == Preempted.exit_code

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import shutil
-import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ from mlr_dmcontrol.errors import CheckpointError
 from mlr_dmcontrol.run.evaluation import EvaluationResult
 from mlr_dmcontrol.run.folder import RunFolder
 from mlr_dmcontrol.run.progress import LastMetrics, Progress
-from mlr_dmcontrol.run.records import Console, CsvTable, Records, TensorBoard
+from mlr_dmcontrol.run.records import Console, CsvTable, Records
 
 NAMES = ("loss/x", "x/projection_std", "x/effective_rank", "x/cosine_similarity")
 TASK = protocol.TASKS[0]
@@ -37,10 +37,10 @@ TASK = protocol.TASKS[0]
 def opened(folder: Path, state: dict[str, Any] | None = None, **options: Any) -> Iterator[Records]:
     """Records of a run in `folder`, as they were when `state` was taken."""
     progress, metrics = Progress(), LastMetrics(NAMES[:1], torch.device("cpu"))
-    options = {"names": NAMES, "task": TASK, "budget": 100, "stream": None, **options}
+    options = {"sinks": ["tensorboard"], "stream": io.StringIO(), **options}
     with (
         RunFolder(folder, {"seed": 1}) as run,
-        Records(run, progress, metrics, protocol, **options) as records,
+        Records(run, progress, metrics, NAMES[1:], protocol, TASK, 100, **options) as records,
     ):
         run.begin()
         if state is not None:
@@ -60,7 +60,7 @@ def live(records: Records, steps: int) -> None:
         records.progress.step(0.5, 1)
         if records.progress.agent_step % 3 == 0:
             records.episode_ended()
-            records.evaluated(EvaluationResult([records.step / 7, 1.0], [8, 9]))
+            records.evaluated(EvaluationResult([records.step / 7, 1.0], [8, 9], [0, 1]))
         records.log({NAMES[1]: records.step / 7})
 
 
@@ -83,11 +83,11 @@ def test_rows_have_a_fixed_header_and_read_back_exactly(tmp_path: Path) -> None:
     assert not path.read_bytes()
     table.cut()
     for step, number in enumerate(numbers):
-        table.append({"loss": number, "env_step": step, "note": 'a "b", c'})
+        table.row({"loss": number, "env_step": step, "note": 'a "b", c'})
         assert len(rows(path)) == step + 1  # on disk at once
-    table.append({"env_step": 2**60, "loss": math.nan})
+    table.row({"env_step": 2**60, "loss": math.nan})
     with pytest.raises(ValueError, match="los"):
-        table.append({"los": 1})
+        table.row({"los": 1})
     table.close()
     first, last = rows(path)[0], rows(path)[-1]
     assert [float(row["loss"]) for row in rows(path)[:-1]] == numbers
@@ -95,22 +95,36 @@ def test_rows_have_a_fixed_header_and_read_back_exactly(tmp_path: Path) -> None:
     assert last == {"env_step": str(2**60), "loss": "nan", "note": ""}
 
 
-@pytest.fixture
-def fast_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every look at the clock is a minute later: event files are ordered by their second."""
-    ticks = itertools.count(time.time(), 60)
+@pytest.fixture(params=[60, -60])
+def jumping_clock(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Every look at the clock is a minute later, or earlier."""
+    ticks = itertools.count(time.time(), request.param)
     monkeypatch.setattr(time, "time", lambda: next(ticks))
 
 
-@pytest.mark.usefixtures("fast_clock")
+def points(folder: Path) -> list[tuple[str, int, float]]:
+    """Every scalar that TensorBoard shows."""
+    shown = events(folder)
+    return [
+        (tag, point.step, point.value)
+        for tag in sorted(shown.Tags()["scalars"])
+        if not tag.startswith("time/")
+        for point in shown.Scalars(tag)
+    ]
+
+
+@pytest.mark.usefixtures("jumping_clock")
 @pytest.mark.parametrize("lost", [0, 1, 4])
 def test_a_resumed_run_leaves_the_same_files(tmp_path: Path, lost: int) -> None:
+    """Wherever it was cut: also between an evaluation, a picture and the row of a step."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     with opened(whole) as records:
         live(records, 12)
     state = None
     for steps in (5, 3, 4):
         with opened(parts, state) as records:
+            if records.step == 5:  # what belongs to the step of the checkpoint, but came behind it
+                records._plot({"eval/again": 1.0, "objective/input": torch.zeros(3, 8, 8).byte()})
             live(records, steps)
             state = state_of(records)
             live(records, lost)  # done after the checkpoint
@@ -119,16 +133,68 @@ def test_a_resumed_run_leaves_the_same_files(tmp_path: Path, lost: int) -> None:
         pass
     for name in ("train.csv", "eval.csv", "eval_episodes.csv"):
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
-    assert [event.step for event in events(parts).Scalars(NAMES[1])] == list(range(1, 13))
+    again = ("eval/again", 5, 1.0)
+    assert sorted(points(parts)) == sorted([*points(whole), again])
+    assert len(events(parts).Images("objective/input")) == 1
 
 
-@pytest.mark.usefixtures("fast_clock")
 def test_a_start_without_a_checkpoint_begins_anew(tmp_path: Path) -> None:
     for _ in range(2):
         with opened(tmp_path) as records:
             live(records, 4)
     assert [row["agent_step"] for row in rows(tmp_path / "train.csv")] == list("1234")
     assert [event.step for event in events(tmp_path).Scalars(NAMES[1])] == [1, 2, 3, 4]
+
+
+def test_charts_survive_a_start_without_them_and_their_loss(tmp_path: Path) -> None:
+    state = None
+    for sinks in (["tensorboard"], [], ["tensorboard"]):
+        with opened(tmp_path, state, sinks=sinks) as records:
+            live(records, 2)
+            state = state_of(records)
+    assert [event.step for event in events(tmp_path).Scalars(NAMES[1])] == [1, 2, 5, 6]
+    shutil.rmtree(tmp_path / "tb")
+    with opened(tmp_path, state) as records:
+        live(records, 1)
+    assert [event.step for event in events(tmp_path).Scalars(NAMES[1])] == [7]
+
+
+WANDB = """
+class Settings:
+    def __init__(self, **options): pass
+def Image(pixels): return pixels.shape
+class Run:
+    def log(self, values, step):
+        if step > 2: raise OSError("the network is gone")
+        print("logged", step, *values, flush=True)
+    def finish(self): raise AssertionError("it is off")
+def init(**options):
+    print("begun", options["mode"], flush=True)
+    return Run()
+"""
+
+
+def test_wandb_is_used_only_if_asked_for_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wandb.py").write_text(WANDB)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with opened(tmp_path / "without") as records:
+        live(records, 3)
+    assert "wandb" not in sys.modules
+    stream = io.StringIO()
+    with opened(tmp_path / "with", sinks=["wandb"], stream=stream) as records:
+        records.preview(torch.zeros(3, 8, 8, dtype=torch.uint8))
+        live(records, 4)
+    monkeypatch.delitem(sys.modules, "wandb")
+    printed = capsys.readouterr().out
+    assert printed.startswith("begun offline\nlogged 0 objective/input\n")
+    assert f"logged 2 {NAMES[1]}\n" in printed
+    assert stream.getvalue().count("the network is gone") == 1
+    assert len(rows(tmp_path / "with" / "train.csv")) == 4
+    assert not (tmp_path / "with" / "tb").exists()
 
 
 def test_lost_rows_and_other_columns_are_refused(tmp_path: Path) -> None:
@@ -143,7 +209,7 @@ def test_lost_rows_and_other_columns_are_refused(tmp_path: Path) -> None:
             pass
         assert (tmp_path / "eval.csv").read_text() == wrong  # nothing was touched,
         assert (tmp_path / "train.csv").read_text() == train  # nor what is not damaged
-    state["records"] = {"sizes": {"train": 3}, "last_step": 1}
+    state["records"] = {"sizes": {"train": 3}, "charts": {}}
     with pytest.raises(CheckpointError, match="tables"), opened(tmp_path, state):
         pass
 
@@ -198,35 +264,6 @@ def test_charts_and_final_json(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_training_goes_on_when_tensorboard_cannot_write(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("may not mount a small file system here")
-    try:
-        charts = TensorBoard(disk / "tb", {}, "")
-        charts.flush()
-        charts.add("scalar", "loss", 0.0, 0)
-        charts.flush()
-        (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free))
-        for step in range(1, 3000):
-            charts.add("scalar", "loss", float(step), step)
-            if charts._writer is None:
-                break
-        assert charts._writer is None
-        (disk / "ballast").unlink()
-        charts.flush()
-        charts.add("scalar", "loss", 1.0, 5000)
-        charts.close()
-        steps = [event.step for event in events(disk).Scalars("loss")]
-        assert (steps[0], steps[-1]) == (0, 5000)
-        assert steps == sorted(set(steps))
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
 def test_messages_of_the_package_go_to_the_log_and_warnings_are_shown(tmp_path: Path) -> None:
     logger, stream = logging.getLogger("mlr_dmcontrol.run.checkpoint"), io.StringIO()
     with pytest.raises(ValueError), opened(tmp_path, stream=stream):
@@ -266,13 +303,6 @@ class Terminal(io.StringIO):
         return True
 
 
-class Gone(Terminal):
-    """A terminal that was closed."""
-
-    def write(self, text: str) -> int:
-        raise BrokenPipeError
-
-
 def test_plain_lines_without_a_terminal_and_a_bar_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "150")
     for stream in (io.StringIO(), Terminal()):
@@ -290,9 +320,15 @@ def test_plain_lines_without_a_terminal_and_a_bar_on_one(monkeypatch: pytest.Mon
         assert text.endswith("\n")
 
 
-@pytest.mark.parametrize("stream", [None, Gone()])
-def test_a_run_goes_on_without_a_console(stream: Terminal | None) -> None:
-    console = Console(1000, "env steps", stream)
-    console.start(0, "MLR", {})
-    console.progress(0, {})
-    console.close()
+def test_a_long_evaluation_shows_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    stream, terminal = io.StringIO(), Terminal()
+    for shown in (stream, terminal):
+        console = Console(1000, "env steps", shown)
+        console.start(0, "MLR", {})
+        for second in range(150):
+            now += 1.0
+            console.under_way(f"step {second}")
+    assert stream.getvalue() == "MLR\nstep 60\nstep 121\n"
+    assert terminal.getvalue().count("step") > 100

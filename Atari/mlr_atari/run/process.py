@@ -1,0 +1,129 @@
+"""A process of ours: how it speaks to a console that may be gone, is asked to stop, and ends."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from functools import wraps
+from types import FrameType
+from typing import Any, ParamSpec
+
+from ..errors import RunError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+
+Arguments = ParamSpec("Arguments")
+
+log = logging.getLogger(__name__)
+
+
+def script(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
+    """`main` of a script: what the user did wrong is one line and an exit code.
+
+    A lost console changes nothing; a traceback, with code 1, is a fault of ours.
+    """
+
+    @wraps(main)
+    def run(*args: Arguments.args, **options: Arguments.kwargs) -> int:
+        secure_console()
+        try:
+            return main(*args, **options)
+        except RunError as error:
+            print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+
+    return run
+
+
+class _Lossy(io.FileIO):
+    """A descriptor that takes everything: what cannot be written is lost."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data) or len(data)  # None: it would block
+        except OSError:
+            return len(data)
+
+
+def secure_console() -> None:
+    """From now on no print fails: not where nobody reads, nor on a full disk, nor in ASCII."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # else the next file to be opened would be the console
+            os.open(os.devnull, os.O_RDWR)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__"):  # not one that somebody put in its place
+            raw = io.BufferedWriter(_Lossy(number, "w", closefd=False))
+            encoding, errors = getattr(stream, "encoding", "utf-8"), "backslashreplace"
+            lossy = io.TextIOWrapper(raw, encoding, errors, line_buffering=True)
+            setattr(sys, name, lossy)
+
+
+class StopRequest:
+    """While active, such a signal only raises a flag; a second SIGINT ends the process at once.
+
+    Outside the main thread, which alone may install handlers, it only warns::
+
+        with StopRequest() as stop:
+            while not stop.requested: ...
+
+    Args:
+        last: the process ends behind it, so the signals that still come are ignored.
+    """
+
+    def __init__(self, *, last: bool = False) -> None:
+        self._last = last
+        self._received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether the run should save and end after the current step."""
+        return self._received is not None
+
+    @property
+    def reason(self) -> str:
+        """Name of the first signal received, such as `SIGTERM`; empty before."""
+        return self._received.name if self._received is not None else ""
+
+    def fulfilled(self) -> None:
+        """It was saved: whatever still comes does not change how this ends."""
+        for number in self._previous:
+            signal.signal(number, signal.SIG_IGN)
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is not threading.main_thread():
+            log.warning(
+                "not in the main thread: no signal will be heard; end the run some other way"
+            )
+            return self
+        for number in _SIGNALS:
+            # Whoever starts us with nohup wants no end when the terminal closes.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._last:
+            self.fulfilled()
+            return
+        for number, handler in self._previous.items():
+            # None: installed by foreign code, which Python cannot put back.
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received is None:
+            self._received = signal.Signals(number)
+        if number == signal.SIGINT:
+            # Not the previous handler: background jobs start with SIGINT ignored. Nor Python's:
+            # pickle may swallow its exception in the middle of a save.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
