@@ -37,7 +37,6 @@ WEIGHTS, CARD, SUMS = "policy.safetensors", "README.md", "SHA256SUMS"
 _MOST = {WEIGHTS: 2**30, CARD: 2**16, SUMS: 2**10}  # bytes of each
 _HEADER = 2**20  # bytes of the weights' header
 _DAMAGE = (SafetensorError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
-_SIDE, _ACTIONS = 2**10, 2**12  # most of an observation's dimensions, and of actions
 _KEPT = ("protocol", "observation", "actions", "revision", "hardware", "versions")  # of run.json
 
 
@@ -129,9 +128,7 @@ def load_policy(folder: str | Path, device: str = "auto") -> SavedPolicy:
         if _forms(weights) != _forms(expected):
             raise ValueError("weights of other names, shapes or types than its configuration has")
     except (*_DAMAGE, RuntimeError, ConfigError) as error:
-        raise ConfigError(
-            f"{path}: holds no policy that can be loaded: {one_line(error)}"
-        ) from error
+        raise ConfigError(f"{path}: no policy that can be loaded: {one_line(error)}") from error
     place = named_device(device)
     network.to_empty(device=place).load_state_dict(weights)
     return SavedPolicy(facts, network, place)
@@ -209,12 +206,10 @@ def _network(facts: Fields) -> PolicyNetwork:
     agent = facts.content["config"]["agent"]
     names = [field.name for field in dataclasses.fields(PolicySettings) if field.name in agent]
     settings = construct(PolicySettings, {name: agent[name] for name in names}, "agent")
-    shape, count = facts.get("run.observation", list), facts.get("run.actions", int)
-    fits = len(shape) == 3 and all(type(side) is int and 0 < side <= _SIDE for side in shape)
-    if not fits or not 0 < count <= _ACTIONS:
-        raise ValueError(f"observation={shape}, actions={count}")
+    channels, height, width = facts.get("run.observation", list)
+    sizes = (channels, height, width), facts.get("run.actions", int)
     with torch.device("meta"):
-        return PolicyNetwork(settings, tuple(shape), count, facts.get("config.precision", str))
+        return PolicyNetwork(settings, *sizes, facts.get("config.precision", str))
 
 
 def _forms(weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -233,25 +228,20 @@ def _card(facts: Mapping[str, Any]) -> str:
 
     config, run, scores = facts["config"], facts["run"], facts["scores"]
     task, agent = config[protocol.TASK_KEY]["name"], config["agent"]["name"]
-    score = statistics.interval(statistics.mean, {"": scores})
+    mean, low, high = statistics.interval(statistics.mean, {"": scores})
     rows = {
         protocol.TASK_KEY: task,
         "protocol": f"{run['protocol']}, preset {config['preset']}",
-        "method": f"{agent}, seed {config['seed']}, {facts['agent_step']:,} agent steps",
-        protocol.METRIC: f"{score.value:.1f} [{score.low:.1f}, {score.high:.1f}]: mean of "
-        f"{len(scores)} episodes (seed {facts['seed']}) and its 95 % interval, of this policy",
+        "method": f"{agent}, seed {config['seed']}, after {facts['agent_step']:,} agent steps",
+        protocol.METRIC: f"{mean:.1f} [{low:.1f}, {high:.1f}]: of this policy, mean of "
+        f"{len(scores)} episodes (seed {facts['seed']}) and its 95 % interval",
         "observation": f"uint8 {tuple(run['observation'])}: frames, oldest first, each with its "
         "channels before its pixels, 0 to 255",
         "actions": run["actions"],
         **{name: run[name] for name in (protocol.SIMULATOR, "hardware", "revision", "versions")},
     }
     table = "\n".join(f"| {name} | {one_line(value)} |" for name, value in rows.items())
-    return _CARD.format(
-        task=one_line(task), agent=one_line(agent), table=table, package=__package__
-    )
-
-
-_CARD = """# {agent} on {task}
+    return f"""# {one_line(agent)} on {one_line(task)}
 
 | | |
 |---|---|
@@ -264,6 +254,6 @@ policy = load_policy("this folder")
 action = policy(obs)
 ```
 
-`python evaluate.py THIS_FOLDER --out results` plays such episodes again. `sha256sum -c SHA256SUMS`
+`python evaluate.py THIS_FOLDER --out results` plays such episodes again, and `sha256sum -c {SUMS}`
 checks the files. Weights and numbers only: nothing in this folder is run.
 """

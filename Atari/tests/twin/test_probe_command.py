@@ -64,13 +64,12 @@ def test_figures_and_table_are_written(folder: Path) -> None:
 
 
 def test_the_best_of_the_runs_is_the_policy() -> None:
-    def run(name: str, score: float, task: str = "pole") -> probe.Run:
-        facts = {"subject": task, "preset": "smoke", "score": score}
-        return probe.Run(Path(name), None, facts)  # type: ignore[arg-type]
-
-    known = [run("a", 1.0), run("b", 3.0), run("c", float("nan")), run("d", 9.0, "cheetah")]
-    assert probe.best_policy(known[0], known) == Path("b")
-    assert probe.best_policy(known[2], known[2:]) is None
+    scores = [("a", 1.0, "pole"), ("b", 3.0, "pole"), ("c", float("nan"), "cheetah")]
+    known = [
+        probe.Run(Path(name), None, {"subject": task, "preset": "smoke", "score": score})  # type: ignore[arg-type]
+        for name, score, task in scores
+    ]
+    assert probe.best_policies(known) == {("pole", "smoke"): Path("b")}
 
 
 @pytest.mark.parametrize(

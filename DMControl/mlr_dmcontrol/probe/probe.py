@@ -41,6 +41,11 @@ class Run(NamedTuple):
     cfg: Config
     facts: dict[str, Any]  # the columns `_KEY`, and `score`: NaN before it has ended
 
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """Task and size, within which encoders are compared."""
+        return tuple(self.facts[name] for name in figures.PLACE)
+
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line.
@@ -85,18 +90,23 @@ def probe(options: argparse.Namespace) -> None:
     probed = [read(folder, options.device) for folder in options.runs]
     if pd.DataFrame(run.facts for run in probed).duplicated(_KEY).any():
         raise ConfigError("RUN: two of the same task, method and seed; give one of them")
-    if options.policy:
+    best = best_policies(probed)
+    if options.policy is not None:
         load_policy(options.policy, options.device)
-    for key in ("out", "cache"):
-        _require_writable(f"--{key}", getattr(options, key))
+        best = dict.fromkeys((run.place for run in probed), options.policy)
+    for key, folder in (("out", options.out), ("cache", options.cache)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise ConfigError(f"--{key}={folder}: cannot be written ({error})") from error
     chosen = Episodes(options.episodes, options.steps, options.seed)
     rows, signs = [], []
     for run in probed:
-        policy = options.policy or best_policy(run, probed)
-        rows.append(scored(run, policy, chosen, options.cache).assign(**run.facts))
+        rows.append(scored(run, best.get(run.place), chosen, options.cache).assign(**run.facts))
         signs.append(signs_of_collapse(run.folder, run.cfg.agent.objective).assign(**run.facts))
     scores = merged(options.out / "probe.csv", pd.concat(rows))
-    collapse = merged(options.out / "collapse.csv", pd.concat(signs))
+    collapse = merged(options.out / "collapse.csv", pd.concat(signs).drop(columns="score"))
     plots.save(figures.scores(scores), options.out / "probe")
     if len(collapse):
         plots.save(figures.collapse(collapse), options.out / "collapse")
@@ -121,12 +131,10 @@ def read(folder: Path, device: str) -> Run:
     return Run(folder, cfg, dict(zip((*_KEY, "score"), values, strict=True)))
 
 
-def best_policy(run: Run, probed: Sequence[Run]) -> Path | None:
-    """The folder with the best score of those on the same task at the same size, if one has any."""
-    place = [run.facts[name] for name in figures.PLACE]
-    same = [each for each in probed if [each.facts[name] for name in figures.PLACE] == place]
-    ended = [each for each in same if np.isfinite(each.facts["score"])]
-    return max(ended, key=lambda each: each.facts["score"]).folder if ended else None
+def best_policies(probed: Sequence[Run]) -> dict[Any, Path]:
+    """By place the folder of its run with the best score; none where no run has ended."""
+    ended = (run for run in probed if np.isfinite(run.facts["score"]))
+    return {run.place: run.folder for run in sorted(ended, key=lambda run: run.facts["score"])}
 
 
 def scored(run: Run, policy: Path | None, chosen: Episodes, cache: Path) -> pd.DataFrame:
@@ -229,14 +237,6 @@ def merged(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[[*_KEY, *rows.columns.difference(_KEY, sort=False)]]
     write_atomically(path, rows.to_csv(index=False, float_format="%.6g", na_rep="nan"))
     return rows
-
-
-def _require_writable(key: str, folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ConfigError(f"{key}={folder}: cannot be written ({error}); name another") from error
 
 
 def _path(word: str) -> Path:

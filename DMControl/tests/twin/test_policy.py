@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_probe import RUN
+from torch import Tensor
 
 import train
 from mlr_dmcontrol import load_policy, protocol
@@ -115,10 +116,10 @@ def test_on_a_gpu(run: Path) -> None:
 
 def test_what_an_exported_folder_holds(exported: Path) -> None:
     assert sorted(os.listdir(exported)) == sorted((WEIGHTS, CARD, SUMS))
-    card = (exported / CARD).read_text()
-    assert f"| {protocol.METRIC} | 2.5 [" in card
-    sums = (f"{digest(exported / name)}  {name}\n" for name in (WEIGHTS, CARD))
-    assert (exported / SUMS).read_text() == "".join(sums)
+    assert f"| {protocol.METRIC} | 2.5 [" in (exported / CARD).read_text()
+    sums = (exported / SUMS).read_text()
+    seal(exported)
+    assert (exported / SUMS).read_text() == sums
     assert str(exported.parent) not in (exported / WEIGHTS).read_bytes().decode(errors="replace")
 
 
@@ -130,14 +131,12 @@ def test_nothing_is_written_over(exported: Path) -> None:
     assert {path: path.read_bytes() for path in exported.iterdir()} == before
 
 
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def seal(folder: Path) -> None:
     """Make the sums right again."""
-    sums = (f"{digest(folder / name)}  {name}\n" for name in (WEIGHTS, CARD))
-    (folder / SUMS).write_text("".join(sums))
+    digests = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (WEIGHTS, CARD)
+    }
+    (folder / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
 
 
 def flip(folder: Path) -> None:
@@ -146,26 +145,23 @@ def flip(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes(content)
 
 
-def facts(folder: Path, **changes: object) -> None:
-    """Other facts in the header; `agent.x=…` stands in the configuration."""
-    size = int.from_bytes((folder / WEIGHTS).read_bytes()[:8], "little")
-    header = json.loads((folder / WEIGHTS).read_bytes()[8 : 8 + size])
-    known = json.loads(header["__metadata__"]["facts"])
-    known["config"]["agent"] |= changes
-    save_file(load_file(folder / WEIGHTS), folder / WEIGHTS, {"facts": json.dumps(known)})
-    seal(folder)
+def rewrite(
+    change: Callable[[Tensor], Tensor | None] = lambda part: part, **agent: object
+) -> Callable[[Path], None]:
+    """Change the first tensor, or keys of the section `agent`, so that the sums are right."""
 
+    def edit(folder: Path) -> None:
+        content, parts = (folder / WEIGHTS).read_bytes(), load_file(folder / WEIGHTS)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        facts = json.loads(header["__metadata__"]["facts"])
+        facts["config"]["agent"] |= agent
+        first = next(iter(parts))
+        changed = {**parts, first: change(parts[first])}
+        kept = {name: part for name, part in changed.items() if part is not None}
+        save_file(kept, folder / WEIGHTS, {"facts": json.dumps(facts)})
+        seal(folder)
 
-def other_weights(folder: Path, change: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
-    content = (folder / WEIGHTS).read_bytes()
-    size = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + size])["__metadata__"]
-    parts = load_file(folder / WEIGHTS)
-    name = next(iter(parts))
-    changed = {**parts, name: change(parts[name])}
-    kept = {name: part for name, part in changed.items() if part is not None}
-    save_file(kept, folder / WEIGHTS, metadata)
-    seal(folder)
+    return edit
 
 
 def content(of: bytes) -> Callable[[Path], None]:
@@ -199,12 +195,12 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a huge header": content(HUGE + b"{}"),
     "deep nesting": content((200_000).to_bytes(8, "little") + b"[" * 200_000),
     "no facts": content((2).to_bytes(8, "little") + b"{}"),
-    "huge sizes": lambda folder: facts(folder, hidden_dim=2**31 - 1),
-    "a word for a number": lambda folder: facts(folder, hidden_dim="print()"),
-    "no agent": lambda folder: facts(folder, hidden_dim=None),
-    "weights are missing": lambda folder: other_weights(folder, lambda part: None),
-    "another shape": lambda folder: other_weights(folder, lambda part: part[:1].clone()),
-    "another type": lambda folder: other_weights(folder, lambda part: part.to(torch.int8)),
+    "huge sizes": rewrite(hidden_dim=2**31 - 1),
+    "a word for a number": rewrite(hidden_dim="print()"),
+    "a number is missing": rewrite(hidden_dim=None),
+    "weights are missing": rewrite(lambda part: None),
+    "another shape": rewrite(lambda part: part[:1].clone()),
+    "another type": rewrite(lambda part: part.to(torch.int8)),
 }
 
 
