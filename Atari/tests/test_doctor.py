@@ -43,6 +43,20 @@ def test_a_missing_rom(tmp_path: Path) -> None:
     assert "ALE_ROMS_DIR" in text
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("game=combat", "choose another game"),
+        ("game=odd_environments:Odd-v0 environment.kwargs.fault=constant", "must be what happens"),
+    ],
+)
+def test_a_game_that_cannot_be_played(words: str, said: str) -> None:
+    code, lines = doctor(*words.split(), PYTHONPATH=str(TREE / "tests" / "twin"))
+    assert code == 1
+    assert said in line(lines, "wrong", "simulator")
+    assert "pip install" not in line(lines, "wrong", "simulator")
+
+
 def test_a_full_disk(tmp_path: Path) -> None:
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(tmp_path)]
     if subprocess.run(mount, capture_output=True).returncode != 0:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 TREE = Path(__file__).resolve().parents[1]
-README = (TREE / "README.md").read_text()
+README = "\n".join(page.read_text() for page in sorted(TREE.glob("*.md")))
 IN_REPOSITORY = (TREE.parent / "Makefile").exists()
-PAGES = [TREE / "README.md", *(sorted(TREE.parent.glob("*.md")) if IN_REPOSITORY else [])]
+PAGES = [*TREE.glob("*.md"), *(sorted(TREE.parent.glob("*.md")) if IN_REPOSITORY else [])]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 
 

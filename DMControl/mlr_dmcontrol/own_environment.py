@@ -65,7 +65,7 @@ class OwnEnvironment:
         self._step = 0  # within the episode
         self._picture = np.zeros((1, 1, 3), np.uint8)
         self._env: Any = self._made()
-        space = self._env.observation_space
+        space = getattr(self._env, "observation_space", None)
         self._shape = _shape_of_pixels(space)  # None until `render` shows it
         self._renders = self._shape is None
         if self._renders:
@@ -80,7 +80,7 @@ class OwnEnvironment:
                 self.close()
                 self._kwargs["render_mode"] = "rgb_array"
                 self._env = self._made()
-        self.action_space: Any = self._env.action_space
+        self.action_space: Any = getattr(self._env, "action_space", None)
         if not isinstance(self.action_space, actions):
             acts = f"acts in {_line(self.action_space)}; actions must be {actions.__name__}"
             raise ConfigError(f"{self._title}: {acts}")
@@ -190,7 +190,7 @@ class OwnEnvironment:
 
     def _look(self, picture: Any) -> None:
         """Keep the picture, if it is one, of the declared shape or of the first drawn one's."""
-        pixels = isinstance(picture, np.ndarray) and picture.dtype == np.uint8
+        pixels = isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.size
         if pixels and self._shape is None and picture.ndim == 3 and picture.shape[2] == 3:
             self._shape = picture.shape
         if not pixels or picture.shape != self._shape:
@@ -203,7 +203,8 @@ def _shape_of_pixels(space: Any) -> tuple[int, ...] | None:
     """The shape of observations that are pixels."""
     if isinstance(space, spaces.Box) and space.dtype == np.uint8:
         shape = tuple(int(side) for side in space.shape)
-        if len(shape) == 2 or (len(shape) == 3 and {shape[0], shape[2]} & {1, 3}):
+        three = len(shape) == 3 and {shape[0], shape[2]} & {1, 3}
+        if all(shape) and (three or len(shape) == 2):
             return shape
     return None
 

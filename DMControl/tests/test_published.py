@@ -51,6 +51,8 @@ def test_only_the_published_setting_is_compared() -> None:
     assert protocol.published_benchmark("dmcontrol", "paper", 500_000) == "dmcontrol500k"
     assert protocol.published_benchmark("dmcontrol", "paper", 50_000) is None
     assert protocol.published_benchmark("dmcontrol", "laptop", 100_000) is None
+    assert protocol.published_benchmark(protocol.stamp(0), "paper", 100_000) == "dmcontrol100k"
+    assert protocol.published_benchmark(protocol.stamp(2), "paper", 100_000) is None
 
 
 def test_normalisation_is_the_share_of_the_largest_return() -> None:

@@ -73,6 +73,8 @@ def test_pixels_come_in_any_layout(layout: tuple[int, ...], shown: int) -> None:
         ({"fault": "constructor"}, ["FileNotFoundError: no level1.wad", "environment.kwargs="]),
         ({"nonsense": 1}, ["TypeError", "nonsense", "environment.kwargs="]),
         ({"actions": [-1, 1]}, ["acts in Box", "Discrete"]),
+        ({"actions": None}, ["acts in None", "Discrete"]),
+        ({"space": spaces.Box(0, 255, (0, 4), np.uint8)}, ["(0, 4)", "uint8 pixels"]),
         ({"space": spaces.Dict(image=spaces.Discrete(2))}, ["Dict", "AddRenderObservation"]),
         ({"space": spaces.Box(0, 1, (24, 24, 3), np.float32)}, ["float32", "uint8"]),
         ({"space": spaces.Box(0, 255, (24, 24, 4), np.uint8)}, ["(24, 24, 4)", "1 or 3 channels"]),
