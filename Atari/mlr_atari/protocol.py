@@ -113,6 +113,11 @@ def normalize(task: str, value: float) -> float:
     return (value - low) / (high - low)
 
 
+def score_range(task: str) -> tuple[float, float]:
+    """Between what a game's scores lie."""
+    return SCORE_RANGE
+
+
 def published_benchmark(protocol: str, preset: str, budget: int) -> str | None:
     """Name of the published benchmark that such runs may be compared with; None: no comparison."""
     same = protocol == "atari100k" and preset == "paper" and budget == 100_000

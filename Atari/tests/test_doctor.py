@@ -47,7 +47,7 @@ def test_a_missing_rom(tmp_path: Path) -> None:
     ("words", "said"),
     [
         ("game=combat", "choose another game"),
-        ("game=odd_environments:Odd-v0 environment.kwargs.fault=constant", "must be what happens"),
+        ("game=odd_environments:Odd-v0 environment.kwargs.fault=constant", "the same picture"),
     ],
 )
 def test_a_game_that_cannot_be_played(words: str, said: str) -> None:

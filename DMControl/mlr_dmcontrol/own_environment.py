@@ -65,21 +65,20 @@ class OwnEnvironment:
         self._step = 0  # within the episode
         self._picture = np.zeros((1, 1, 3), np.uint8)
         self._env: Any = self._made()
-        space = getattr(self._env, "observation_space", None)
-        self._shape = _shape_of_pixels(space)  # None until `render` shows it
-        self._renders = self._shape is None
-        if self._renders:
-            numbers = isinstance(space, spaces.Box) and len(space.shape) < 2
-            if not numbers and not isinstance(space, _NUMBERS):
-                raise ConfigError(
-                    f"{self._title}: shows {_line(space)}; observations must be uint8 pixels "
-                    "(H, W), (H, W, C) or (C, H, W) with 1 or 3 channels, or numbers beside a "
-                    "render() (gymnasium.wrappers.AddRenderObservation makes pixels of any)"
-                )
-            if "render_mode" not in kwargs:
-                self.close()
-                self._kwargs["render_mode"] = "rgb_array"
-                self._env = self._made()
+        space: Any = getattr(self._env, "observation_space", None)
+        box = isinstance(space, spaces.Box)
+        self._renders = not (box and space.dtype == np.uint8 and _is_pixels(space.shape))
+        if self._renders and not isinstance(space, _NUMBERS) and not (box and len(space.shape) < 2):
+            raise ConfigError(
+                f"{self._title}: shows {_line(space)}; observations must be uint8 pixels (H, W), "
+                "(H, W, C) or (C, H, W) with 1 or 3 channels, or numbers beside a render() "
+                "(gymnasium.wrappers.AddRenderObservation makes pixels of any)"
+            )
+        self._shape = None if self._renders else space.shape  # of a picture as it comes
+        if self._renders and "render_mode" not in kwargs:
+            self.close()
+            self._kwargs["render_mode"] = "rgb_array"
+            self._env = self._made()
         self.action_space: Any = getattr(self._env, "action_space", None)
         if not isinstance(self.action_space, actions):
             acts = f"acts in {_line(self.action_space)}; actions must be {actions.__name__}"
@@ -143,9 +142,9 @@ class OwnEnvironment:
                 brightest = max(brightest, int(picture.max()))
                 if step >= _LEAST_STEPS and changed and brightest > 1:
                     return
-            if not changed:
-                raise self.fault("shows the same picture ever since", "what happens")
-            raise self.fault(f"has shown nothing brighter than {brightest}", "pixels up to 255")
+            shows = f"nothing brighter than {brightest}" if changed else "the same picture"
+            must = "it must show what happens, in pixels up to 255"
+            raise ConfigError(f"{self._title}: shows {shows} in {_MOST_STEPS} random steps; {must}")
 
     def close(self) -> None:
         """Close it; that it cannot even be closed ends nothing."""
@@ -199,14 +198,9 @@ class OwnEnvironment:
         self._picture = picture
 
 
-def _shape_of_pixels(space: Any) -> tuple[int, ...] | None:
-    """The shape of observations that are pixels."""
-    if isinstance(space, spaces.Box) and space.dtype == np.uint8:
-        shape = tuple(int(side) for side in space.shape)
-        three = len(shape) == 3 and {shape[0], shape[2]} & {1, 3}
-        if all(shape) and (three or len(shape) == 2):
-            return shape
-    return None
+def _is_pixels(shape: tuple[int, ...]) -> bool:
+    coloured = len(shape) == 3 and not {shape[0], shape[2]}.isdisjoint({1, 3})
+    return all(shape) and (coloured or len(shape) == 2)
 
 
 def _line(value: Any) -> str:

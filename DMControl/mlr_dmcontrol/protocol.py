@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .names import folder_name
+from .names import folder_name, is_own
 from .tasks import BENCHMARK_TASKS, canonical
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ SCALE = 1000.0
 """Largest possible return: 1000 env steps with a reward in [0, 1]. Published aggregates are
 returns and are divided by it too."""
 SCORE_RANGE = (0.0, SCALE)
-"""No return lies outside."""
+"""No return of a task of the suite lies outside."""
 PROFILE_RANGE = (0.0, 1.0)
 """Normalised scores over which performance profiles are drawn."""
 
@@ -118,8 +118,13 @@ def run_path(cfg: Config) -> Path:
 
 
 def normalize(task: str, value: float) -> float:
-    """Return / 1000; every task of the suite has returns between 0 and 1000."""
-    return value / SCALE
+    """Return / 1000; NaN for an own environment, whose returns are of any size."""
+    return math.nan if is_own(task) else value / SCALE
+
+
+def score_range(task: str) -> tuple[float, float]:
+    """Between what a task's returns lie."""
+    return (-math.inf, math.inf) if is_own(task) else SCORE_RANGE
 
 
 def published_benchmark(protocol: str, preset: str, budget: int) -> str | None:

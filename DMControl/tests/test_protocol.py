@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,12 @@ def test_replay_has_no_more_room_than_it_was_given() -> None:
 
 def test_scores_are_shares_of_the_largest_return() -> None:
     assert protocol.normalize("walker_walk", 850.0) == 0.85
+    assert protocol.score_range("walker_walk") == (0, 1000)
+
+
+def test_scores_of_an_own_environment_are_of_any_size() -> None:
+    assert protocol.score_range("module:Own-v0") == (-math.inf, math.inf)
+    assert math.isnan(protocol.normalize("module:Own-v0", 850.0))
 
 
 def test_the_report_needs_neither_torch_nor_simulator() -> None:

@@ -165,7 +165,9 @@ def task_scores(study: Study, shown: Sequence[str]) -> pd.DataFrame:
     """Raw final scores: mean over runs with its 95 % interval, and `std` over runs (n - 1)."""
     rows: list[dict[str, Any]] = []
     for (method, task), own in study.runs.groupby(["method", "task"], sort=False):
-        found = statistics.interval(statistics.mean, {task: own["mean"]}, protocol.SCORE_RANGE)
+        found = statistics.interval(
+            statistics.mean, {task: own["mean"]}, protocol.score_range(task)
+        )
         row = {"task": task, "method": method, "source": OURS, "mean": found.value}
         row |= {"std": own["mean"].std(), "low": found.low, "high": found.high}
         rows.append(row | {"runs": str(len(own))})
@@ -189,7 +191,7 @@ def task_curves(study: Study) -> pd.DataFrame:
     for (method, task), _ in study.runs.groupby(["method", "task"], sort=False):
         whole = study.curve(method, task, "mean")
         names = {"what": task, "method": method}
-        points = _points(names, "mean", [whole.dropna()], protocol.SCORE_RANGE)
+        points = _points(names, "mean", [whole.dropna()], protocol.score_range(task))
         tables.append(points.assign(of=len(whole)))
     return _together(tables)
 
