@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -225,6 +226,10 @@ def test_a_step_that_is_saved_again_replaces_the_first_and_stays_final(tmp_path:
         run.save(step)
     assert steps(tmp_path) == [3, 4, 5]
     assert not leftovers(tmp_path)
+    run.checkpointer.save(5, run.state, run.ring, final=True)
+    restored.load()  # killed after it, before it said so
+    with patch.object(os, "replace", pytest.fail):
+        assert restored.checkpointer.save(5, restored.state, restored.ring, final=True)
 
 
 def test_a_past_that_was_left_behind_is_removed(tmp_path: Path) -> None:
