@@ -123,6 +123,11 @@ def pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 BOMB = "a: &a [1, 2]\nb: &b [*a, *a]\nc: [*b, *b]\n"
 # File, what happens to it, and the line that is named; 0: none.
 DAMAGES = [
@@ -134,6 +139,7 @@ DAMAGES = [
     ("run.json", change(pid=10**30), 0),
     ("run.json", change(command="it's"), 0),
     ("run.json", pipe, 0),
+    ("run.json", folder, 0),
     ("config.yaml", add("  - {oops"), 8),
     ("config.yaml", add(BOMB), 9),
     ("config.yaml", add("x: !!python/object/apply:os.system [exit]\n"), 8),
@@ -142,7 +148,10 @@ DAMAGES = [
     ("config.yaml", lambda path: path.write_text(path.read_text(), encoding="utf-16"), 1),
     ("config.yaml", add("seed: null\n"), 0),
     ("config.yaml", add("x: [{1: 2, y: 3}]\n"), 0),
+    ("config.yaml", add("x: 0x" + "f" * 5000), 8),
     ("config.yaml", Path.unlink, 0),
+    ("eval.csv", text("agent_step,env_step,episodes,mean,mean\n"), 1),
+    ("eval.csv", lambda path: path.write_bytes(path.read_bytes() + b"\0\n"), 4),
     ("eval.csv", text(""), 1),
     ("eval.csv", cut, 3),
     ("eval.csv", add("15,60\n"), 4),
@@ -171,6 +180,16 @@ def test_a_damaged_run_is_named_and_the_others_are_read(
     assert said.startswith(str(folder / name) + (f", line {line}: " if line else ": "))
     assert len(said.splitlines()) == 1
     assert page.main([str(tmp_path), "--status"]) == 2
+
+
+def test_editors_marks_are_no_damage(tmp_path: Path) -> None:
+    path = make_run(tmp_path, A, "mlr", 1, [1.0], {20_000: 1.0})
+    for name in ("run.json", "config.yaml", "eval.csv", "final.json"):
+        lines = (path / name).read_text().splitlines()  # as Windows and a byte order mark have it
+        (path / name).write_text("\ufeff" + "\r\n".join(lines) + "\r\n", newline="")
+    found = runs.load([tmp_path])
+    assert (found.unreadable, list(found.runs["mean"])) == ((), [1.0])
+    assert list(found.curves["step"]) == [20_000, BUDGET]
 
 
 def test_a_report_goes_on_without_what_is_damaged(
@@ -261,7 +280,7 @@ def test_every_state_is_told(tmp_path: Path) -> None:
     make_run(tmp_path, A, "mlr", 1)
     make_run(tmp_path, A, "mlr", 2, status="running", host=here, pid=os.getpid(), final={})
     make_run(tmp_path, A, "mlr", 3, status="running", host=here, pid=ended.pid, final={})
-    make_run(tmp_path, A, "mlr", 4, status="running", host="elsewhere", pid=1, final={})
+    make_run(tmp_path, A, "mlr", 4, status="running", host=here, pid=2**40, final={})
     make_run(tmp_path, A, "mlr", 5, curve={40_000: 2.0}, status="preempted", final={})
     make_run(tmp_path, A, "mlr", 6, status="failed", last_error="NaN in critic loss", final={})
     make_run(tmp_path, A, "mlr", 7, final={"mean": None})

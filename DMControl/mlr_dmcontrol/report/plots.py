@@ -35,7 +35,6 @@ STYLE: Any = {
     "text.parse_math": False,  # a method may be called $x_2$
 }
 styled = matplotlib.rc_context(STYLE)
-_LEGEND_LINE = 0.18  # inches
 
 
 @styled
@@ -49,44 +48,36 @@ def save(
         # No dates or versions inside, so that only changed results change the files.
         names = ("Software",) if kind == "png" else ("CreationDate", "Creator", "Producer")
         figure.savefig(f"{stem}.{kind}", metadata=dict.fromkeys(names))
+        figure.set_layout_engine("none")  # found once, it holds for the next kind too
 
 
 @styled
 def learning_curves(curves: pd.DataFrame, scores: pd.DataFrame) -> Figure:
     """A panel per task: mean over runs with its 95 % band, published means as lines."""
-    figure, panels = _curves(curves, protocol.VALUE_NAME)
-    for task, axes in panels.items():
-        _references(axes, scores[scores["task"] == task], "mean", "published, mean only")
-        axes.set_title(task)
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    _legend(figure)
-    return figure
+    known = scores.rename(columns={"task": "what", "mean": "value"})
+    return _curves(curves, known, protocol.VALUE_NAME, "published, mean only")
 
 
 @styled
 def sample_efficiency(curves: pd.DataFrame, aggregates: pd.DataFrame) -> Figure:
     """Aggregates of the normalised score against steps, published final values as lines."""
-    figure, panels = _curves(curves, protocol.NORMALIZED_NAME)
-    for metric, axes in panels.items():
-        _references(axes, aggregates[aggregates["metric"] == metric], "value", "published")
-        axes.set_title(METRIC_NAMES[metric])
-    _legend(figure)
-    return figure
+    known = aggregates.rename(columns={"metric": "what"})
+    return _curves(curves, known, protocol.NORMALIZED_NAME, "published")
 
 
 @styled
 def interval_estimates(aggregates: pd.DataFrame) -> Figure:
     """A panel per metric, a line per method: ours as bars, published as diamonds."""
     names = list(dict.fromkeys(zip(aggregates["method"], aggregates["source"], strict=True)))
+    looks = _looks(aggregates.loc[aggregates["source"] == OURS, "method"])
     height = 0.8 + 0.22 * len(names)
     figure, panels = _grid(len(METRIC_NAMES), columns=4, width=2.2, height=height)
-    looks = _looks(aggregates.loc[aggregates["source"] == OURS, "method"])
     for axes, metric in zip(panels, METRIC_NAMES, strict=True):
         _lines(axes, [label(*name) for name in names], axes is panels[0])
         for row in aggregates[aggregates["metric"] == metric].itertuples():
             at = names.index((row.method, row.source))
             if row.source == OURS:
-                _bar(axes, at, (row.value, row.low, row.high), looks[row.method]["color"])
+                _bar(axes, at, row.value, row.low, row.high, looks[row.method]["color"])
             else:
                 axes.plot([row.low, row.high], [at, at], color="black", lw=1)
                 axes.plot([row.value], [at], "D", ms=3.5, mfc="white", color="black")
@@ -104,12 +95,9 @@ def performance_profiles(profiles: pd.DataFrame) -> Figure:
         axes.step(own["threshold"], own["share"], where="post", label=method, **look)
         band: dict[str, Any] = {"color": look["color"], "alpha": 0.18, "lw": 0}
         axes.fill_between(own["threshold"], own["low"], own["high"], step="post", **band)
-    axes.set_xlim(*protocol.PROFILE_RANGE)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel(f"τ: {protocol.NORMALIZED_NAME}")
-    axes.set_ylabel("share of runs with score > τ")
-    _legend(figure)
-    return figure
+    axes.set(xlim=protocol.PROFILE_RANGE, xlabel=f"τ: {protocol.NORMALIZED_NAME}")
+    axes.set(ylim=(0, 1.02), ylabel="share of runs with score > τ")
+    return _legend(figure)
 
 
 @styled
@@ -119,11 +107,11 @@ def comparisons(pairs: pd.DataFrame) -> Figure:
     names = [f"{row.method}  >  {row.other}" for row in pairs.itertuples()]
     for axes, name, none in zip(panels, ("probability", "difference"), (0.5, 0.0), strict=True):
         _lines(axes, names, axes is panels[0])
-        for at, row in pairs.reset_index().iterrows():
-            _bar(axes, at, tuple(row[[name, f"{name}_low", f"{name}_high"]]), COLOURS[0])
+        rows = pairs[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False)
+        for at, (value, low, high) in enumerate(rows):
+            _bar(axes, at, value, low, high, COLOURS[0])
         axes.axvline(none, color="black", lw=0.8, ls="--")
-    panels[0].set_xlim(0, 1)
-    panels[0].set_xlabel("P(X > Y)")
+    panels[0].set(xlim=(0, 1), xlabel="P(X > Y)")
     panels[1].set_xlabel(f"X − Y, mean {protocol.NORMALIZED_NAME}")
     return figure
 
@@ -131,8 +119,7 @@ def comparisons(pairs: pd.DataFrame) -> Figure:
 @styled
 def final_scores(runs: pd.DataFrame, scores: pd.DataFrame) -> Figure:
     """A panel per task: every run a dot, the mean with its interval, published means as lines."""
-    tasks = list(scores["task"].unique())
-    ours = scores[scores["source"] == OURS]
+    tasks, ours = list(scores["task"].unique()), scores[scores["source"] == OURS]
     looks = _looks(ours["method"])
     figure, panels = _grid(len(tasks), height=1.8 + 0.06 * max(map(len, looks)))
     for axes, task in zip(panels, tasks, strict=True):
@@ -140,16 +127,13 @@ def final_scores(runs: pd.DataFrame, scores: pd.DataFrame) -> Figure:
             at, colour = list(looks).index(row.method), looks[row.method]["color"]
             dots = runs.loc[(runs["task"] == task) & (runs["method"] == row.method), "mean"]
             axes.plot([at - 0.2] * len(dots), dots, "o", ms=3, mfc="none", color=colour)
-            edges = [[row.mean - row.low], [row.high - row.mean]]
-            bar = None if math.isnan(row.low) else edges
-            axes.errorbar(at + 0.1, row.mean, bar, fmt="s", ms=4, capsize=2, color=colour)
-        _references(axes, scores[scores["task"] == task], "mean", "published, mean only")
-        axes.set_title(task)
-        axes.set_xlim(-0.6, len(looks) - 0.4)
+            edges = None if math.isnan(row.low) else [[row.mean - row.low], [row.high - row.mean]]
+            axes.errorbar(at + 0.1, row.mean, edges, fmt="s", ms=4, capsize=2, color=colour)
+        known = scores[scores["task"] == task].rename(columns={"mean": "value"})
+        _references(axes, known, "published, mean only")
+        axes.set(title=task, xlim=(-0.6, len(looks) - 0.4), ylabel=_beside(axes))
         axes.set_xticks(range(len(looks)), looks, rotation=90)
-    _label(panels, "", protocol.VALUE_NAME)
-    _legend(figure)
-    return figure
+    return _legend(figure)
 
 
 def _grid(
@@ -167,8 +151,8 @@ def _grid(
     return figure, list(grid.flat[:count])
 
 
-def _curves(curves: pd.DataFrame, y: str) -> tuple[Figure, dict[str, Axes]]:
-    """A panel for each `what`, with the curve and the band of every method."""
+def _curves(curves: pd.DataFrame, known: pd.DataFrame, y: str, note: str) -> Figure:
+    """A panel for each `what`: the curve and the band of every method, and what is published."""
     names = list(curves["what"].unique())
     figure, panels = _grid(len(names))
     looks = _looks(curves["method"])
@@ -177,24 +161,24 @@ def _curves(curves: pd.DataFrame, y: str) -> tuple[Figure, dict[str, Axes]]:
             x, look = own["step"] / 1000, looks[method]
             axes.plot(x, own["value"], label=method, **look)
             axes.fill_between(x, own["low"], own["high"], color=look["color"], alpha=0.18, lw=0)
-        axes.set_xlim(left=0)
-    _label(panels, f"{protocol.STEP_NAME} (thousands)", y)
-    return figure, dict(zip(names, panels, strict=True))
+        _references(axes, known[known["what"] == name], note)
+        axes.set(title=METRIC_NAMES.get(name, name), ylabel=_beside(axes, y))
+        axes.set(xlim=(0, None), xlabel=f"{protocol.STEP_NAME} (thousands)")
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    return _legend(figure)
 
 
-def _references(axes: Axes, rows: pd.DataFrame, column: str, note: str) -> None:
+def _references(axes: Axes, rows: pd.DataFrame, note: str) -> None:
     """Published values as lines, with a grey band where an interval is known."""
-    for place, method in enumerate(protocol.REFERENCES):
+    for method, dashes in zip(protocol.REFERENCES, REFERENCE_DASHES, strict=False):
         known = rows[(rows["source"] == PUBLISHED) & (rows["method"] == method)]
-        for value, low, high in known[[column, "low", "high"]].to_numpy():
-            dashes = REFERENCE_DASHES[place % len(REFERENCE_DASHES)]
-            axes.axhline(value, color="black", lw=0.8, ls=dashes, label=f"{method} ({note})")
-            if not math.isnan(low):
-                axes.axhspan(low, high, color="black", alpha=0.1, lw=0)
+        for row in known.itertuples():
+            axes.axhline(row.value, color="black", lw=0.8, ls=dashes, label=f"{method} ({note})")
+            if not math.isnan(row.low):
+                axes.axhspan(row.low, row.high, color="black", alpha=0.1, lw=0)
 
 
-def _bar(axes: Axes, at: float, interval: tuple[float, ...], colour: str) -> None:
-    value, low, high = interval
+def _bar(axes: Axes, at: float, value: float, low: float, high: float, colour: str) -> None:
     if not math.isnan(low):
         axes.barh(at, high - low, left=low, height=0.6, color=colour, alpha=0.5, lw=0)
     axes.plot([value, value], [at - 0.3, at + 0.3], color="black", lw=1.5)
@@ -208,27 +192,24 @@ def _lines(axes: Axes, names: Sequence[str], named: bool) -> None:
     axes.use_sticky_edges = False  # room beside the outermost bar
 
 
-def _label(panels: Sequence[Axes], x: str, y: str) -> None:
-    for axes in panels:
-        place = axes.get_subplotspec()
-        axes.set_xlabel(x)
-        axes.set_ylabel(y if place is not None and place.is_first_col() else "")
+def _beside(axes: Axes, y: str = protocol.VALUE_NAME) -> str:
+    """`y` for the first panel of a line, nothing for the others."""
+    place = axes.get_subplotspec()
+    return y if place is not None and place.is_first_col() else ""
 
 
-def _legend(figure: Figure) -> None:
+def _legend(figure: Figure) -> Figure:
     """One for all panels, below them in a figure made higher by as much."""
     entries: dict[str, Artist] = {}
     for axes in figure.axes:
         artists, names = axes.get_legend_handles_labels()
         entries |= dict(zip(map(str, names), artists, strict=True))
-    if not entries:
-        return
-    inches = 0.55 + 0.065 * max(len(name) for name in entries)
-    columns = min(len(entries), max(1, int(figure.get_figwidth() / inches)))
-    figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns)
-    # Below the panels, not at their cost.
-    lines = math.ceil(len(entries) / columns)
-    figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * lines)
+    if entries:
+        inches = 0.55 + 0.065 * max(len(name) for name in entries)
+        columns = min(len(entries), max(1, int(figure.get_figwidth() / inches)))
+        figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns)
+        figure.set_figheight(figure.get_figheight() + 0.18 * math.ceil(len(entries) / columns))
+    return figure
 
 
 def _looks(methods: Iterable[str]) -> dict[str, dict[str, Any]]:

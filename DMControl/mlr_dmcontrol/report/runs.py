@@ -256,6 +256,8 @@ def _table(
         if wrong := [name for name in columns if header.count(name) != 1]:
             raise ValueError(f"must have one column {', '.join(wrong)}")
         for cells in reader:
+            if len(cells) != len(header):
+                raise ValueError(f"{len(cells)} cells; must be {len(header)}")
             named = dict(zip(header, cells, strict=True))
             rows.append({name: convert(named[name]) for name, convert in columns.items()})
         if not text.endswith("\n"):
@@ -433,7 +435,8 @@ def _state(run: Any) -> tuple[str, str]:
         return "done", f"{protocol.VALUE_NAME} {run.mean:.1f} over {run.episodes} episodes"
     if run.status != "running":
         return run.status, run.error
-    if run.host == socket.gethostname() and run.pid and not psutil.pid_exists(run.pid):
+    here = run.host == socket.gethostname() and 0 < run.pid < 2**31
+    if here and not psutil.pid_exists(run.pid):
         return "lost", f"process {run.pid} is gone; the same command resumes"
     files = (Path(run.origin) / name for name in ("run.json", "train.csv", "eval.csv", "log.txt"))
     written = max((file.stat().st_mtime for file in files if file.exists()), default=0.0)

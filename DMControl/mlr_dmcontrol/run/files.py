@@ -17,7 +17,7 @@ import yaml
 from ..errors import ConfigError
 
 # More than anything of ours holds.
-YAML_BYTES, BYTES, DEPTH, COUNT = 100_000, 64_000_000, 20, 2**53
+YAML_BYTES, BYTES, DEPTH, SCALAR, COUNT = 100_000, 64_000_000, 20, 3_000, 2**53
 
 _KINDS = {str: "a line of text", int: "a whole number, at least 0", list: "a list"}
 
@@ -110,11 +110,13 @@ def one_line(value: Any) -> str:
 
 
 def _parse_yaml(text: str) -> Any:
-    # A few lines of aliases can stand for billions of values, and brackets are slow to close.
+    # A few lines of aliases can stand for billions of values; brackets are slow to close, and a
+    # number of many hexadecimal digits cannot be printed.
     depth = 0
     for event in yaml.parse(text, _LOADER):
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEPTH or isinstance(event, yaml.AliasEvent):
+        long = isinstance(event, yaml.ScalarEvent) and len(event.value) > SCALAR
+        if depth > DEPTH or long or isinstance(event, yaml.AliasEvent):
             raise yaml.MarkedYAMLError(problem="not of ours", problem_mark=event.start_mark)
     return yaml.load(text, _LOADER)  # noqa: S506, it is a safe one
