@@ -20,7 +20,6 @@ import json
 import math
 import os
 import shlex
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -29,12 +28,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import psutil
 
 from .. import protocol
 from ..errors import ConfigError
 from ..run.files import COUNT, Fields, damage, fields, one_line, read_text
-from ..run.folder import MAY_CHANGE, flatten
+from ..run.folder import MAY_CHANGE, flatten, look
 
 IDENTITY = ("method", "task", "seed", "protocol", "preset", "budget")
 """What names a run; `task` stands as `protocol.TASK_KEY` in files."""
@@ -80,8 +78,7 @@ class Runs:
         runs: a row a run: `RUN_COLUMNS` (`values` a tuple, empty before the end), `name`
             (`<task>/<method>/seed_<n>`), `status`, `doubt` (why its score is not to be trusted),
             `origin` (where it lies) and `config` (flat, without the `INCIDENTAL` keys; empty in a
-            row of results, which has its digest in `settings`). Of a folder also `error`, `host`
-            and `pid` of its last process.
+            row of results, which has its digest in `settings`). Of a folder also `error`.
         curves: a row an evaluation: `run` (label of its row in `runs`), `step` on the benchmark's
             axis, `EVALUATION` and `normalized`; in order of steps, the final evaluation last.
         unreadable: what was found but cannot be read, a line each.
@@ -182,7 +179,6 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         **_facts(info),
         "name": f"{task}/{method}/seed_{seed}",
         "status": status,
-        "pid": info.get("pid", int, default=0),
         "origin": str(folder),
         "config": shared,
     }
@@ -218,7 +214,7 @@ def _final(folder: Path, finished: bool) -> dict[str, Any]:
 
 
 def _facts(info: Fields) -> dict[str, str]:
-    facts = {name: one_line(info.content.get(name) or "") for name in (*_RECORDED, "host")}
+    facts = {name: one_line(info.content.get(name) or "") for name in _RECORDED}
     seconds = info.content.get("seconds")
     spent = list(seconds.values()) if isinstance(seconds, Mapping) else []
     hours = f"{sum(spent) / 3600:.2f}" if spent and all(map(_is_number, spent)) else ""
@@ -435,9 +431,10 @@ def _state(run: Any) -> tuple[str, str]:
         return "done", f"{protocol.VALUE_NAME} {run.mean:.1f} over {run.episodes} episodes"
     if run.status != "running":
         return run.status, run.error
-    here = run.host == socket.gethostname() and 0 < run.pid < 2**31
-    if here and not psutil.pid_exists(run.pid):
-        return "lost", f"process {run.pid} is gone; the same command resumes"
-    files = (Path(run.origin) / name for name in ("run.json", "train.csv", "eval.csv", "log.txt"))
+    folder = Path(run.origin)
+    state, detail = look(folder)
+    if state != "running":
+        return "lost", f"{detail}; the same command resumes"
+    files = (folder / name for name in ("run.json", "train.csv", "eval.csv", "log.txt"))
     written = max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
-    return "running", f"on {run.host or '?'}, last wrote {(time.time() - written) / 60:.0f} min ago"
+    return "running", f"{detail}, last wrote {(time.time() - written) / 60:.0f} min ago"

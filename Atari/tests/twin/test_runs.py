@@ -136,7 +136,6 @@ DAMAGES = [
     ("run.json", text("[" * 100_000), 0),
     ("run.json", change(status="odd"), 0),
     ("run.json", change(protocol="a\nb"), 0),
-    ("run.json", change(pid=10**30), 0),
     ("run.json", change(command="it's"), 0),
     ("run.json", pipe, 0),
     ("run.json", folder, 0),
@@ -278,9 +277,10 @@ def test_every_state_is_told(tmp_path: Path) -> None:
     ended.wait()
     here = socket.gethostname()
     make_run(tmp_path, A, "mlr", 1)
-    make_run(tmp_path, A, "mlr", 2, status="running", host=here, pid=os.getpid(), final={})
-    make_run(tmp_path, A, "mlr", 3, status="running", host=here, pid=ended.pid, final={})
-    make_run(tmp_path, A, "mlr", 4, status="running", host=here, pid=2**40, final={})
+    owners = {2: f"{os.getpid()} on {here}", 3: f"{ended.pid} on {here}", 4: "1 on elsewhere"}
+    for seed, owner in owners.items():
+        folder = make_run(tmp_path, A, "mlr", seed, status="running", starts=1, final={})
+        (folder / "run.lock").write_text(f"process {owner}\n")
     make_run(tmp_path, A, "mlr", 5, curve={40_000: 2.0}, status="preempted", final={})
     make_run(tmp_path, A, "mlr", 6, status="failed", last_error="NaN in critic loss", final={})
     make_run(tmp_path, A, "mlr", 7, final={"mean": None})
