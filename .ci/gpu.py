@@ -29,10 +29,13 @@ TREES = ("Atari", "DMControl")
 PHASES = ("tests", "speed", "runs", "publish")
 ENDING = 20.0  # seconds that a run has to save itself
 EAGER, GRAPH, COMPILED = "", "cuda_graph=true", "compile=true"
+FUSED = "fused_kernels=true"
 
 # What tells most first. Compiling takes a minute or two, so it comes late.
 SPEED = [
-    *[(precision, mode) for mode in (GRAPH, EAGER) for precision in ("bf16", "tf32")],
+    *[(precision, GRAPH) for precision in ("bf16", "tf32")],
+    *[(precision, f"{GRAPH} {FUSED}") for precision in ("bf16", "tf32")],
+    *[(precision, EAGER) for precision in ("bf16", "tf32")],
     *[("fp32", mode) for mode in (GRAPH, EAGER)],
     *[(precision, COMPILED) for precision in ("bf16", "tf32", "fp32")],
     *[(precision, f"{COMPILED} {GRAPH}") for precision in ("bf16", "tf32")],
@@ -129,7 +132,7 @@ def speed(session: Session) -> bool:
     """One `benchmark.py` for each row of both trees; true if all there was time for were made."""
     good = True
     for precision, mode in SPEED:
-        if session.device == "cpu" and GRAPH in mode:
+        if session.device == "cpu" and {GRAPH, FUSED} & set(mode.split()):
             continue
         for tree in TREES:
             name = "-".join([tree, precision, *mode.replace("=true", "").split()])

@@ -46,6 +46,7 @@ SINGLES = (
     "{package}/device.py",
     "{package}/errors.py",
     "{package}/frames.py",
+    "{package}/kernels.py",
     "{package}/machine.py",
     "{package}/momentum.py",
     "{package}/names.py",

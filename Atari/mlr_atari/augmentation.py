@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .device import map_tensors
 from .frames import FrameStacks
+from .kernels import fused, views
 
 NAMES = ("shift", "intensity", "affine", "resized_crop", "blur")
 
@@ -98,12 +99,16 @@ class Augmentation:
         Returns:
             float32 (N, S*C, H, W), channels last in memory.
         """
+        warps = noise.warp is not None or "blur" in self.menu
+        if noise.offsets is not None and not warps and fused(obs.frames):
+            factor = scale if noise.intensity is None else noise.intensity * scale
+            return views(obs, noise.offsets, factor, hidden, self.image_size, self.shift_pad)
         images = self._shifted(obs, noise)
         if hidden is not None:
             # Blackening and then shifting is shifting both: the images are read only once.
             images *= 1 - self._shifted(hidden, noise)
         images = images.flatten(0, -4)
-        if noise.warp is not None or "blur" in self.menu:
+        if warps:
             images = self._filtered(images.float(), noise.warp)
         # Channels last. Reordering bytes before they become floats moves a quarter of the memory,
         # and stacking a few channels is faster than a general change of layout.

@@ -14,6 +14,7 @@ import torch
 from .augmentation import Augmentation
 from .device import named_device
 from .environment import GameEnv, make_environment
+from .kernels import switch
 from .machine import hardware, processes_beside
 from .networks import make_network, make_values
 from .objectives import objective_type
@@ -87,6 +88,7 @@ def set_up_process(cfg: Config) -> torch.device:
     torch.backends.cudnn.benchmark = not cfg.deterministic
     torch.backends.cuda.matmul.allow_tf32 = cfg.precision != "fp32"
     torch.backends.cudnn.allow_tf32 = cfg.precision != "fp32"
+    switch(cfg.fused_kernels)
     # The encoder's linear map sums tens of thousands of products: not in bf16, also where it is on.
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     if cfg.threads:

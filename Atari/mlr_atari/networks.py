@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from .batch import evaluation_noise
 from .errors import ConfigError
+from .kernels import convolution_relu
 from .losses import ActionValues, CategoricalValues, ScalarValues
 from .run.schema import bounded, choice
 
@@ -100,7 +101,8 @@ class Encoder(nn.Module):
         features = images
         with self.autocast():
             for conv in self.convs:
-                features = F.relu(conv(features), inplace=True)
+                assert isinstance(conv, nn.Conv2d)
+                features = convolution_relu(features, conv)
         return features.float()
 
     def forward(self, images: Tensor) -> Tensor:

@@ -132,7 +132,8 @@ def of_run(run: Path, **changes: Any) -> Config:
     """
     try:
         # On a machine of its own.
-        return from_values({**read_config(run), "cuda_graph": False, **changes})
+        off = dict.fromkeys(("cuda_graph", "fused_kernels"), False)
+        return from_values({**read_config(run), **off, **changes})
     except ConfigError as error:
         raise ConfigError(f"RUN={run}: {error}") from error
 

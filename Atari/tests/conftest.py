@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+    if not torch.cuda.is_available():  # Triton's kernels run on the CPU, where it is installed
+        os.environ["TRITON_INTERPRET"] = "1"
     # As in a run, before anything renders: this loads Triton, where there is one, whose LLVM
     # crashes if a software OpenGL has loaded its own first.
     torch.use_deterministic_algorithms(False)

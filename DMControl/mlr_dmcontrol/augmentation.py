@@ -17,6 +17,7 @@ from torch import Tensor
 from .device import map_tensors
 from .errors import ConfigError
 from .frames import FrameStacks
+from .kernels import fused, views
 
 # One of these decides which pixels are seen; the others then change their values, in this order.
 PLACES = ("crop", "shift", "center_crop", "resized_crop")
@@ -149,6 +150,10 @@ class Augmentation:
         Returns:
             float32 (N, S*C, crop_size, crop_size), channels last, 0..1 if intensity is 1.
         """
+        if noise.offsets is not None and self.effects in ([], ["intensity"]) and fused(obs.frames):
+            factor = 1 / 255 if noise.intensity is None else noise.intensity / 255.0
+            pad = self.shift_pad if self.place == "shift" else 0
+            return views(obs, noise.offsets, factor, hidden, self.crop_size, pad)
         images = self._placed(obs, noise)
         if hidden is not None:
             images *= 1 - self._placed(hidden, noise)

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch.autograd import DeviceType
@@ -38,11 +38,6 @@ _ADAM_BYTES = 28.0  # a parameter: reads it, its gradient and moments, writes it
 _PROFILE_LINES = 20
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Options, and the words for the configuration.
 
@@ -50,12 +45,17 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         ConfigError: an unknown option, or a number below 1.
     """
     usage = "%(prog)s [options] [key=value ...]   (keys as for train.py; see train.py --help)"
-    parser = _Parser(usage=usage, description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        usage=usage, description=__doc__, allow_abbrev=False, exit_on_error=False
+    )
     text = "of a round, of which three are timed; then as many steps (10; on a GPU 500)"
     parser.add_argument("--updates", type=int, metavar="N", help=text)
     parser.add_argument("--profile", action="store_true", help="where the time of an update goes")
     parser.add_argument("--json", action="store_true", help="print plain SI units as JSON")
-    options, words = parser.parse_known_args(argv)
+    try:
+        options, words = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error)) from error
     for word in words:
         if word.startswith("-"):
             raise ConfigError(f"{word}: no such option; see benchmark.py --help")
@@ -111,7 +111,7 @@ def measure(trainer: Trainer, options: argparse.Namespace) -> Row:
     env_step = progress.env_step
     step_seconds = seconds_of_call(trainer.step, device, size)
     memory = peak_memory(device)  # before the limits are measured, which takes memory, too
-    modes = [name for name, on in (("compiled", cfg.compile), ("graph", cfg.cuda_graph)) if on]
+    modes = {"compiled": cfg.compile, "graph": cfg.cuda_graph, "fused": cfg.fused_kernels}
     return {
         "commit": revision() or "unknown",
         "hardware": hardware(device),
@@ -121,7 +121,7 @@ def measure(trainer: Trainer, options: argparse.Namespace) -> Row:
         "preset": cfg.preset,
         "agent": cfg.agent.name,
         "precision": cfg.precision,
-        "mode": " ".join(modes) or "eager",
+        "mode": " ".join(name for name, on in modes.items() if on) or "eager",
         "updates": _ROUNDS * size,
         "seconds_per_update": statistics.median(rounds),
         "seconds_low": min(rounds),

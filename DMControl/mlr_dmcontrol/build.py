@@ -15,6 +15,7 @@ from .augmentation import Augmentation
 from .device import named_device
 from .environment import COLOURS, PixelControlEnv
 from .errors import ConfigError
+from .kernels import switch
 from .machine import hardware, processes_beside
 from .names import is_own
 from .networks import Networks, make_encoder
@@ -95,6 +96,7 @@ def set_up_process(cfg: Config) -> torch.device:
     torch.backends.cudnn.benchmark = not cfg.deterministic
     torch.backends.cuda.matmul.allow_tf32 = cfg.precision != "fp32"
     torch.backends.cudnn.allow_tf32 = cfg.precision != "fp32"
+    switch(cfg.fused_kernels)
     # The encoder's linear map sums tens of thousands of products: not in bf16, also where it is on.
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     if cfg.threads:

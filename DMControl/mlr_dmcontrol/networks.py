@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .augmentation import center_crop, to_float
 from .errors import ConfigError
+from .kernels import convolution_relu
 from .momentum import MomentumTarget
 from .run.schema import bounded
 
@@ -101,7 +102,10 @@ class Encoder(nn.Module):
         That order is how channels-last memory lies, so flattening copies nothing.
         """
         with self.autocast():
-            return self.convolutions(images).permute(0, 2, 3, 1).flatten(1)
+            for layer in self.convolutions:
+                if isinstance(layer, nn.Conv2d):  # the ReLU behind it is part of the call
+                    images = convolution_relu(images, layer)
+            return images.permute(0, 2, 3, 1).flatten(1)
 
     def latent(self, features: Tensor) -> Tensor:
         """Features (N, F) -> float32 (N, Z)."""

@@ -38,6 +38,7 @@ MAY_CHANGE = (
     "device",
     "compile",
     "cuda_graph",
+    "fused_kernels",
     "threads",
     "runs_dir",
     "resume",

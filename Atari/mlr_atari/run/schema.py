@@ -181,6 +181,7 @@ class RunSettings:
     precision: str = choice("fp32", "tf32", "bf16")
     compile: bool
     cuda_graph: bool
+    fused_kernels: bool
     deterministic: bool
     threads: int = bounded(0, 1024)
     runs_dir: str
@@ -200,8 +201,9 @@ class RunSettings:
             )
         if self.compile and self.deterministic:
             raise ConfigError("compile=true: does not go with deterministic=true; set one to false")
-        if self.cuda_graph and not self.uses_gpu:
-            raise ConfigError("cuda_graph=true: needs a GPU; set cuda_graph=false")
+        for key in ("cuda_graph", "fused_kernels"):
+            if getattr(self, key) and not self.uses_gpu:
+                raise ConfigError(f"{key}=true: needs a GPU; set {key}=false")
         if re.fullmatch(r"[\w.+=-]*", self.tag) is None:
             raise ConfigError(
                 f"tag={self.tag}: becomes part of a folder's name; use letters, digits,"

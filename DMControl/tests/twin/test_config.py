@@ -211,6 +211,7 @@ REFUSED = {
     "evaluation.every=null": "a whole number",
     "compile=true deterministic=true": "deterministic",
     "cuda_graph=true device=cpu": "false",
+    "fused_kernels=true device=cpu": "false",
     f"agent.rl=false agent={cases.PLAIN_AGENT}": "agent=mlr",
     "agent.rl=false agent.mlr_weight=0": "agent=mlr",
     f"agent.mask_ratio=0.3 agent={cases.PLAIN_AGENT}": "agent",
