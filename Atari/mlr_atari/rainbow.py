@@ -190,23 +190,17 @@ class Rainbow:
         Of stream `noise` head and target_head, of `augmentation` obs, n_step_obs and selection, in
         this order; then the objective's.
         """
-        chosen, size = self.settings, self.network.head.noise_size
-        obs = (chosen.num_q_augmentations, chosen.batch_size)
-        n_step_obs = (chosen.num_target_augmentations, chosen.batch_size)
-        normal, image = streams["noise"], streams["augmentation"]
-        selects = chosen.double_q and chosen.separate_selection_draw
-        rl_view = self.augmentation.draw(image, obs)
-        objective = self.objective
-        return UpdateNoise(
-            head=torch.randn(size, generator=normal),
-            target_head=(
-                torch.randn(size, generator=normal) if chosen.redraw_target_noise else None
-            ),
-            obs=rl_view,
-            n_step_obs=self.augmentation.draw(image, n_step_obs),
-            selection=self.augmentation.draw(image, n_step_obs) if selects else None,
-            objective=None if objective is None else objective.draw_noise(streams, rl_view),
-        )
+        settings, images, normal = self.settings, streams["augmentation"], streams["noise"]
+        size, count = self.network.head.noise_size, settings.batch_size
+        head = torch.randn(size, generator=normal)
+        target_head = torch.randn(size, generator=normal) if settings.redraw_target_noise else None
+        obs = self.augmentation.draw(images, (settings.num_q_augmentations, count))
+        later = (settings.num_target_augmentations, count)
+        n_step_obs, selection = self.augmentation.draw(images, later), None
+        if settings.double_q and settings.separate_selection_draw:
+            selection = self.augmentation.draw(images, later)
+        objective = None if self.objective is None else self.objective.draw_noise(streams, obs)
+        return UpdateNoise(head, target_head, obs, n_step_obs, selection, objective)
 
     def due(self, agent_step: int) -> dict[str, bool]:
         """Which parts an update at `agent_step` (from 0) has, as keywords of `update`."""

@@ -118,18 +118,14 @@ class SAC:
 
     def _make_optimizers(self) -> None:
         settings, networks = self.settings, self.networks
-        self.critic_optimizer = Optimizer(
-            [ParameterGroup([*networks.encoder.parameters(), *networks.critic.parameters()])],
-            settings.critic_learning_rate,
-        )
-        self.actor_optimizer = Optimizer(
-            [ParameterGroup(list(networks.actor.parameters()))], settings.actor_learning_rate
-        )
-        self.temperature_optimizer = Optimizer(
-            [ParameterGroup([networks.log_temperature])],
-            settings.temperature_learning_rate,
-            betas=(settings.temperature_beta1, 0.999),
-        )
+        critic = ParameterGroup([*networks.encoder.parameters(), *networks.critic.parameters()])
+        actor = ParameterGroup(list(networks.actor.parameters()))
+        temperature = ParameterGroup([networks.log_temperature])
+        betas = settings.temperature_beta1, 0.999
+        self.critic_optimizer = Optimizer([critic], settings.critic_learning_rate)
+        self.actor_optimizer = Optimizer([actor], settings.actor_learning_rate)
+        rate = settings.temperature_learning_rate
+        self.temperature_optimizer = Optimizer([temperature], rate, betas=betas)
         self.objective_optimizer = None
         if self.objective is not None:
             self.objective_optimizer = Optimizer(
