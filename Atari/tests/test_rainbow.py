@@ -117,22 +117,6 @@ def test_scalar_double_q_learning() -> None:
     assert metrics["loss/rl"].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_network_that_picks_sees_a_draw_of_its_own() -> None:
-    agent = small_agent("rainbow")
-    noise, batch, seen = agent.draw_noise(Streams(1)), synthetic_batch(0), {}
-    for name in ("network", "target_network"):
-        getattr(agent, name).register_forward_pre_hook(
-            lambda _, args, name=name: seen.update({name: args[0]})
-        )
-    agent._regression_target(batch, noise)
-    later = batch.n_step_obs.select(None)
-    assert noise.selection is not None
-    assert torch.equal(seen["network"], agent.augmentation(later, noise.selection))
-    assert torch.equal(seen["target_network"], agent.augmentation(later, noise.n_step_obs))
-    agent._regression_target(batch, replace(noise, selection=None))
-    assert torch.equal(seen["network"], seen["target_network"])
-
-
 def test_bfloat16_stays_close_and_weights_stay_float32() -> None:
     exact, rough = small_agent("mlr"), small_agent("mlr", precision="bf16")
     ours, theirs = run_updates(exact, 2)[-1], run_updates(rough, 2)[-1]
