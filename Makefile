@@ -68,6 +68,7 @@ lint: $(READY) ## ruff, mypy, twins, and the agreements that no common tool know
 	  (cd $$tree && ../.venv/bin/mypy) || status=1; \
 	done; \
 	.venv/bin/ruff check -q --config DMControl/pyproject.toml .ci figs || status=1; \
+	.venv/bin/ruff format --check -q --config DMControl/pyproject.toml .ci figs || status=1; \
 	PYTHONPATH=DMControl:Atari .venv/bin/lint-imports --config .ci/layers.ini --no-cache --no-logo >/dev/null \
 	  || { PYTHONPATH=DMControl:Atari .venv/bin/lint-imports --config .ci/layers.ini --no-cache --no-logo; status=1; }; \
 	.venv/bin/python .ci/twins.py || status=1; \
