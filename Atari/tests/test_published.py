@@ -22,7 +22,7 @@ Runs = dict[str, dict[str, list[float]]]
 @pytest.fixture(scope="session")
 def published_runs() -> Runs:
     """Normalised scores of single runs by method and game; they are not part of the repository."""
-    folder = Path(os.environ.get("MLR_PUBLISHED", ROOT.parent / "shared" / "published"))
+    folder = Path(os.environ.get("MLR_PUBLISHED") or ROOT.parent / "shared" / "published")
     path = folder / "atari100k_runs.csv"
     if not path.is_file():
         pytest.skip(f"no published single runs at {path} (set MLR_PUBLISHED)")

@@ -30,12 +30,6 @@ LAYOUT = config.Layout(
     "task",
     canonical,
     {"all": BENCHMARK_TASKS, "dev": DEVELOPMENT_TASKS},
-    {
-        "training.learning_starts": "agent.learning_starts",
-        "agent.objective_position": "agent.targets_move=after_step or before_step",
-        "agent.cycle_ramp_learning_starts": "agent.learning_starts, which it followed",
-        "agent.projection_dim=null": "agent.projection_heads=false",
-    },
 )
 
 

@@ -84,8 +84,4 @@ TOGETHER = {
     "agent.learning_starts=16": "17",
     "agent.sequence_length=125": "less",
     "replay.capacity=20": "38",
-    # Keys that were called otherwise once.
-    "training.learning_starts=500": "agent.learning_starts",
-    "agent.objective_position=last agent=curl": "agent.targets_move",
-    "agent.projection_dim=null": "agent.projection_heads=false",
 }

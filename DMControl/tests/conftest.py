@@ -101,7 +101,7 @@ def _close(name: str, mine: Any, stored: Any, rtol: float, atol: float) -> None:
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], Golden]:
     """`golden("dmc_b_latent_decoder")`; from $MLR_GOLDENS, or beside the repository."""
-    folder = Path(os.environ.get("MLR_GOLDENS", ROOT.parent / "shared" / "goldens"))
+    folder = Path(os.environ.get("MLR_GOLDENS") or ROOT.parent / "shared" / "goldens")
     if not folder.is_dir():
         pytest.skip(f"no goldens at {folder}; set MLR_GOLDENS")
     loaded: dict[str, Golden] = {}

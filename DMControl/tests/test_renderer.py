@@ -36,8 +36,9 @@ env.close()
 NO_EGL = {"__EGL_VENDOR_LIBRARY_FILENAMES": "/nowhere.json"}  # libEGL then finds no driver
 
 
-def test_egl_is_taken_if_nothing_is_said_and_is_what_draws() -> None:
-    result = run(CHOOSE)
+@pytest.mark.parametrize("said", [{}, dict.fromkeys(RENDERING[:3], "")], ids=["none", "empty"])
+def test_egl_is_taken_if_nothing_is_said_and_is_what_draws(said: dict[str, str]) -> None:
+    result = run(CHOOSE, **said)
     assert result.returncode == 0, result.stderr
     backend, gl, platform, software = result.stdout.split()
     assert backend == gl == platform

@@ -12,7 +12,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ class Layout:
     subject: str  # the group that says what is played: "task" or "game"
     canonical: Callable[[str], str]  # any spelling -> the name used everywhere; raises ConfigError
     sets: Mapping[str, tuple[str, ...]]  # names for several tasks or games in a sweep, as `all`
-    renamed: Mapping[str, str] = field(default_factory=dict)  # old keys or words: what to write
 
     @property
     def groups(self) -> list[str]:
@@ -88,11 +87,9 @@ def expand(words: Sequence[str], layout: Layout) -> list[list[str]]:
     Raises:
         ConfigError: a word that cannot be read.
     """
-    axes = []
-    for word in spelt(words):
-        key = word.partition("=")[0]
-        axes.append([f"{key}={text}" for text in _texts(word, layout)])
-    return [list(job) for job in itertools.product(*axes)]
+    keys = [(word.partition("=")[0], word) for word in spelt(words)]
+    axes = [[f"{key}={text}" for text in _texts(word, layout)] for key, word in keys]
+    return list(map(list, itertools.product(*axes)))
 
 
 def _texts(word: str, layout: Layout) -> list[str]:
@@ -165,8 +162,6 @@ def compose(words: Sequence[str], layout: Layout) -> dict[str, Any]:
         key = word.partition("=")[0]
         if key.partition(".")[0] in _SWEEP_KEYS:
             raise ConfigError(f"{word}: belongs to a sweep; add -m")
-        if renamed := layout.renamed.get(key, layout.renamed.get(word)):
-            raise ConfigError(f"{word}: is written otherwise now; use {renamed}")
         if key in ("agent.name", f"{layout.subject}.name"):
             raise ConfigError(f"{word}: follows from {key[:-5]}=; set that, or tag=<word>")
         text, *others = _texts(word, layout)

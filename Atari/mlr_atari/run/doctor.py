@@ -157,10 +157,9 @@ def refusal(name: str, error: RunError | str) -> Line:
 
 def room(cfg: RunSettings, cost: Estimate) -> Iterator[Line]:
     """Memory and disk against what the run needs, and the hours."""
-    on_gpu = cfg.uses_gpu
-    free_memory = memory(on_gpu)[0]
+    place = "GPU memory" if cfg.uses_gpu else "memory"
     for name, needed, free, remedy in (
-        ("GPU memory" if on_gpu else "memory", cost.memory, free_memory, "a smaller batch_size"),
+        (place, cost.memory, memory(cfg.uses_gpu)[0], "a smaller scale.batch_size"),
         ("disk", cost.disk, free_disk(Path(cfg.runs_dir)), "free some, or another runs_dir="),
     ):
         text = f"{free / GIGA:.2f} GB free, a run needs about {needed / GIGA:.2f} GB"

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -283,11 +283,8 @@ def _survey(rows: Sequence[tuple[Job, Estimate]]) -> str:
         lines.append(
             f"to do: {hours_text(sum(cost.hours for cost in todo))} one after another, at most "
             f"{max(cost.memory for cost in todo) / GIGA:.1f} GB memory a run, {disk / GIGA:.1f} GB "
-            f"disk of {free / GIGA:.1f} GB free{'' if disk < free else ': NOT ENOUGH'}"
-        )
-        lines.append(
-            f"hours from {todo[0].basis}; they and memory are right within a factor of two, and a "
-            f"run that resumes is counted whole"
+            f"disk of {free / GIGA:.1f} GB free{'' if disk < free else ': NOT ENOUGH'}; right within "
+            f"a factor of two, hours from {todo[0].basis}"
         )
     return "\n".join(lines)
 
@@ -397,18 +394,11 @@ def launch(jobs: Sequence[Job], launcher: Launcher) -> list[Outcome]:
     # SLURM gives whole GPUs, so there a job holds several runs; elsewhere each holds one.
     size = launcher.runs_per_gpu if launcher.name == "slurm" else 1
     shares = [jobs[i : i + size] for i in range(0, len(jobs), size)]
-    packs = [
-        Pack(tuple(Run(job.name, job.command, job.log) for job in share), Path.cwd(), stop)
-        for share in shares
-    ]
-    if launcher.name == "slurm":
-        begun = _slurm(packs, launcher.settings)
-    else:
-        begun = {"local": _local, "ray": _ray}[launcher.name](
-            packs, launcher, _places(jobs, launcher)
-        )
+    runs = [tuple(Run(job.name, job.command, job.log) for job in share) for share in shares]
+    packs = [Pack(some, Path.cwd(), stop) for some in runs]
+    begin = {"local": _local, "ray": _ray, "slurm": _slurm}[launcher.name]
     outcomes = []
-    with begun as (futures, lost), StopRequest() as request:
+    with begin(packs, launcher, jobs) as (futures, lost), StopRequest() as request:
         while not all(future.done() for future in futures):
             if request.requested and not stop.exists():
                 stop.touch()
@@ -428,9 +418,9 @@ def launch(jobs: Sequence[Job], launcher: Launcher) -> list[Outcome]:
 
 
 @contextmanager
-def _local(packs: Sequence[Pack], launcher: Launcher, places: Sequence[str]) -> _Futures:
+def _local(packs: Sequence[Pack], launcher: Launcher, jobs: Sequence[Job]) -> _Futures:
     """In threads, each of which takes a place for as long as its runs go on."""
-    free = SimpleQueue[str]()
+    places, free = _places(jobs, launcher), SimpleQueue[str]()
     for place in places:
         free.put(place)
 
@@ -446,7 +436,7 @@ def _local(packs: Sequence[Pack], launcher: Launcher, places: Sequence[str]) -> 
 
 
 @contextmanager
-def _slurm(packs: Sequence[Pack], settings: Mapping[str, Any]) -> _Futures:
+def _slurm(packs: Sequence[Pack], launcher: Launcher, _: Sequence[Job]) -> _Futures:
     """One SLURM job for each pack, through submitit."""
     if shutil.which("sbatch") is None:
         raise ConfigError("launcher=slurm: no sbatch here; start it on a node that submits jobs")
@@ -454,7 +444,7 @@ def _slurm(packs: Sequence[Pack], settings: Mapping[str, Any]) -> _Futures:
     import submitit
     from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
-    own = {key: value for key, value in settings.items() if value is not None}
+    own = {key: value for key, value in launcher.settings.items() if value is not None}
     tree = shlex.quote(str(Path(__file__).parents[2]))  # jobs unpickle functions of this package
     export = f"export SUBMITIT_PREEMPT_SIGNAL=USR1 PYTHONPATH={tree}${{PYTHONPATH:+:$PYTHONPATH}}"
     own["setup"] = [export, *map(str, own.get("setup", []))]
@@ -469,7 +459,7 @@ def _slurm(packs: Sequence[Pack], settings: Mapping[str, Any]) -> _Futures:
 
 
 @contextmanager
-def _ray(packs: Sequence[Pack], launcher: Launcher, places: Sequence[str]) -> _Futures:
+def _ray(packs: Sequence[Pack], launcher: Launcher, jobs: Sequence[Job]) -> _Futures:
     """One Ray task for each pack, on a cluster that runs already or one of its own."""
     try:
         import ray
@@ -477,7 +467,8 @@ def _ray(packs: Sequence[Pack], launcher: Launcher, places: Sequence[str]) -> _F
         remedy = "pip install -r requirements-ray.txt"
         raise ConfigError(f"launcher=ray: Ray is not installed; {remedy}") from error
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is sent anywhere
-    init, remote = launcher.settings["init"], launcher.settings["remote"]
+    places, settings = _places(jobs, launcher), launcher.settings
+    init, remote = settings["init"], settings["remote"]
     if init["address"] is None:
         init = {"num_cpus": launcher.jobs_at_once or len(places)} | init
     if places[0]:
