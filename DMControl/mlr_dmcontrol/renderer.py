@@ -58,9 +58,9 @@ def choose_renderer(gpu: int | None = None) -> Renderer:
     Raises:
         ConfigError: none works, or the user's does not.
     """
-    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "MUJOCO_EGL_DEVICE_ID"):
-        if not os.environ.get(name):
-            os.environ.pop(name, None)  # set to nothing is not set
+    for variable in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "MUJOCO_EGL_DEVICE_ID"):
+        if not os.environ.get(variable):
+            os.environ.pop(variable, None)  # set to nothing is not set
     wanted = os.environ.get("MUJOCO_GL")
     if wanted is not None and wanted.lower() not in _BACKENDS:
         raise ConfigError(

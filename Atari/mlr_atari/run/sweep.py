@@ -283,8 +283,8 @@ def _survey(rows: Sequence[tuple[Job, Estimate]]) -> str:
         lines.append(
             f"to do: {hours_text(sum(cost.hours for cost in todo))} one after another, at most "
             f"{max(cost.memory for cost in todo) / GIGA:.1f} GB memory a run, {disk / GIGA:.1f} GB "
-            f"disk of {free / GIGA:.1f} GB free{'' if disk < free else ': NOT ENOUGH'}; right within "
-            f"a factor of two, hours from {todo[0].basis}"
+            f"disk of {free / GIGA:.1f} GB free{'' if disk < free else ': NOT ENOUGH'}; right "
+            f"within a factor of two, hours from {todo[0].basis}"
         )
     return "\n".join(lines)
 
