@@ -48,11 +48,12 @@ class SavedPolicy:
         num_actions: A, numbers of an action, or actions to choose from.
         config: the run's configuration, nested plain values; as it was found.
         agent_step: how far it had been trained.
+        facts: all that is known of it; of an exported one also `scores` and their `seed`.
         network: what acts, on `device`.
     """
 
     def __init__(self, facts: Fields, network: PolicyNetwork, device: torch.device) -> None:
-        self._facts, self.network, self.device = facts, network, device
+        self.facts, self.network, self.device = facts, network, device
         self.obs_shape = tuple(facts.get("run.observation", list))
         self.num_actions = facts.get("run.actions", int)
         self.config: Mapping[str, Any] = facts.content["config"]
@@ -93,7 +94,7 @@ class SavedPolicy:
         Raises:
             StorageError: it cannot be written.
         """
-        facts = {**self._facts.content, "scores": list(scores), "seed": seed}
+        facts = {**self.facts.content, "scores": list(scores), "seed": seed}
         parts = {name: part.cpu().contiguous() for name, part in self.network.state_dict().items()}
         files = {WEIGHTS: save(parts, {"facts": json.dumps(facts)}), CARD: _card(facts).encode()}
         try:

@@ -17,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 
 from ..build import agent_for, set_up_process
-from ..errors import ConfigError, RunError, StorageError
+from ..errors import ConfigError, StorageError
 from ..policy import load_policy
 from ..report import plots, runs
 from ..run.checkpoint import Checkpoint, agent_checkpoint
 from ..run.disk import write_atomically
 from ..run.files import one_line, read_text
+from ..run.process import script
 from ..run.schema import plain
 from ..settings import Config, of_run
 from . import figures, world
@@ -71,13 +72,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+@script
 def main(argv: Sequence[str]) -> int:
-    """Exit code 0, or that of what went wrong: 2 where something cannot be probed, 3 storage."""
+    """Exit code: 0, 2 where something cannot be probed, 3 storage."""
     try:
         probe(parse(argv))
-    except (RunError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return error.exit_code if isinstance(error, RunError) else StorageError.exit_code
+    except OSError as error:
+        raise StorageError(str(error)) from error
     return 0
 
 

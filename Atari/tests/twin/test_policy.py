@@ -19,16 +19,14 @@ from safetensors.torch import load_file, save_file
 from small_probe import RUN
 from torch import Tensor
 
+import evaluate
 import train
 from mlr_atari import load_policy, protocol
-from mlr_atari.build import agent_for
 from mlr_atari.errors import ConfigError
 from mlr_atari.policy import CARD, SUMS, WEIGHTS, claim
-from mlr_atari.probe.world import environment_of
-from mlr_atari.run.checkpoint import Checkpointer
-from mlr_atari.settings import of_run
 
 TREE = Path(__file__).resolve().parents[2]
+SHIPPED = sorted((TREE / "results" / "policies").glob("*"))
 
 
 @pytest.fixture(scope="module")
@@ -55,23 +53,6 @@ def observations(run: Path, count: int) -> np.ndarray:
 
 
 # --- what it does ---------------------------------------------------------------------------------
-
-
-def test_it_acts_as_the_agent_does_in_evaluations(run: Path, exported: Path) -> None:
-    cfg = of_run(run, device="cpu")
-    env = environment_of(cfg)
-    agent = agent_for(cfg, env, torch.device("cpu"))
-    env.close()
-    checkpoint = Checkpointer(run).newest(["agent"])
-    assert checkpoint is not None
-    agent.load_state_dict(checkpoint.items["agent"])
-    obs = observations(run, 40)
-    for policy in (load_policy(run, "cpu"), load_policy(str(exported), "cpu")):
-        assert policy.agent_step == checkpoint.step
-        seeds = range(len(obs))
-        wanted = agent.evaluation_policy(obs, [np.random.default_rng(seed) for seed in seeds])
-        actions = policy(obs, [np.random.default_rng(seed) for seed in seeds])
-        assert (actions.dtype, actions.tolist()) == (wanted.dtype, wanted.tolist())
 
 
 def test_one_observation_or_several(run: Path, exported: Path) -> None:
@@ -129,6 +110,43 @@ def test_nothing_is_written_over(exported: Path) -> None:
         with pytest.raises(ConfigError, match="--export="):
             claim(folder)
     assert {path: path.read_bytes() for path in exported.iterdir()} == before
+
+
+def test_it_scores_as_the_run_did(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "new", tmp_path / "out"
+    words = ("--episodes=1", "--device=cpu", f"--out={out}")
+    for arguments in ([str(run), f"--export={folder}"], [str(folder)]):
+        assert evaluate.main([*arguments, *words]) == 0
+    values = [json.loads(path.read_text())["values"] for path in out.iterdir()]
+    final = json.loads((run / "final.json").read_text())
+    assert values == [final["values"]] * 2
+    policy = load_policy(folder, "cpu")
+    assert policy.facts.content["scores"] == final["values"]
+    assert policy.agent_step == final["agent_step"]
+    flip(folder)
+    for arguments, key in (
+        ([str(run), f"--export={folder}"], f"--export={folder}: "),
+        ([str(folder)], f"RUN={folder}: {folder}: {SUMS} "),
+    ):
+        capsys.readouterr()
+        assert evaluate.main([*arguments, *words]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {key}")
+        assert error.count("\n") == 1
+    assert len(list(out.iterdir())) == 2
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda path: path.name)
+def test_what_is_shipped_meets_its_card(folder: Path, tmp_path: Path) -> None:
+    """An episode; on another machine it is another one, of the same kind."""
+    scores = load_policy(folder, "cpu").facts.content["scores"]
+    assert evaluate.main([str(folder), "--episodes=1", "--device=cpu", f"--out={tmp_path}"]) == 0
+    (path,) = tmp_path.iterdir()
+    (value,) = json.loads(path.read_text())["values"]
+    spread = 3 * np.std(scores)
+    assert min(scores) - spread <= value <= max(scores) + spread
 
 
 def seal(folder: Path) -> None:
