@@ -20,7 +20,6 @@ from gymnasium import spaces
 from .errors import ConfigError, SimulatorError
 
 _LEAST_STEPS, _MOST_STEPS = 10, 200  # of a trial, which ends once it has seen enough
-_USUAL_RATE, _HIGHEST_RATE = 15.0, 240.0  # frames a second of a film
 _NUMBERS = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ class OwnEnvironment:
 
     Attributes:
         action_space: of the kind that was asked for.
-        frame_rate: its steps in a second of a film.
+        frame_rate: its steps in a second of a film; NaN if it does not say.
     """
 
     def __init__(
@@ -84,8 +83,7 @@ class OwnEnvironment:
             acts = f"acts in {_line(self.action_space)}; actions must be {actions.__name__}"
             raise ConfigError(f"{self._title}: {acts}")
         rate = self._env.metadata.get("render_fps")
-        useful = isinstance(rate, Real) and 0 < float(rate) <= _HIGHEST_RATE
-        self.frame_rate = float(rate) if useful else _USUAL_RATE
+        self.frame_rate = float(rate) if isinstance(rate, Real) else np.nan
 
     def reset(self, seed: int) -> Mapping[str, Any]:
         """Begin the episode of `seed`; its info. Raises: as the class says."""

@@ -123,7 +123,6 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             seed = self._episode_seed(self._episode)
             self._episode += 1
         self._begin(seed)
-        self._stack.extend([self._frame()] * self.settings.frame_stack)
         return self.observation, {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -148,7 +147,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self.simulator.picture()
 
     def close(self) -> None:
-        """Free the simulator; OSMesa prints a traceback at exit otherwise."""
+        """Free the simulator."""
         self.simulator.close()
 
     def identity(self) -> dict[str, str]:
@@ -165,19 +164,23 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
-        """Play the saved episode again up to where it was; nothing is drawn but its last frames.
+        """Play the saved episode again up to where it was, drawing its first and its last frames.
 
         Returns:
             Whether the observation is the saved one, bit for bit. If not (another renderer or
             version of the simulator, an own environment that its seed does not fix), which is
             logged, the episode counts as over.
         """
-        self._episode = state["episode"]
+        self._episode, actions = state["episode"], state["actions"]
         self._abandon()
         if state["seed"] is None:
             return True
         try:
-            self._replay(state["seed"], state["actions"])
+            self._begin(state["seed"])
+            for number, action in enumerate(actions):
+                self._advance(np.array(action))
+                if number >= len(actions) - self.settings.frame_stack:
+                    self._stack.append(self._frame())
             restored = self.observation.tobytes() == state["observation"]
         except (SimulatorError, gymnasium.error.ResetNeeded):
             restored = False
@@ -189,6 +192,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def _begin(self, seed: int) -> None:
         self._abandon()
         self.simulator.reset(seed)
+        self._stack.extend([self._frame()] * self.settings.frame_stack)
         self._seed, self._env_step, self.episode_over = seed, 0, False
 
     def _abandon(self) -> None:
@@ -196,16 +200,6 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._seed, self.episode_over = None, True
         self._actions.clear()
         self._stack.clear()
-
-    def _replay(self, seed: int, actions: list[list[float]]) -> None:
-        self._begin(seed)
-        depth = self.settings.frame_stack
-        if len(actions) < depth:
-            self._stack.extend([self._frame()] * depth)
-        for number, action in enumerate(actions):
-            self._advance(np.array(action))
-            if number >= len(actions) - depth:
-                self._stack.append(self._frame())
 
     def _advance(self, action: np.ndarray) -> tuple[float, bool, bool]:
         """The simulator's part of a step: reward, terminated, truncated."""
@@ -301,7 +295,7 @@ class SuiteTask:
         return {"protocol": stamp(self._camera_id), "camera": camera, "renderer": str(renderer)}
 
     def close(self) -> None:
-        """Free the renderer, once."""
+        """Free the renderer, once; OSMesa prints a traceback at exit otherwise."""
         if self._control is not None:
             self._cameras.clear()
             self.physics.free()

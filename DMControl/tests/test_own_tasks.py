@@ -93,18 +93,14 @@ def test_a_crash_ends_the_episode() -> None:
 
 
 @pytest.mark.parametrize(
-    "actions, words",
+    "kwargs, words",
     [
-        (3, "actions must be Box"),
-        ((0.0, np.inf), "two limits or none"),
-        (gymnasium.spaces.Box(0, 9, (2,), np.int64), "real numbers"),
+        ({"actions": 3}, "actions must be Box"),
+        ({"actions": (0.0, np.inf)}, "two limits or none"),
+        ({"actions": gymnasium.spaces.Box(0, 9, (2,), np.int64)}, "real numbers"),
+        ({"fault": "no reward"}, "reward None in step 7"),  # in a trial, before training
     ],
 )
-def test_other_actions_are_refused(actions: Any, words: str) -> None:
+def test_what_is_odd_is_refused(kwargs: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        made(actions=actions)
-
-
-def test_what_is_odd_is_refused_before_training() -> None:
-    with pytest.raises(ConfigError, match="reward None in step 7"):
-        made(fault="no reward")
+        made(**kwargs)
