@@ -81,7 +81,7 @@ def score(run: Path, args: argparse.Namespace) -> None:
         folder, name = run / "evaluations", f"{name}_seed_{seed}"
         if args.out is not None or is_exported(run):
             name = f"{'-'.join(run.resolve().parts[-3:])}-{name}"
-            folder = args.out or Path("evaluations")
+            folder = args.out.resolve() if args.out is not None else Path("evaluations")
         if args.export is not None:
             claim(args.export)
         with evaluation.kept(folder, name) as (path, report):

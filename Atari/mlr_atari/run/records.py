@@ -48,6 +48,7 @@ HEALTH = {"cosine_similarity": -math.inf, "projection_std": 0.01, "effective_ran
 # A line of progress where there is no terminal.
 _PLAIN = "{n_fmt}/{total_fmt}{unit}{postfix}, {rate_noinv_fmt}, {remaining} left"
 _SILENCE, _REFRESH = 60.0, 0.2  # seconds
+_END = 200  # bytes
 _EVENTS = "events.out.tfevents.start_"  # and the start's number; six digits
 
 log = logging.getLogger(__name__)
@@ -214,15 +215,17 @@ class Records:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Lengths of tables and charts, in bytes, all on disk.
+        """Lengths of tables and charts, in bytes, all on disk, and how the tables end.
 
         Raises:
-            OSError: rows could not be written.
+            OSError: rows could not be written. StorageError: the folder is not ours any more.
         """
+        self.folder.check()
         for sink in self._sinks:
             self._charts |= sink.sync()
         sizes = {name: table.sync() for name, table in self._tables.items()}
-        return {"sizes": sizes, "charts": dict(self._charts)}
+        ends = {name: table.end() for name, table in self._tables.items()}
+        return {"sizes": sizes, "ends": ends, "charts": dict(self._charts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` was taken; what was written later is cut off by `open`.
@@ -235,7 +238,7 @@ class Records:
                 f"tables {sorted(state['sizes'])} were saved, {sorted(self._tables)} are needed"
             )
         for name, size in state["sizes"].items():
-            self._tables[name].size = size
+            self._tables[name].size, self._tables[name].known_end = size, state["ends"][name]
         self._charts = dict(state["charts"])
 
     def _say(self, text: str) -> None:
@@ -339,11 +342,15 @@ class GrowingFile:
 
 
 class CsvTable(GrowingFile):
-    """Rows of a CSV file with a fixed header."""
+    """Rows of a CSV file with a fixed header.
+
+    Attributes:
+        known_end: how it ended at `size`, by which it is told from another run's.
+    """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         super().__init__(path)
-        self.columns = tuple(columns)
+        self.columns, self.known_end = tuple(columns), b""
 
     def open(self) -> None:
         """As any; CheckpointError for other columns, too. A new file gets its header by `cut`."""
@@ -353,6 +360,13 @@ class CsvTable(GrowingFile):
             self._pending = header
         elif os.pread(self._descriptor, len(header), 0) != header:
             raise CheckpointError(f"{self.path} has not the columns {','.join(self.columns)}")
+        elif self.end() != self.known_end:
+            raise CheckpointError(f"{self.path} holds other rows than when it was saved")
+
+    def end(self) -> bytes:
+        """Some of the last bytes that are good."""
+        count = min(self.size, _END)
+        return os.pread(self._descriptor, count, self.size - count)
 
     def row(self, values: Mapping[str, float | int | str | None]) -> None:
         """Add a row; a missing column stays empty, an unknown one is a ValueError."""

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ConfigError, NonFiniteError, RunError, SimulatorError, StorageError
+from .disk import own_folder
 
 # Observations uint8 (n, ...) and the generators of their episodes, for a policy that now and then
 # acts at random, to n actions.
@@ -321,7 +322,8 @@ def kept(folder: Path, name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """
     report: dict[str, Any] = {}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        own_folder(folder)
         for number in itertools.count(1):
             path = folder / f"{name if number == 1 else f'{name}_{number}'}.json"
             with suppress(FileExistsError):

@@ -22,6 +22,7 @@ from small_checkpoints import FailingCall, Run, contents, leftovers, steps
 from mlr_dmcontrol.errors import ConfigError, RunError, StorageError
 from mlr_dmcontrol.run import disk, folder
 from mlr_dmcontrol.run.checkpoint import Checkpointer
+from mlr_dmcontrol.run.evaluation import kept
 from mlr_dmcontrol.run.folder import RunFolder, look
 
 CONFIG = {"seed": 1, "agent": {"width": 3}}
@@ -172,6 +173,14 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, name: str, hard: bool
     if name.startswith("checkpoints"):  # nor where it came later
         assert Run(path).save(9) is None
     assert contents(other) == before
+
+
+def test_an_evaluation_is_kept_behind_no_link(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "evaluations").symlink_to(tmp_path / "other")
+    with pytest.raises(ConfigError), kept(tmp_path / "evaluations", "step_3"):
+        pytest.fail("played")
+    assert contents(tmp_path) == {}
 
 
 def test_a_file_is_replaced_whole_and_through_no_link(tmp_path: Path) -> None:

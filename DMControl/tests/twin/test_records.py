@@ -203,13 +203,15 @@ def test_lost_rows_and_other_columns_are_refused(tmp_path: Path) -> None:
         state = state_of(records)
         live(records, 4)
     train, text = ((tmp_path / name).read_text() for name in ("train.csv", "eval.csv"))
-    for wrong, message in ((text.replace("mean", "best"), "columns"), (text[:10], "bytes")):
+    cases = {"columns": text.replace("mean", "best"), "bytes": text[:10]}
+    cases["other rows"] = text.replace("0", "1")
+    for message, wrong in cases.items():
         (tmp_path / "eval.csv").write_text(wrong)
         with pytest.raises(CheckpointError, match=message), opened(tmp_path, state):
             pass
         assert (tmp_path / "eval.csv").read_text() == wrong  # nothing was touched,
         assert (tmp_path / "train.csv").read_text() == train  # nor what is not damaged
-    state["records"] = {"sizes": {"train": 3}, "charts": {}}
+    state["records"] = {"sizes": {"train": 3}, "ends": {"train": b""}, "charts": {}}
     with pytest.raises(CheckpointError, match="tables"), opened(tmp_path, state):
         pass
 
