@@ -109,7 +109,8 @@ class Session:
 
 def tests(session: Session) -> bool:
     """The tests marked cuda, of both trees at the same time; true if they pass."""
-    words = ["-m", "pytest", "-q", "-m", "cuda", "-n", "4", "-p", "no:cacheprovider", "--tb=short"]
+    words = ["-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "--tb=short"]
+    words += ["-n", "4" if session.device == "cuda" else "0"]
     passed, running = [], {}
     for tree in TREES:
         if (session.out / f"tests_{tree}.passed").exists():
