@@ -24,6 +24,14 @@ WHOLE = (f"budget={BUDGET}", "evaluation.final_episodes=1")
 
 LONG = ("budget=1000",)  # 1,000 agent steps
 
+# Of an own game, 12 steps long, whose simulator fails in every second one.
+OWN = (
+    "game=odd_environments:Odd-v0",
+    "environment.kwargs={fault: some crash}",
+    "environment.frame_skip=1",
+)
+OWN_FOLDER = "odd_environments-Odd-v0/mlr/seed_1"
+
 ACTOR_EVERY = 1  # every update trains the whole network and moves the targets
 
 

@@ -119,6 +119,21 @@ def test_a_run_whose_environment_cannot_be_rebuilt_goes_on_with_a_new_episode(
     assert left(tmp_path)["train.csv"].count(b"\n") == AGENT_STEPS // LOG_EVERY + 1
 
 
+def test_a_simulator_that_fails_now_and_then_ends_episodes_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_run, "FOLDER", small_run.OWN_FOLDER)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    ended = train(whole, *small_run.OWN)
+    assert ended.code == 0, ended.output
+    failures = newest(whole).items["progress"]["failures"]
+    assert 3 <= failures <= ended.output.count("the physics exploded")
+    for step in (33, 58, 77):
+        stop(parts, step, *small_run.OWN)
+    assert train(parts, *small_run.OWN).code == 0
+    assert_same(parts, whole)
+
+
 # --- what must have no effect ---------------------------------------------------------------------
 
 TRAINING = ("agent", "replay", "environment", "metrics", "streams", "frames", "train.csv")

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 import small_run
-from faults import FullDisk, NotANumber, Report, Signal, SlowDisk
+from faults import FullDisk, NoScore, NotANumber, Report, Signal, SlowDisk
 from small_checkpoints import leftovers
-from small_run import AGENT_STEPS, LEARNING_STARTS, LOG_EVERY
+from small_run import AGENT_STEPS, EVALUATION_AT, LEARNING_STARTS, LOG_EVERY
 from whole_runs import (
     EVERY,
     SAVING,
@@ -114,6 +114,14 @@ def test_a_nan_ends_the_run_soon_and_is_in_no_checkpoint(tmp_path: Path) -> None
     assert saved.step <= step
     assert first_non_finite(saved.items) is None
     assert json.loads((folder(tmp_path) / "run.json").read_text())["status"] == "failed"
+
+
+def test_an_evaluation_that_gives_no_number_keeps_what_was_trained(tmp_path: Path) -> None:
+    ended = train(tmp_path, what=(NoScore(),))
+    assert ended.code == 4, ended.output
+    assert ended.last_line == "error: score=nan"
+    assert steps(folder(tmp_path)) == [EVALUATION_AT]
+    finish(tmp_path)
 
 
 # --- 75 and none: asked to stop, killed -----------------------------------------------------------

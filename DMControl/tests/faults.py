@@ -23,6 +23,7 @@ from unittest.mock import patch
 import torch
 
 import train
+from mlr_dmcontrol.errors import NonFiniteError
 
 Fault = Callable[[train.Trainer], None]
 
@@ -96,6 +97,16 @@ class SignalInEvaluation:
             return evaluate(policy, *arguments, **options)
 
         train.evaluate = interrupted  # type: ignore[assignment]
+
+
+class NoScore:
+    """Evaluations give no number."""
+
+    def __call__(self, trainer: train.Trainer) -> None:
+        def evaluate(*arguments: Any) -> Any:
+            raise NonFiniteError("score=nan")
+
+        train.evaluate = evaluate
 
 
 class KillAtTheEnd:

@@ -22,6 +22,17 @@ WHOLE = (f"budget={BUDGET}", "evaluation.final_episodes=1")
 
 LONG = ("budget=3000", "environment.action_repeat=3", "evaluation.every=900")  # 1,000 agent steps
 
+# Of an own environment, 12 steps an episode, whose simulator fails in every second one.
+OWN = (
+    "task=odd_environments:Odd-v0",
+    "environment.kwargs={fault: some crash, actions: [-1, 1]}",
+    "environment.action_repeat=1",
+    "agent.sequence_length=4",
+    "budget=100",
+    "evaluation.every=50",
+)
+OWN_FOLDER = "odd_environments-Odd-v0/mlr/seed_1"
+
 ACTOR_EVERY = 2  # updates at agent steps that are a multiple of this train actor and targets too
 
 

@@ -127,10 +127,11 @@ class RunFolder:
         versions["python"] = platform.python_version()
         if self._changes:
             log.info("continuing with %s", self._changes)
-        before = self._record.get("versions", versions)
-        if before != versions:
-            changed = one_line(f"versions changed from {before} to {versions}")
-            log.warning("%s: no bit-identical resume", changed)
+        for what, now in (("versions", versions), ("hardware", facts.get("hardware"))):
+            before = self._record.get(what, now)
+            if before != now:  # hardware names the threads too
+                changed = one_line(f"{what} changed from {before} to {now}")
+                log.warning("%s: no bit-identical resume", changed)
         self._record.update(
             status="running",
             started=self._record.get("started", _now()),

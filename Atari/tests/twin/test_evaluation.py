@@ -138,7 +138,7 @@ def test_what_the_simulator_raises_ends_its_episode(
         closing(EvaluationEnvs(partial(Walk, "fails"), 2, processes)) as envs,
         pytest.raises(SimulatorError, match="it blew up"),
     ):
-        evaluate(act, envs, 3, seed_of)
+        evaluate(act, envs, 10, seed_of)
 
 
 def test_numbers_that_are_none_end_it() -> None:

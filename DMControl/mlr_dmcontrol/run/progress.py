@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SimulatorError
-
-MOST_FAILURES = 10  # episodes in a row that the simulator may fail in
+from .evaluation import MOST_FAILURES
 
 log = logging.getLogger(__name__)
 

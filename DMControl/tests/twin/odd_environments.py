@@ -75,6 +75,8 @@ class Odd(gymnasium.Env[np.ndarray, Any]):
         self.count += 1
         if self.fault == "crash" and self.count == 7:
             raise ConnectionResetError("the server is gone")
+        if self.fault == "some crash" and self.count == 7 and self.offset % 2:
+            raise RuntimeError("the physics exploded")
         if self.fault == "first crash":
             raise RuntimeError("never works")
         return tuple(self._answer())
