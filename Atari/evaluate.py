@@ -43,6 +43,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     parser.add_argument("--out", type=_path, help="folder for the results (default: in the run's)")
     parser.add_argument("--export", type=_path, help="new folder for the weights and the score")
+    parser.add_argument("--own", default="", help="your own environment, where it is one's")
     parser.add_argument("--random", action="store_true", help="uniformly random actions instead")
     parser.add_argument("--video", action="store_true", help="film one game, as mp4 and GIF")
     parser.add_argument("--watch", action="store_true", help="first show one game in a window")
@@ -64,7 +65,7 @@ def random_policy(env: GameEnv) -> Policy:
 
 def score(run: Path, args: argparse.Namespace) -> None:
     """Play, film if asked to, and keep what came of it."""
-    cfg, step = of_run(run, device=args.device), None
+    cfg, step = of_run(run, args.own, device=args.device), None
     set_up_process(cfg)
     seed = cfg.seed if args.seed is None else args.seed
     make, seeds = evaluation_factory(cfg), partial(episode_seed, seed, "evaluation")

@@ -146,18 +146,27 @@ def compose(words: Sequence[str]) -> Config:
     return from_values(config.compose(words, LAYOUT))
 
 
-def of_run(run: Path, **changes: Any) -> Config:
+def of_run(run: Path, own: str = "", **changes: Any) -> Config:
     """The configuration in a run's folder or an exported one, but for `changes`.
 
+    Args: `own`: the environment of the user's own that they typed themselves. What a folder alone
+    names is never imported.
+
     Raises:
-        ConfigError: there is none, or it is of another version of this code.
+        ConfigError: there is none, it is of another version of this code, or of such an environment
+            that was not typed.
     """
     try:
         # On a machine of its own.
-        off = dict.fromkeys(("cuda_graph", "fused_kernels"), False)
-        return from_values({**read_config(run), **off, **changes})
+        cfg = from_values({**read_config(run), "cuda_graph": False, **changes})
+        if ":" in cfg.subject and cfg.subject != own:
+            raise ConfigError(
+                f"was trained on {cfg.subject}, and code is not imported on a folder's word; "
+                f"if it is yours, add --own {cfg.subject}"
+            )
     except ConfigError as error:
         raise ConfigError(f"RUN={run}: {error}") from error
+    return cfg
 
 
 def from_values(values: Mapping[str, Any]) -> Config:

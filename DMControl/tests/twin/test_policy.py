@@ -138,6 +138,23 @@ def test_it_scores_as_the_run_did(
     assert len(list(out.iterdir())) == 2
 
 
+def test_code_that_a_folder_names_is_imported_if_it_is_typed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "stranger.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder, name = shutil.copytree(run, tmp_path / "run"), "stranger:Game-v0"
+    config = (run / "config.yaml").read_text()
+    known = f"{protocol.TASK_KEY}:\n  name: "
+    assert known in config
+    (folder / "config.yaml").write_text(config.replace(known, f"{known}{name} #"))
+    for words in ([], ["--random"], ["--own=other:Game-v0"]):
+        assert evaluate.main([str(folder), *words]) == 2
+        assert capsys.readouterr().err.startswith(f"error: RUN={folder}: was trained on {name}, ")
+    with pytest.raises(SystemExit, match="imported"):
+        evaluate.main([str(folder), f"--own={name}"])
+
+
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda path: path.name)
 def test_what_is_shipped_meets_its_card(folder: Path, tmp_path: Path) -> None:
     """An episode; on another machine it is another one, of the same kind."""
