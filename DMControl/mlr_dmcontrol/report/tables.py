@@ -249,8 +249,8 @@ def seeds_needed(study: Study) -> pd.DataFrame:
     Of the Baseline, or the first method without it. A gain is a share of its mean and is seen with
     80 % power, two-sided at 95 %, by as many seeds of another method that spreads as much.
     """
-    method = protocol.BASELINE if protocol.BASELINE in study.methods else study.methods[:1]
-    own = study.runs[study.runs["method"].isin([method] if isinstance(method, str) else method)]
+    first = study.methods[:1] if protocol.BASELINE not in study.methods else [protocol.BASELINE]
+    own = study.runs[study.runs["method"].isin(first)]
     hours = pd.to_numeric(own["hours"], errors="coerce")
     own = own.assign(minutes=hours * 60).groupby(["task", "method"], sort=False)
     table = own.agg(minutes=("minutes", "mean"), mean=("mean", "mean"), std=("mean", "std"))
