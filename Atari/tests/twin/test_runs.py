@@ -294,10 +294,13 @@ def test_every_state_is_told(tmp_path: Path) -> None:
     assert not done
 
 
-def test_exit_code_says_whether_all_is_done(tmp_path: Path) -> None:
+def test_exit_code_says_whether_all_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = make_run(tmp_path, A, "mlr", 1)
     listed = {path: path.stat().st_mtime_ns for path in (before, *before.iterdir())}
-    assert page.main(["--status", str(tmp_path)]) == 0
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    assert page.main(["--status", f"~/{tmp_path.name}"]) == 0
     make_run(tmp_path, B, BASELINE, 1, status="preempted", final={})
     assert page.main(["--status", str(tmp_path)]) == 2
     assert page.main(["--status", str(tmp_path / "nothing")]) == 2

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import os
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -141,18 +140,11 @@ def spr() -> np.ndarray:
     folder = Path(os.environ.get("MLR_PUBLISHED", ROOT.parent / "shared" / "published"))
     if not (folder / "atari100k_runs.csv").is_file():
         pytest.skip(f"no published single runs at {folder}; set MLR_PUBLISHED")
-    scale: dict[str, dict[str, float]] = defaultdict(dict)
-    with (folder / "atari100k_scores.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["method"] in ("random", "human"):
-                scale[row["game"]][row["method"]] = float(row["score"])
-    runs: dict[str, list[float]] = defaultdict(list)
-    with (folder / "atari100k_runs.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["method"] == "spr":
-                low, high = scale[row["game"]]["random"], scale[row["game"]]["human"]
-                runs[row["game"]].append((float(row["score"]) - low) / (high - low))
-    return np.asarray(list(runs.values()))
+    scores = pd.read_csv(folder / "atari100k_scores.csv").pivot(index="game", columns="method")
+    low, high = scores["score", "random"], scores["score", "human"]
+    runs = pd.read_csv(folder / "atari100k_runs.csv").query("method == 'spr'")
+    runs = runs.pivot(index="game", columns="run", values="score")
+    return runs.sub(low, axis=0).div(high - low, axis=0).to_numpy()
 
 
 @pytest.mark.parametrize(("metric", "experiments"), [("mean", 1500), ("iqm", 300), ("single", 300)])
