@@ -56,7 +56,8 @@ stay; a test calls each::
     rainbow.Rainbow.update(batch, noise, copy_target)
     rainbow.Rainbow.rl_loss(batch, noise)
     objectives.interface.Objective.loss(encoder, batch, noise)
-    environment.EnvironmentSettings(protocol, emulator, image_size, frame_stack, frame_skip)
+    environment.EnvironmentSettings(protocol, emulator, image_size, frame_stack, frame_skip,
+                                    max_steps, kwargs)
     environment.make_environment(game, settings, training, seed, episode_seed)
 """
 

@@ -50,7 +50,8 @@ stay; a test calls each::
     sac.SAC.critic_terms(batch, noise)
     sac.SAC.actor_terms(batch, noise)
     objectives.interface.Objective.loss(encoder, batch, noise)
-    environment.EnvironmentSettings(image_size, frame_stack, action_repeat, camera_id, fast_render)
+    environment.EnvironmentSettings(image_size, frame_stack, action_repeat, max_steps, camera_id,
+                                    fast_render, kwargs)
     environment.PixelControlEnv(task, settings, episode_seed)
 """
 

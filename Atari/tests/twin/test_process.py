@@ -41,7 +41,11 @@ from mlr_atari.build import set_up_process
 
 for deterministic, precision in ((True, "fp32"), (False, "bf16")):
     cfg = SimpleNamespace(
-        device="cpu", deterministic=deterministic, precision=precision, threads=2
+        device="cpu",
+        deterministic=deterministic,
+        precision=precision,
+        threads=2,
+        fused_kernels=False,
     )
     assert set_up_process(cfg) == torch.device("cpu")
     assert torch.get_num_threads() == 2
