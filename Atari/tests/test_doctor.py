@@ -69,7 +69,10 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert "runs_dir=" in line(lines, "wrong", "disk")
 
 
-def test_no_gpu_where_one_is_asked_for() -> None:
-    code, lines = doctor("device=cuda", CUDA_VISIBLE_DEVICES="")
-    assert code == 1
-    assert "device=cuda: " in line(lines, "wrong", "settings")
+@pytest.mark.parametrize(
+    "word, name",
+    [("device=cuda", "settings"), ("resume=must", "folder"), ("runs_dir=/dev/null", "folder")],
+)
+def test_what_training_would_refuse(word: str, name: str) -> None:
+    code, lines = doctor(word, CUDA_VISIBLE_DEVICES="")
+    assert code == 1 and line(lines, "wrong", name)

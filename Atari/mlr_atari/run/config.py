@@ -239,16 +239,11 @@ def help_text(layout: Layout) -> str:
     """How to start, what each group offers, and train.yaml, whose comments say what a key is."""
     subject, subjects = layout.subject, layout.sets["all"]
     choices = {group: layout.options(group) for group in layout.groups} | {subject: subjects}
-    lines = [f"{group}={', '.join(names)}" for group, names in choices.items()]
-    return "\n".join(
-        [
-            f"python train.py {subject}={subjects[0]} agent=mlr seed=1",
-            "",
-            *(textwrap.fill(line, 98, subsequent_indent="  ") for line in lines),
-            "",
-            (layout.directory / "train.yaml").read_text(encoding="utf-8").rstrip(),
-        ]
-    )
+    offers = [f"{group}={', '.join(names)}" for group, names in choices.items()]
+    lines = [textwrap.fill(offer, 98, subsequent_indent="  ") for offer in offers]
+    text = (layout.directory / "train.yaml").read_text(encoding="utf-8").rstrip()
+    first = f"python train.py {subject}={subjects[0]} agent=mlr seed=1"
+    return "\n".join([first, "", *lines, "", text])
 
 
 def say(text: str) -> None:

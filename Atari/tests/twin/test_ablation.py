@@ -59,7 +59,6 @@ def test_values_on_the_command_line_take_the_files_place() -> None:
     [
         (["-m", "ablation=mask_rato"], "mask_ratio"),
         (["-m", "ablation=loss_positions", "agent.loss_positions=all"], "loss_positions sets it"),
-        (["ablation=momentum"], "add -m"),
     ],
 )
 def test_what_is_refused(

@@ -227,11 +227,6 @@ def test_wrong_words_are_refused_in_one_line(line: str, named: str) -> None:
     assert named in message.partition(": ")[2]
 
 
-def test_a_refusal_says_what_is_wrong_and_what_would_be_right() -> None:
-    for word in ("agent=mrl", "agent.patch_size=13", "seed", "resume=mst", "tag=a/b"):
-        assert re.fullmatch(rf"{re.escape(word)}: [^;]+; [^;]+", refusal(word))
-
-
 def test_exit_codes_are_what_scripts_rely_on() -> None:
     kinds = [errors.ConfigError, errors.CheckpointError, errors.SimulatorError]
     kinds += [errors.StorageError, errors.NonFiniteError, errors.Preempted]
