@@ -132,7 +132,7 @@ def test_another_format_is_refused_whatever_lies_beside_it(tmp_path: Path) -> No
     for step in (6, 11):
         Run(tmp_path).save(step)
     forge(files(tmp_path, 11)["json"], {"schema": 99})
-    with pytest.raises(CheckpointError, match="schema 99, this code reads 2"):
+    with pytest.raises(CheckpointError, match="schema 99, this code reads 3"):
         Run(tmp_path).load()
     old = tmp_path / "old" / "checkpoints" / "step_000000006" / "manifest.json"
     old.parent.mkdir(parents=True)

@@ -39,7 +39,7 @@ from .guard import first_non_finite, write_report
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 2
+SCHEMA = 3
 _ATTEMPTS = 3  # failed saves in a row that end a run
 _LARGEST_JSON = 2**24  # bytes; one of the benchmark's 100k steps takes some kilobytes
 _PUBLISHED = re.compile(r"step_(\d{9,})(\.json)?")  # without: a folder of schema 1
