@@ -55,8 +55,9 @@ def test_it_is_evaluated_in_other_processes_and_filmed(tmp_path: Path) -> None:
     for processes, places in ((0, 1), (2, 4)):
         with closing(EvaluationEnvs(factory, places, processes)) as envs:
             results.append(evaluate(policy, envs, 5, lambda number: 7 + number))
-    assert results[0] is not None
-    assert [results[0].scores, results[0].lengths] == [results[1].scores, results[1].lengths]
+    assert results[0] is not None and results[1] is not None
+    assert results[0].scores == results[1].scores
+    assert results[0].lengths == results[1].lengths
     assert len(set(results[0].lengths)) > 1
     assert record_video(policy, factory(), 7, tmp_path / "film") == results[0].scores[0]
     with imageio.get_reader(tmp_path / "film.mp4") as film:
