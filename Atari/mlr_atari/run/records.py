@@ -188,7 +188,10 @@ class Records:
         for episode, (value, length) in enumerate(zip(values, result.lengths, strict=True)):
             cells = {"episode": episode, "value": value, "length": length}
             self._tables["eval_episodes"].row({**steps, **cells})
-        charts = {f"eval/{benchmark.CHART}": score["mean"], "time/evaluation_seconds": result.seconds}
+        charts = {
+            f"eval/{benchmark.CHART}": score["mean"],
+            "time/evaluation_seconds": result.seconds,
+        }
         if score["normalized"] is not None:
             charts["eval/normalized_score"] = score["normalized"]
         self._plot(charts)
