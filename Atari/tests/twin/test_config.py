@@ -136,7 +136,7 @@ def test_a_sweep_is_split_into_jobs_that_compose() -> None:
         f"{SUBJECT}=all,dev": LAYOUT.sets["all"],
         f"{SUBJECT}=choice({','.join(LAYOUT.sets['dev'])})": LAYOUT.sets["dev"],
         f"{SUBJECT}=a.b:C-v0,d/e": ("a.b:C-v0", "d/e"),
-        f"{SUBJECT}=glob(*)": {*LAYOUT.sets["all"], *LAYOUT.options(SUBJECT)},
+        f"{SUBJECT}=glob(*)": sorted({*LAYOUT.sets["all"], *LAYOUT.options(SUBJECT)}),
         "agent=glob(mlr*)": ("mlr", "mlr_official"),
         "seed=range(1,4)": ("1", "2", "3"),
         "agent.num_filters=[4],[8]": ("[4]", "[8]"),
