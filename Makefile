@@ -11,9 +11,9 @@ PYTHON_VENV := ../.venv/bin/python
 READY := .venv/.ready
 # The demo's runs: their task or game, and what is smaller than in preset laptop.
 DEMO_TASK := walker_stand
-DEMO_TASK_SETTINGS := budget=20000 environment.action_repeat=4 scale.warmup_updates=1200 evaluation.every=4000
+DEMO_TASK_SETTINGS := budget=16000 environment.action_repeat=4 scale.warmup_updates=960 evaluation.every=4000
 DEMO_GAME := amidar
-DEMO_GAME_SETTINGS := budget=5000 agent.importance_exponent_steps=5000 evaluation.every=1000
+DEMO_GAME_SETTINGS := budget=4000 agent.importance_exponent_steps=4000 evaluation.every=1000
 DEMO := preset=laptop seed=1 runs_dir=runs/demo
 
 # Both cores are used by running two tests at once, each with one thread.
