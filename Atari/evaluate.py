@@ -27,7 +27,7 @@ from mlr_atari.policy import claim, is_exported, load_policy
 from mlr_atari.rainbow import evaluation_noise
 from mlr_atari.run import evaluation
 from mlr_atari.run.evaluation import EvaluationEnvs, Policy
-from mlr_atari.run.process import script
+from mlr_atari.run.process import script, typed_path
 from mlr_atari.run.schema import LARGEST
 from mlr_atari.run.seeding import episode_seed
 from mlr_atari.settings import of_run
@@ -36,22 +36,18 @@ from mlr_atari.settings import of_run
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=_path, metavar="RUN", help="folders of runs")
+    parser.add_argument("runs", nargs="+", type=typed_path, metavar="RUN", help="folders of runs")
     parser.add_argument("--episodes", type=int, default=100, help="games to play (100)")
     parser.add_argument("--seed", type=int, help="of the games (default: the run's)")
     parser.add_argument("--processes", type=int, default=0, help="emulators in own processes (0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
-    parser.add_argument("--out", type=_path, help="folder for the results (default: in the run's)")
-    parser.add_argument("--export", type=_path, help="new folder for the weights and the score")
+    parser.add_argument("--out", type=typed_path, help="folder for results (default: in the run's)")
+    parser.add_argument("--export", type=typed_path, help="new folder for weights and score")
     parser.add_argument("--own", default="", help="your own environment, where it is one's")
     parser.add_argument("--random", action="store_true", help="uniformly random actions instead")
     parser.add_argument("--video", action="store_true", help="film one game, as mp4 and GIF")
     parser.add_argument("--watch", action="store_true", help="first show one game in a window")
     return parser.parse_args(argv)
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()
 
 
 def random_policy(env: GameEnv) -> Policy:

@@ -187,10 +187,10 @@ def train(cfg: Config, work: Callable[[Trainer], None] = methodcaller("train")) 
 
     Args: `work`: what is done once the trainer is ready; `benchmark.py` measures instead.
     """
-    path = protocol.run_path(cfg)
+    path, device = protocol.run_path(cfg), None
     if look(path, plain(cfg), cfg.resume)[0] == "waiting":  # what is refused leaves no folder
         check_memory(cfg)
-        set_up_process(cfg)
+        device = set_up_process(cfg)
         evaluation_factory(cfg)().close()
     with (
         RunFolder(path, plain(cfg), resume=cfg.resume, packages=protocol.PACKAGES) as folder,
@@ -199,7 +199,7 @@ def train(cfg: Config, work: Callable[[Trainer], None] = methodcaller("train")) 
         if folder.finished:
             print(f"{folder.path} is finished: see final.json; nothing to do")
             return
-        with build_parts(cfg, set_up_process(cfg)) as parts:
+        with build_parts(cfg, device or set_up_process(cfg)) as parts:
             Trainer(cfg, parts, folder, stop).run(work)
 
 

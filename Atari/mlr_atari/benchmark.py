@@ -21,9 +21,10 @@ import torch
 from torch.autograd import DeviceType
 
 from .cost import update_flops
-from .errors import ConfigError, RunError
+from .errors import ConfigError
 from .machine import copy_rate, hardware, matmul_rate, seconds_of_call
 from .run.folder import revision
+from .run.process import script
 from .settings import Config
 
 Row = dict[str, Any]
@@ -64,6 +65,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, words
 
 
+@script
 def main(
     argv: Sequence[str],
     load: Callable[[Sequence[str]], Config],
@@ -76,14 +78,10 @@ def main(
         train: opens a run and calls a function with its trainer, instead of training it.
     """
     rows: list[Row] = []
-    try:
-        options, words = parse(argv)
-        with tempfile.TemporaryDirectory() as folder:
-            cfg = load([*words, f"runs_dir={folder}"])
-            train(cfg, lambda trainer: rows.append(measure(trainer, options)))
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    options, words = parse(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = load([*words, f"runs_dir={folder}"])
+        train(cfg, lambda trainer: rows.append(measure(trainer, options)))
     print(json.dumps(rows[0], indent=1) if options.json else "\n".join(lines(rows[0])))
     return 0
 

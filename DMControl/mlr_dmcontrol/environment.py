@@ -18,6 +18,7 @@ from .names import is_own
 from .own_environment import Answer, OwnEnvironment
 from .protocol import PROTOCOL, TASK_KEY, stamp
 from .renderer import Renderer, choose_renderer
+from .run.files import one_line
 from .run.schema import bounded
 from .tasks import canonical, domain_and_task
 
@@ -310,8 +311,7 @@ class SuiteTask:
         try:
             yield
         except (PhysicsError, FatalError) as error:
-            text = " ".join(str(error).split())
-            raise SimulatorError(f"{TASK_KEY}={self._task}: {text}") from error
+            raise SimulatorError(f"{TASK_KEY}={self._task}: {one_line(error)}") from error
 
 
 class OwnTask(OwnEnvironment):
@@ -324,7 +324,7 @@ class OwnTask(OwnEnvironment):
         low, high = np.isfinite(space.low), np.isfinite(space.high)
         if space.dtype.kind != "f" or (low != high).any():
             raise ConfigError(
-                f"{TASK_KEY}={task}: acts in {' '.join(str(space).split())}; actions must be real "
+                f"{TASK_KEY}={task}: acts in {one_line(str(space))}; actions must be real "
                 "numbers, each with two limits or none"
             )
         self.low = np.where(low, space.low, -1.0).astype(np.float64).ravel()

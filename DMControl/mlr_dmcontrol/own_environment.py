@@ -18,6 +18,7 @@ import numpy as np
 from gymnasium import spaces
 
 from .errors import ConfigError, SimulatorError
+from .run.files import one_line
 
 _LEAST_STEPS, _MOST_STEPS = 10, 200  # of a trial, which ends once it has seen enough
 _NUMBERS = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -69,8 +70,8 @@ class OwnEnvironment:
         self._renders = not (box and space.dtype == np.uint8 and _is_pixels(space.shape))
         if self._renders and not isinstance(space, _NUMBERS) and not (box and len(space.shape) < 2):
             raise ConfigError(
-                f"{self._title}: shows {_line(space)}; observations must be uint8 pixels (H, W), "
-                "(H, W, C) or (C, H, W) with 1 or 3 channels, or numbers beside a render() "
+                f"{self._title}: shows {one_line(str(space))}; observations must be uint8 pixels "
+                "(H, W), (H, W, C) or (C, H, W) with 1 or 3 channels, or numbers beside a render() "
                 "(gymnasium.wrappers.AddRenderObservation makes pixels of any)"
             )
         self._shape = None if self._renders else space.shape  # of a picture as it comes
@@ -80,7 +81,7 @@ class OwnEnvironment:
             self._env = self._made()
         self.action_space: Any = getattr(self._env, "action_space", None)
         if not isinstance(self.action_space, actions):
-            acts = f"acts in {_line(self.action_space)}; actions must be {actions.__name__}"
+            acts = f"acts in {one_line(str(self.action_space))}; actions must be {actions.__name__}"
             raise ConfigError(f"{self._title}: {acts}")
         rate = self._env.metadata.get("render_fps")
         self.frame_rate = float(rate) if isinstance(rate, Real) else np.nan
@@ -149,7 +150,7 @@ class OwnEnvironment:
         try:
             self._env.close()
         except Exception as error:  # noqa: BLE001 (the user's code may raise anything)
-            log.warning("%s: its close raised %s", self._title, _line(repr(error)))
+            log.warning("%s: its close raised %s", self._title, one_line(repr(error)))
 
     def fault(self, what: str, must: str) -> ConfigError:
         """An answer of a wrong form as an error: what it `must` be instead."""
@@ -166,7 +167,7 @@ class OwnEnvironment:
         try:
             return ask()
         except Exception as error:
-            text = f"{self._title}: its {what} raised {type(error).__name__}: {_line(error)}"
+            text = f"{self._title}: its {what} raised {type(error).__name__}: {one_line(error)}"
             if not self._played:
                 raise ConfigError(f"{text}; it must {must}") from error
             self._broken = True
@@ -199,10 +200,6 @@ class OwnEnvironment:
 def _is_pixels(shape: tuple[int, ...]) -> bool:
     coloured = len(shape) == 3 and not {shape[0], shape[2]}.isdisjoint({1, 3})
     return all(shape) and (coloured or len(shape) == 2)
-
-
-def _line(value: Any) -> str:
-    return " ".join(str(value).split())
 
 
 def _described(value: Any) -> str:

@@ -132,11 +132,11 @@ def load(argv: Sequence[str]) -> Config:
         ConfigError: the first thing that is wrong, in one line.
     """
     if {"-h", "--help"} & set(argv):
-        config.say(config.help_text(LAYOUT))
+        print(config.help_text(LAYOUT))
         raise SystemExit(0)
     cfg = compose(argv)
     if "--print-config" in argv:
-        config.say(yaml.safe_dump(plain(cfg), sort_keys=False).rstrip())
+        print(yaml.safe_dump(plain(cfg), sort_keys=False).rstrip())
         raise SystemExit(0)
     return cfg
 

@@ -13,8 +13,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .. import protocol
-from ..errors import RunError
 from ..run import plan
+from ..run.process import script, typed_path
 from . import plots, runs, tables, verdict
 from .runs import RUN_COLUMNS
 from .tables import Study
@@ -22,24 +22,21 @@ from .tables import Study
 RESULTS = Path(__file__).parents[2] / "results"
 
 
+@script
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `report.py`; returns its exit code: 0, or 2 for wrong input, refused or incomplete."""
     arguments = _parser().parse_args(argv)
     paths = arguments.runs
-    try:
-        if arguments.status:
-            found = runs.load([path for path in paths or [Path("runs")] if path.is_dir()])
-            text, done = runs.status(found)
-        elif arguments.plan:
-            planned = plan.read(arguments.plan, protocol.TASK_KEY, protocol.canonical_task)
-            found = runs.load(paths) if paths else runs.results(RESULTS)
-            print("".join(f"{note}\n" for note in found.notes), end="", file=sys.stderr)
-            text, done = verdict.judge(planned, found)
-        else:
-            return _report(arguments)
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    if arguments.status:
+        found = runs.load([path for path in paths or [Path("runs")] if path.is_dir()])
+        text, done = runs.status(found)
+    elif arguments.plan:
+        planned = plan.read(arguments.plan, protocol.TASK_KEY, protocol.canonical_task)
+        found = runs.load(paths) if paths else runs.results(RESULTS)
+        print("".join(f"{note}\n" for note in found.notes), end="", file=sys.stderr)
+        text, done = verdict.judge(planned, found)
+    else:
+        return _report(arguments)
     print(text)
     return 0 if done else 2
 
@@ -149,20 +146,17 @@ def _uneven(curves: pd.DataFrame) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    def path(text: str) -> Path:
-        return Path(text).expanduser()
-
     parser = argparse.ArgumentParser(
         prog="report.py",
         description="Figures, tables and one HTML page from runs; without RUNS from results/.",
     )
     add = parser.add_argument
-    add("runs", nargs="*", type=path, metavar="RUNS", help="run folders, or above")
-    add("--out", type=path, default=Path("report_out"), help="folder to write to")
+    add("runs", nargs="*", type=typed_path, metavar="RUNS", help="run folders, or above")
+    add("--out", type=typed_path, default=Path("report_out"), help="folder to write to")
     add("--allow-mixed", action="store_true", help="draw runs that differ in settings; says so")
     add("--published", default=",".join(protocol.PUBLISHED), metavar="NAMES",
         help="published methods to show (default: %(default)s)")  # fmt: skip
-    add("--plan", type=path, metavar="YAML",
+    add("--plan", type=typed_path, metavar="YAML",
         help="print the verdict of results/plans/<name>.yaml; exit code 0 if its runs are all there"
     )  # fmt: skip
     add("--status", action="store_true",

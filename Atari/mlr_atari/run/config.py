@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -244,11 +243,3 @@ def help_text(layout: Layout) -> str:
     text = (layout.directory / "train.yaml").read_text(encoding="utf-8").rstrip()
     first = f"python train.py {subject}={subjects[0]} agent=mlr seed=1"
     return "\n".join([first, "", *lines, "", text])
-
-
-def say(text: str) -> None:
-    """Print, also where the reader has seen enough (`| head`) or is gone."""
-    try:
-        print(text, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end

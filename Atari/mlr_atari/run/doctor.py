@@ -20,8 +20,8 @@ import psutil
 import torch
 
 from ..errors import RunError, SimulatorError
-from .config import say
 from .folder import installed, look
+from .process import script
 from .schema import RunSettings, plain
 from .sweep import GIGA, Estimate, existing, free_disk, hours_text
 
@@ -39,6 +39,7 @@ class Line:
     remedy: str = ""
 
 
+@script
 def main(
     argv: Sequence[str],
     about: str,
@@ -62,7 +63,7 @@ def main(
         in_lock_step: packages that fail with any other version.
     """
     if {"-h", "--help"} & set(argv):
-        say(about.strip())
+        print(about.strip())
         return 0
     lines = list(packages(requirements, in_lock_step))
     try:
@@ -76,11 +77,11 @@ def main(
     for line in lines:
         mark = f"{line.state:<5}"
         mark = f"\033[{_COLOURS[line.state]}m{mark}\033[0m" if sys.stdout.isatty() else mark
-        say(f"{mark}  {line.name:<{width}}  {line.text}")
+        print(f"{mark}  {line.name:<{width}}  {line.text}")
         if line.remedy:
-            say(f"{'':<7}{'':<{width}}  -> {line.remedy}")
+            print(f"{'':<7}{'':<{width}}  -> {line.remedy}")
     wrong = sum(line.state == "wrong" for line in lines)
-    say(f"a run would fail: {wrong} wrong" if wrong else "a run would work")
+    print(f"a run would fail: {wrong} wrong" if wrong else "a run would work")
     return 1 if wrong else 0
 
 

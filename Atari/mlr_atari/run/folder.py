@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ import yaml
 
 from ..errors import ConfigError, Preempted, StorageError
 from . import disk
-from .files import Fields, fields, one_line, read_mapping
+from .files import fields, one_line, read_mapping
 
 log = logging.getLogger(__name__)
 
@@ -280,13 +280,7 @@ def _examine(
     except FileNotFoundError:
         names = []
     content = [name for name in names if name not in _NOT_CONTENT and not name.startswith(".")]
-    tables = [name for name in content if name.endswith(".csv")]
-    for name in (*_WRITTEN_IN_PLACE, *tables):
-        if disk.is_link(path / name):
-            raise ConfigError(
-                f"runs_dir: {path / name} is a link, and a run writes through none; put what it "
-                f"leads to in its place, or {_REMEDY}"
-            )
+    _refuse_links(path, content)
     if resume == "never" and content:
         raise ConfigError(f"resume=never: {path} already holds a run; {_REMEDY}, or resume=auto")
     saved = any(path.glob("checkpoints/step_*"))
@@ -299,11 +293,7 @@ def _examine(
             f"runs_dir: {path} holds {one_line(content[0])} but no config.yaml of a run; {_REMEDY}"
         )
     try:
-        record = fields(path / "run.json") if "run.json" in content else Fields(path, {})
-        starts, seconds = record.get("starts", int, 0), record.content.get("seconds", {})
-        numbers = seconds.values() if isinstance(seconds, dict) else [None]
-        if not all(isinstance(number, int | float) for number in numbers):
-            raise ConfigError(f"{record.path}: seconds={one_line(seconds)}; must be numbers")
+        record = _read_record(path / "run.json") if "run.json" in content else {"starts": 0}
         old = flatten(read_mapping(path / "config.yaml"))
     except ConfigError as error:
         raise ConfigError(f"{error}; put it right, or {_REMEDY}") from error
@@ -317,14 +307,35 @@ def _examine(
         raise ConfigError(
             f"{shown}: not what the run in {path} was started with; {_REMEDY}, or go on as before"
         )
-    status = record.content.get("status")
+    status = record.get("status")
     finished = status == "finished" and not grown
     if not saved and not finished and ("final.json" in content or status in _SAVED):
         raise ConfigError(
             f"runs_dir: {path} holds rows of a run but its checkpoints are gone; bring one back, "
             f"or {_REMEDY}"
         )
-    return {**record.content, "starts": starts}, shown, finished
+    return record, shown, finished
+
+
+def _refuse_links(path: Path, content: Sequence[str]) -> None:
+    """Raises: ConfigError: what a run writes to, in its folder of that content, is a link."""
+    tables = [name for name in content if name.endswith(".csv")]
+    for name in (*_WRITTEN_IN_PLACE, *tables):
+        if disk.is_link(path / name):
+            raise ConfigError(
+                f"runs_dir: {path / name} is a link, and a run writes through none; put what it "
+                f"leads to in its place, or {_REMEDY}"
+            )
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """What `run.json` holds, of which counts and seconds are gone on with."""
+    record = fields(path)
+    starts, seconds = record.get("starts", int, 0), record.content.get("seconds", {})
+    numbers = seconds.values() if isinstance(seconds, dict) else [None]
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise ConfigError(f"{path}: seconds={one_line(seconds)}; must be numbers")
+    return {**record.content, "starts": starts}
 
 
 def identity(config: Mapping[str, Any]) -> str:

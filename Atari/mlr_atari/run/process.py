@@ -10,12 +10,13 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from types import FrameType
 from typing import Any, ParamSpec
 
 from ..errors import RunError
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 Arguments = ParamSpec("Arguments")
 
@@ -40,6 +41,11 @@ def script(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
             return 128 + signal.SIGINT
 
     return run
+
+
+def typed_path(text: str) -> Path:
+    """A path from a command line: `~` is the user's home."""
+    return Path(text).expanduser()
 
 
 class _Lossy(io.FileIO):
@@ -106,7 +112,7 @@ class StopRequest:
                 "not in the main thread: no signal will be heard; end the run some other way"
             )
             return self
-        for number in _SIGNALS:
+        for number in SIGNALS:
             # Whoever starts us with nohup wants no end when the terminal closes.
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._receive)

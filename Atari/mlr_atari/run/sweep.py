@@ -31,7 +31,7 @@ from omegaconf import OmegaConf
 
 from ..errors import ConfigError, Preempted, RunError, suggestion
 from . import plan
-from .config import Layout, expand, say, spelt
+from .config import Layout, expand, spelt
 from .folder import MAY_CHANGE, look
 from .process import StopRequest
 from .schema import RunSettings, plain
@@ -130,16 +130,16 @@ def main(
     jobs = _jobs([(words, cfg, run_path(cfg)) for words, cfg in composed], layout)
     refused = [job for job in jobs if job.state == "refused"]
     if "plan=true" in argv or not (_several(argv) or "plan=false" in argv):
-        say(_survey([(job, estimate(job.cfg)) for job in jobs]))
+        print(_survey([(job, estimate(job.cfg)) for job in jobs]))
         return ConfigError.exit_code if refused else 0
     # What seems to run elsewhere may have died there: its lock decides.
     todo = [job for job in jobs if job.state in ("waiting", "resumes", "running")]
     outcomes = [Outcome(job.name, 0) for job in jobs if job.state == "finished"]
-    say(f"{len(jobs)} runs: {len(outcomes)} finished already, {len(todo)} to do")
+    print(f"{len(jobs)} runs: {len(outcomes)} finished already, {len(todo)} to do")
     outcomes += [Outcome(job.name, ConfigError.exit_code, job.detail) for job in refused]
     if todo:
         outcomes += launch(todo, launcher)
-    say(summary(outcomes, jobs[0].log.parent))
+    print(summary(outcomes, jobs[0].log.parent))
     return exit_code(outcomes)
 
 
@@ -402,7 +402,7 @@ def launch(jobs: Sequence[Job], launcher: Launcher) -> list[Outcome]:
         while not all(future.done() for future in futures):
             if request.requested and not stop.exists():
                 stop.touch()
-                say(f"{request.reason}: every run saves and ends")
+                print(f"{request.reason}: every run saves and ends")
             time.sleep(_POLL_SECONDS)
         for share, future in zip(shares, futures, strict=True):
             try:

@@ -23,7 +23,7 @@ from ..report import plots, runs
 from ..run.checkpoint import Checkpoint, agent_checkpoint
 from ..run.disk import write_atomically
 from ..run.files import one_line, read_text
-from ..run.process import script
+from ..run.process import script, typed_path
 from ..run.schema import plain
 from ..settings import Config, of_run
 from . import figures, world
@@ -56,13 +56,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("runs", nargs="*", type=_path, metavar="RUN", help="folders of runs")
-    add("--out", type=_path, default=Path("results/probe"), help="folder of results")
-    add("--policy", type=_path, help="whose actions are predicted (the best of the RUNs)")
+    add("runs", nargs="*", type=typed_path, metavar="RUN", help="folders of runs")
+    add("--out", type=typed_path, default=Path("results/probe"), help="folder of results")
+    add("--policy", type=typed_path, help="whose actions are predicted (the best of the RUNs)")
     add("--episodes", type=int, default=20, help="to probe on (20)")
     add("--steps", type=int, default=200, help="samples of an episode (200)")
     add("--seed", type=int, default=0, help="of the episodes (0)")
-    add("--cache", type=_path, default=Path("runs/.probe"), help="their folder")
+    add("--cache", type=typed_path, default=Path("runs/.probe"), help="their folder")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     options = parser.parse_args(argv)
     if not options.runs:
@@ -238,7 +238,3 @@ def merged(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[[*_KEY, *rows.columns.difference(_KEY, sort=False)]]
     write_atomically(path, rows.to_csv(index=False, float_format="%.6g", na_rep="nan"))
     return rows
-
-
-def _path(word: str) -> Path:
-    return Path(word).expanduser()

@@ -29,6 +29,7 @@ import numpy as np
 
 from ..errors import ConfigError, NonFiniteError, RunError, SimulatorError, StorageError
 from .disk import own_folder
+from .process import SIGNALS
 
 # Observations uint8 (n, ...) and the generators of their episodes, for a policy that now and then
 # acts at random, to n actions.
@@ -413,7 +414,7 @@ class _Worker:
 
 def serve(file_number: int) -> None:
     """A worker's life: answer until the other end is closed, on purpose or by its death."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # schedulers send them to every process of a job
     connection, group = Connection(file_number), None
     try:
