@@ -11,9 +11,9 @@ PYTHON_VENV := ../.venv/bin/python
 READY := .venv/.ready
 # The demo's runs: their task or game, and what is smaller than in preset laptop.
 DEMO_TASK := walker_stand
-DEMO_TASK_SETTINGS := budget=16000 environment.action_repeat=4 scale.warmup_updates=960 evaluation.every=4000
+DEMO_TASK_SETTINGS := budget=20000 environment.action_repeat=4 scale.warmup_updates=1200 evaluation.every=4000
 DEMO_GAME := amidar
-DEMO_GAME_SETTINGS := budget=4000 agent.importance_exponent_steps=4000 evaluation.every=1000
+DEMO_GAME_SETTINGS := budget=5000 agent.importance_exponent_steps=5000 evaluation.every=1000
 DEMO := preset=laptop seed=1 runs_dir=runs/demo
 
 # Both cores are used by running two tests at once, each with one thread.
@@ -28,18 +28,19 @@ setup: $(READY) ## .venv with all packages, and headless OpenGL (the others call
 $(READY): .ci/setup $(wildcard $(TREES:%=%/requirements*.txt) $(TREES:%=%/constraints.txt))
 	@.ci/setup
 
-demo: demo-dmcontrol demo-atari ## train and evaluate MLR on a real task and a real game
+demo: $(READY) ## train and evaluate MLR on a real task and a real game, both at once
+	@$(MAKE) --no-print-directory -j 2 demo-dmcontrol demo-atari
 	@printf '\nBoth runs are done. Their curves:\n'
 	@printf '  .venv/bin/tensorboard --logdir_spec dmcontrol:DMControl/runs/demo,atari:Atari/runs/demo\n'
 	@find DMControl/runs/demo Atari/runs/demo -name eval.csv | sed 's/^/  /'
 
 demo-dmcontrol: $(READY)
-	cd DMControl && $(PYTHON_VENV) train.py task=$(DEMO_TASK) $(DEMO) $(DEMO_TASK_SETTINGS)
-	cd DMControl && $(PYTHON_VENV) evaluate.py runs/demo/$(DEMO_TASK)/mlr/seed_1 --episodes 10 --video
+	cd DMControl && $(PYTHON_VENV) train.py task=$(DEMO_TASK) $(DEMO) $(DEMO_TASK_SETTINGS) 2>&1 | sed -u 's/^/control  /'
+	cd DMControl && $(PYTHON_VENV) evaluate.py runs/demo/$(DEMO_TASK)/mlr/seed_1 --episodes 10 --video 2>&1 | sed -u 's/^/control  /'
 
 demo-atari: $(READY)
-	cd Atari && $(PYTHON_VENV) train.py game=$(DEMO_GAME) $(DEMO) $(DEMO_GAME_SETTINGS)
-	cd Atari && $(PYTHON_VENV) evaluate.py runs/demo/$(DEMO_GAME)/mlr/seed_1 --episodes 10 --video
+	cd Atari && $(PYTHON_VENV) train.py game=$(DEMO_GAME) $(DEMO) $(DEMO_GAME_SETTINGS) 2>&1 | sed -u 's/^/atari    /'
+	cd Atari && $(PYTHON_VENV) evaluate.py runs/demo/$(DEMO_GAME)/mlr/seed_1 --episodes 10 --video 2>&1 | sed -u 's/^/atari    /'
 
 # Everything is checked even when something before it failed; one failure fails the whole. Twins are
 # proven equal by lint, so their tests run in one tree only; `python -m pytest` in a tree runs all.
