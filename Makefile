@@ -36,10 +36,12 @@ demo: $(READY) ## train and evaluate MLR on a real task and a real game, both at
 
 demo-dmcontrol: $(READY)
 	cd DMControl && $(PYTHON_VENV) train.py task=$(DEMO_TASK) $(DEMO) $(DEMO_TASK_SETTINGS) 2>&1 | sed -u 's/^/control  /'
+	cd DMControl && $(PYTHON_VENV) evaluate.py runs/demo/$(DEMO_TASK)/mlr/seed_1 --random --episodes 10 2>&1 | sed -u 's/^/control  random: /'
 	cd DMControl && $(PYTHON_VENV) evaluate.py runs/demo/$(DEMO_TASK)/mlr/seed_1 --episodes 10 --video 2>&1 | sed -u 's/^/control  /'
 
 demo-atari: $(READY)
 	cd Atari && $(PYTHON_VENV) train.py game=$(DEMO_GAME) $(DEMO) $(DEMO_GAME_SETTINGS) 2>&1 | sed -u 's/^/atari    /'
+	cd Atari && $(PYTHON_VENV) evaluate.py runs/demo/$(DEMO_GAME)/mlr/seed_1 --random --episodes 10 2>&1 | sed -u 's/^/atari    random: /'
 	cd Atari && $(PYTHON_VENV) evaluate.py runs/demo/$(DEMO_GAME)/mlr/seed_1 --episodes 10 --video 2>&1 | sed -u 's/^/atari    /'
 
 # Everything is checked even when something before it failed; one failure fails the whole. Twins are
