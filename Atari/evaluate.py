@@ -95,7 +95,7 @@ def score(run: Path, args: argparse.Namespace) -> None:
             saved.export(args.export, scores, seed)
         if args.video:
             filmed = evaluation.record_video(policy, env, seeds(0), path.with_suffix(""))
-            print(f"filmed {protocol.METRIC} {filmed:.1f}: {path.stem}.mp4, {path.stem}.gif")
+            print(f"filmed {protocol.METRIC} {filmed:.1f}: {path.stem}.mp4")
 
 
 @script

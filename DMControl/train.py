@@ -46,17 +46,12 @@ class Trainer:
         self.cfg, self.parts, self.folder, self.stop = cfg, parts, folder, stop
         self.env, self.agent, self.replay = parts.env, parts.agent, parts.replay
         self.streams, self.progress = Streams(cfg.seed), Progress()
-        self.learner = Learner(
-            self.agent,
-            self.replay,
-            self.streams,
-            compile_losses=cfg.compile,
-            cuda_graph=cfg.cuda_graph,
-        )
-        metrics, names = self.learner.metrics, self.learner.diagnostic_names
-        sinks, subject = cfg.logging.sinks, cfg.task.name
+        fast = {"compile_losses": cfg.compile, "cuda_graph": cfg.cuda_graph}
+        self.learner = Learner(self.agent, self.replay, self.streams, **fast)
+        metrics, names, budget = self.learner.metrics, self.learner.diagnostic_names, cfg.budget
+        subject, sinks = cfg.task.name, cfg.logging.sinks
         self.records = Records(
-            folder, self.progress, metrics, names, protocol, subject, cfg.budget, sinks
+            folder, self.progress, metrics, names, protocol, subject, budget, sinks
         )
         self.checkpointer = Checkpointer(folder.path, cfg.checkpoint.keep, folder.identity)
         self.schedule = SaveSchedule(cfg.checkpoint.every_minutes, cfg.checkpoint.every_steps)
@@ -65,7 +60,7 @@ class Trainer:
             "replay": self.replay,
             "environment": self.env,
             "progress": self.progress,
-            "metrics": self.learner.metrics,
+            "metrics": metrics,
             "records": self.records,
             "streams": self.streams,  # last: nothing may draw after it was restored
         }
@@ -160,7 +155,7 @@ class Trainer:
         self.records.preview(self.learner.preview())
 
     def watch(self, result: EvaluationResult) -> None:
-        """Show how an evaluation goes on; raises Preempted if the process was asked to stop."""
+        """Show how an evaluation goes on. Raises Preempted: the process was asked to stop."""
         if self.stop.requested:
             raise Preempted(f"{self.stop.reason} while the policy was scored")
         self.records.evaluating(result)

@@ -74,9 +74,7 @@ class Parts:
 def set_up_process(cfg: Config) -> torch.device:
     """Choose what holds for the whole process, before anything else is built; returns the device.
 
-    These are the device, bit-identical or fastest kernels, the precision of CUDA's matrix
-    products, the CPU's threads and memory. On the CPU runs are bit-identical either way, at a fixed
-    number of threads.
+    On the CPU runs are bit-identical with any kernels, at a fixed number of threads.
     """
     device = named_device(cfg.device)
     if cfg.deterministic:
@@ -93,27 +91,18 @@ def set_up_process(cfg: Config) -> torch.device:
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    if device.type == "cpu":
-        _keep_freed_memory()
-    return device
-
-
-def _keep_freed_memory() -> None:
-    """Reuse large blocks instead of returning each to the system, where glibc allows to say so.
-
-    Fresh pages for every activation would cost a fifth of the time of an update on the CPU.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if device.type == "cpu" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        # glibc: reuse large blocks instead of returning each to the system. Fresh pages for every
+        # activation would cost a fifth of the time of an update.
         mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
         mallopt(_M_TRIM_THRESHOLD, -1)
+    return device
 
 
 def build_parts(cfg: Config, device: torch.device) -> Parts:
     """Everything with its initial state, which the seed fixes.
 
-    Raises:
-        ConfigError: settings that do not fit each other, missing ROM or emulator.
+    Raises ConfigError: settings that do not fit each other, missing ROM or emulator.
     """
     numbers, evaluation = plan(cfg), cfg.evaluation
     env = make_environment(
@@ -127,24 +116,20 @@ def build_parts(cfg: Config, device: torch.device) -> Parts:
     agent = agent_for(cfg, env, device)
     shape: Any = {"frame_stack": stack, "frame_shape": (1, *sides)}
     replay = SequenceReplay(numbers.capacity, cfg.agent, **shape, device=device)
-    places = max(evaluation.episodes, evaluation.final_episodes)
-    chosen = evaluation.processes
-    processes = processes_beside(device) if chosen is None else chosen
-    evaluation_envs = EvaluationEnvs(evaluation_factory(cfg), places, processes)
-    return Parts(numbers, env, evaluation_envs, agent, replay)
+    num_envs = max(evaluation.episodes, evaluation.final_episodes)
+    processes = processes_beside(device, evaluation.processes)
+    places = EvaluationEnvs(evaluation_factory(cfg), num_envs, processes)
+    return Parts(numbers, env, places, agent, replay)
 
 
 def evaluation_factory(cfg: Config) -> Callable[[], GameEnv]:
-    """Makes environments of the run's game to evaluate in: whole games, raw rewards.
-
-    It can be sent to processes.
-    """
+    """Makes the game to evaluate in, whole, with raw rewards; can be sent to processes."""
     settings = cfg.environment
     return partial(make_environment, cfg.game.name, settings, training=False, seed=cfg.seed)
 
 
 def agent_for(cfg: Config, env: GameEnv, device: torch.device) -> Rainbow:
-    """The run's agent, with its initial weights. Raises: ConfigError: as `build_agent`."""
+    """The run's agent; raises as `build_agent`."""
     shape: Any = {"obs_shape": env.obs_shape, "num_actions": env.num_actions}
     return build_agent(cfg.agent, **shape, device=device, seed=cfg.seed, precision=cfg.precision)
 
@@ -166,8 +151,7 @@ def build_agent(
         seed: the run's; weights are drawn on the CPU and do not depend on the device.
         precision: `fp32`, `tf32` (matrix products of CUDA; elsewhere fp32) or `bf16`.
 
-    Raises:
-        ConfigError: settings that do not fit each other or the observations.
+    Raises ConfigError: settings that do not fit each other or the observations.
     """
     settings = agent_settings(agent)
     with initialisation(seed, "agent"):

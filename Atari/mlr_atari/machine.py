@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,9 +27,10 @@ def hardware(device: torch.device) -> str:
     return f"{name}, {torch.get_num_threads()} threads"
 
 
-def processes_beside(device: torch.device) -> int:
-    """How many may work while `device` computes: none beside a CPU, one a core beside a GPU."""
-    return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES) if device.type == "cuda" else 0
+def processes_beside(device: torch.device, chosen: int | None = None) -> int:
+    """How many work while `device` computes: none beside a CPU, one a core beside a GPU."""
+    beside = min(len(os.sched_getaffinity(0)), _MOST_PROCESSES) if device.type == "cuda" else 0
+    return beside if chosen is None else chosen
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
@@ -51,20 +53,14 @@ def copy_rate(device: torch.device) -> float:
 
 
 def seconds_of_call(function: Callable[[], object], device: torch.device, calls: int) -> float:
-    """Seconds of a call, in the mean of `calls` in a row; a GPU's are those of its own clock."""
-    if device.type != "cuda":
-        start = time.perf_counter()
-        for _ in range(calls):
-            function()
-        return (time.perf_counter() - start) / calls
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    stream = torch.cuda.current_stream(device)
-    first.record(stream)
+    """Seconds of a call, in the mean of `calls` in a row, all of it computed."""
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
     for _ in range(calls):
         function()
-    last.record(stream)
-    last.synchronize()
-    return float(first.elapsed_time(last)) / 1e3 / calls
+    wait()
+    return (time.perf_counter() - start) / calls
 
 
 def _shortest(function: Callable[[], object], device: torch.device) -> float:

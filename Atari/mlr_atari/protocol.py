@@ -19,49 +19,35 @@ if TYPE_CHECKING:
     from .settings import Config
 
 NAME = "Atari-100k"
-TASK_KEY = "game"
-"""Section of the configuration that says what is played."""
+TASK_KEY = "game"  # section of the configuration that says what is played
 TASKS, canonical_task = BENCHMARK_GAMES, canonical
-
-STEP = "agent_step"
-"""The counter that is the x-axis, and in which a budget counts."""
-STEP_NAME = "agent steps"
-ABOUT = "The x-axis counts **agent steps** (four emulator frames each), as the benchmark does."
-METRIC = "score"
-CHART = "game_score"
-"""The metric's name in TensorBoard, below `train/` and `eval/`."""
-VALUE_NAME = "game score"
-NORMALIZED_NAME = "human-normalised score"
-SCALE = 1.0
-"""Published aggregates are human-normalised already."""
-SCORE_RANGE = (-math.inf, math.inf)
-"""No score lies outside."""
-PROFILE_RANGE = (0.0, 2.0)
-"""Normalised scores over which performance profiles are drawn."""
-
+SIMULATOR = "emulator"  # key of run.json that says what drew the observations
 PACKAGES = (
     "torch", "numpy", "gymnasium", "ale-py", "opencv-python-headless", "kornia", "hydra-core",
 )  # fmt: skip
 """Whose versions run.json records."""
-SIMULATOR = "emulator"
-"""Key of run.json that says what drew the observations."""
 
+STEP, STEP_NAME = "agent_step", "agent steps"  # the x-axis, and in what a budget counts
+ABOUT = "The x-axis counts **agent steps** (four emulator frames each), as the benchmark does."
+METRIC, VALUE_NAME, NORMALIZED_NAME = "score", "game score", "human-normalised score"
+CHART = "game_score"  # the metric in TensorBoard, below `train/` and `eval/`
+SCALE = 1.0  # published aggregates are human-normalised already
+SCORE_RANGE = (-math.inf, math.inf)  # outside which no score lies
+PROFILE_RANGE = (0.0, 2.0)  # normalised scores over which performance profiles are drawn
+
+# Order and colours of our methods (others follow in alphabetical order), the published ones shown
+# beside them, as in the MLR paper's table, and of these the lines in learning curves and README.
 METHODS = (
     "mlr", "mlr_official", "playvirtual", "spr", "curl", "drq", "drq_eps", "rainbow", "der",
 )  # fmt: skip
-"""Order and colours of our methods; others follow in alphabetical order."""
-BASELINE = "rainbow"
-"""The same agent without an objective, which MLR is measured against."""
+BASELINE = "rainbow"  # the same agent without an objective, which MLR is measured against
 PUBLISHED_BENCHMARKS = ("atari100k",)
 PUBLISHED = (
     "mlr", "mlr_baseline", "playvirtual", "spr", "drq_eps", "drq", "curl", "otrainbow", "der",
     "random", "human",
 )  # fmt: skip
-"""Published methods shown beside ours, as in the MLR paper's table."""
-TABLE_ONLY: tuple[str, ...] = ("random", "human")
-"""Published rows that are left out of figures, whose scale they would set."""
 REFERENCES = ("mlr", "mlr_baseline")
-"""Published methods drawn as lines in the learning curves and shown in the README."""
+TABLE_ONLY: tuple[str, ...] = ("random", "human")  # left out of figures, whose scale they would set
 PUBLISHED_FOLDER = Path(__file__).parents[1] / "results" / "published"
 
 
@@ -77,25 +63,15 @@ class Plan:
 
 
 def plan(cfg: Config) -> Plan:
-    """The numbers of a configured run."""
-    agent = cfg.agent
+    """The numbers of a configured run; its budget is in agent steps."""
+    budget, agent, every = cfg.budget, cfg.agent, cfg.evaluation.every
     return Plan(
-        agent_steps=cfg.budget,
-        env_steps=cfg.budget * cfg.environment.frame_skip,
-        updates=updates(cfg.budget, agent.learning_starts, agent.updates_per_step),
-        evaluations=evaluations(cfg.budget, cfg.evaluation.every),
-        capacity=min(cfg.replay.capacity, cfg.budget),
+        agent_steps=budget,
+        env_steps=budget * cfg.environment.frame_skip,
+        updates=max(0, budget - agent.learning_starts) * agent.updates_per_step,
+        evaluations=(*range(every, budget, every), budget),
+        capacity=min(cfg.replay.capacity, budget),
     )
-
-
-def updates(budget: int, learning_starts: int, updates_per_step: int) -> int:
-    """Updates in `budget` agent steps, each step once learning has started."""
-    return max(0, budget - learning_starts) * updates_per_step
-
-
-def evaluations(budget: int, every: int) -> tuple[int, ...]:
-    """Agent steps at which the policy is scored: every `every`, and at the budget."""
-    return (*range(every, budget, every), budget)
 
 
 def run_path(cfg: Config) -> Path:

@@ -25,7 +25,7 @@ from .renderer import choose_renderer
 from .replay import UniformReplay
 from .run.evaluation import EvaluationEnvs
 from .run.seeding import episode_seed, initialisation
-from .sac import SAC, SACSettings
+from .sac import SAC
 from .settings import AgentSettings, Config, agent_settings, objective_weight
 
 # Numbers of glibc's malloc.h.
@@ -79,12 +79,9 @@ class Parts:
 def set_up_process(cfg: Config) -> torch.device:
     """Choose what holds for the whole process, before anything else is built; returns the device.
 
-    These are the device, the renderer, bit-identical or fastest kernels, the precision of CUDA's
-    matrix products, the CPU's threads and memory. On the CPU runs are bit-identical either way, at
-    a fixed number of threads.
+    On the CPU runs are bit-identical with any kernels, at a fixed number of threads.
 
-    Raises:
-        ConfigError: no renderer works.
+    Raises ConfigError: no renderer works.
     """
     device = named_device(cfg.device)
     if cfg.deterministic:
@@ -101,8 +98,11 @@ def set_up_process(cfg: Config) -> torch.device:
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    if device.type == "cpu":
-        _keep_freed_memory()
+    if device.type == "cpu" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        # glibc: reuse large blocks instead of returning each to the system. Fresh pages for every
+        # activation would cost a fifth of the time of an update.
+        mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
+        mallopt(_M_TRIM_THRESHOLD, -1)
     try:
         choose_renderer(device.index)
     except ConfigError:
@@ -111,29 +111,16 @@ def set_up_process(cfg: Config) -> torch.device:
     return device
 
 
-def _keep_freed_memory() -> None:
-    """Reuse large blocks instead of returning each to the system, where glibc allows to say so.
-
-    Fresh pages for every activation would cost a fifth of the time of an update on the CPU.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
-        mallopt(_M_TRIM_THRESHOLD, -1)
-
-
 def build_parts(cfg: Config, device: torch.device) -> Parts:
     """Everything with its initial state, which the seed fixes.
 
-    Raises:
-        ConfigError: settings that do not fit each other.
+    Raises ConfigError: settings that do not fit each other.
     """
     settings, evaluation, numbers = cfg.environment, cfg.evaluation, plan(cfg)
     env = PixelControlEnv(cfg.task.name, settings, partial(episode_seed, cfg.seed, "train"))
     agent = agent_for(cfg, env, device)
-    objective, length = agent.objective, None
-    if objective is not None and objective.sequence_batch_size:
-        length = objective.sequence_length
+    objective = agent.objective
+    length = objective.sequence_length if objective and objective.sequence_batch_size else None
     replay = UniformReplay(
         numbers.capacity,
         frame_shape=(COLOURS, *env.obs_shape[1:]),
@@ -142,12 +129,9 @@ def build_parts(cfg: Config, device: torch.device) -> Parts:
         sequence_length=length,
         device=device,
     )
-    chosen = evaluation.processes
-    processes = processes_beside(device) if chosen is None else chosen
-    evaluation_envs = EvaluationEnvs(
-        evaluation_factory(cfg), evaluation.episodes, processes, full_batches=True
-    )
-    return Parts(numbers, env, evaluation_envs, agent, replay)
+    make, processes = evaluation_factory(cfg), processes_beside(device, evaluation.processes)
+    places = EvaluationEnvs(make, evaluation.episodes, processes, full_batches=True)
+    return Parts(numbers, env, places, agent, replay)
 
 
 def evaluation_factory(cfg: Config) -> Callable[[], PixelControlEnv]:
@@ -156,7 +140,7 @@ def evaluation_factory(cfg: Config) -> Callable[[], PixelControlEnv]:
 
 
 def agent_for(cfg: Config, env: PixelControlEnv, device: torch.device) -> SAC:
-    """The run's agent, with its initial weights. Raises: ConfigError: as `build_agent`."""
+    """The run's agent; raises as `build_agent`."""
     shape: Any = {"obs_shape": env.obs_shape, "action_dim": env.action_dim}
     return build_agent(cfg.agent, **shape, device=device, seed=cfg.seed, precision=cfg.precision)
 
@@ -178,12 +162,20 @@ def build_agent(
         seed: the run's; weights are drawn on the CPU and do not depend on the device.
         precision: `fp32`, `tf32` (matrix products of CUDA; elsewhere fp32) or `bf16`.
 
-    Raises:
-        ConfigError: settings that do not fit each other or the observations.
+    Raises ConfigError: settings that do not fit each other or the observations.
     """
     settings = agent_settings(agent)
     with initialisation(seed, "agent"):
-        networks = _networks(settings, obs_shape[0], action_dim, precision)
+        networks = Networks(
+            make_encoder(settings, obs_shape[0], precision),
+            action_dim,
+            hidden_dim=settings.hidden_dim,
+            log_std=(settings.log_std_min, settings.log_std_max),
+            initial_temperature=settings.initial_temperature,
+            critic_tau=settings.critic_tau,
+            encoder_tau=settings.encoder_tau,
+            conv_init=settings.conv_init,
+        )
     views = partial(
         Augmentation,
         image_size=obs_shape[-1],
@@ -201,17 +193,3 @@ def build_agent(
         with initialisation(seed, "objective"):
             objective = objective_type(str(settings.objective))(settings, networks, own)
     return SAC(settings, networks, augmentation, objective, weight, device)
-
-
-def _networks(settings: SACSettings, channels: int, action_dim: int, precision: str) -> Networks:
-    """All networks of SAC; weights from torch's global generator."""
-    return Networks(
-        make_encoder(settings, channels, precision),
-        action_dim,
-        hidden_dim=settings.hidden_dim,
-        log_std=(settings.log_std_min, settings.log_std_max),
-        initial_temperature=settings.initial_temperature,
-        critic_tau=settings.critic_tau,
-        encoder_tau=settings.encoder_tau,
-        conv_init=settings.conv_init,
-    )

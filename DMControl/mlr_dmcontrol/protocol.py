@@ -18,47 +18,31 @@ if TYPE_CHECKING:
     from .settings import Config
 
 NAME = "DMControl"
-PROTOCOL = "dmcontrol"
-"""What run.json says was followed, with the suite's camera 0."""
-TASK_KEY = "task"
-"""Section of the configuration that says what is played."""
+PROTOCOL = "dmcontrol"  # what run.json says was followed, with the suite's camera 0
+TASK_KEY = "task"  # section of the configuration that says what is played
 TASKS, canonical_task = BENCHMARK_TASKS, canonical
-
-STEP = "env_step"
-"""The counter that is the x-axis, and in which a budget counts."""
-STEP_NAME = "env steps"
-ABOUT = "The x-axis counts **env steps** (agent steps x action repeat), as the benchmark does."
-METRIC = "return"
-CHART = "episode_return"
-"""The metric's name in TensorBoard, below `train/` and `eval/`."""
-VALUE_NAME = "episode return"
-NORMALIZED_NAME = "return / 1000"
-SCALE = 1000.0
-"""Largest possible return: 1000 env steps with a reward in [0, 1]. Published aggregates are
-returns and are divided by it too."""
-SCORE_RANGE = (0.0, SCALE)
-"""No return of a task of the suite lies outside."""
-PROFILE_RANGE = (0.0, 1.0)
-"""Normalised scores over which performance profiles are drawn."""
-
+SIMULATOR = "renderer"  # key of run.json that says what drew the observations
 PACKAGES = ("torch", "numpy", "gymnasium", "dm_control", "mujoco", "kornia", "hydra-core")
 """Whose versions run.json records."""
-SIMULATOR = "renderer"
-"""Key of run.json that says what drew the observations."""
 
+STEP, STEP_NAME = "env_step", "env steps"  # the x-axis, and the counter in which a budget counts
+ABOUT = "The x-axis counts **env steps** (agent steps x action repeat), as the benchmark does."
+METRIC, VALUE_NAME, NORMALIZED_NAME = "return", "episode return", "return / 1000"
+CHART = "episode_return"  # the metric in TensorBoard, below `train/` and `eval/`
+SCALE = 1000.0  # largest possible return, which published aggregates are divided by too
+SCORE_RANGE = (0.0, SCALE)  # outside which no return of a task of the suite lies
+PROFILE_RANGE = (0.0, 1.0)  # normalised scores over which performance profiles are drawn
+
+# Order and colours of our methods (others follow in alphabetical order), the published ones shown
+# beside them, as in the MLR paper's table, and of these the lines in learning curves and README.
 METHODS = ("mlr", "mlr_official", "playvirtual", "spr", "curl", "drq", "sac", "sac_plain")
-"""Order and colours of our methods; others follow in alphabetical order."""
-BASELINE = "sac"
-"""The same agent without an objective, which MLR is measured against."""
+BASELINE = "sac"  # the same agent without an objective, which MLR is measured against
 PUBLISHED_BENCHMARKS = ("dmcontrol100k", "dmcontrol500k")
 PUBLISHED = (
     "mlr", "mlr_baseline", "playvirtual", "drq", "curl", "slac", "sac_ae", "dreamer", "planet",
 )  # fmt: skip
-"""Published methods shown beside ours, as in the MLR paper's table."""
-TABLE_ONLY: tuple[str, ...] = ()
-"""Published rows that are left out of figures, whose scale they would set."""
 REFERENCES = ("mlr", "mlr_baseline")
-"""Published methods drawn as lines in the learning curves and shown in the README."""
+TABLE_ONLY: tuple[str, ...] = ()  # published rows left out of figures, whose scale they would set
 PUBLISHED_FOLDER = Path(__file__).parents[1] / "results" / "published"
 
 
@@ -74,36 +58,20 @@ class Plan:
 
 
 def plan(cfg: Config) -> Plan:
-    """The numbers of a configured run."""
-    repeat = cfg.environment.action_repeat
-    steps = agent_steps(cfg.budget, repeat)
+    """The numbers of a configured run; its budget is in env steps, one update an agent step.
+
+    It is scored every `evaluation.every` env steps, or at the next decision's end, and at the end.
+    """
+    repeat, every = cfg.environment.action_repeat, cfg.evaluation.every
+    steps = cfg.budget // repeat
+    marks = {min(-(-mark // repeat), steps) for mark in range(every, cfg.budget, every)}
     return Plan(
         agent_steps=steps,
         env_steps=steps * repeat,
-        updates=updates(cfg.budget, repeat, cfg.agent.learning_starts),
-        evaluations=evaluations(cfg.budget, repeat, cfg.evaluation.every),
+        updates=max(0, steps - cfg.agent.learning_starts),
+        evaluations=tuple(sorted(marks | {steps})),
         capacity=min(cfg.replay.capacity, steps),
     )
-
-
-def agent_steps(budget: int, action_repeat: int) -> int:
-    """Decisions in `budget` env steps: one is `action_repeat` of them."""
-    return budget // action_repeat
-
-
-def updates(budget: int, action_repeat: int, learning_starts: int) -> int:
-    """Updates in `budget` env steps: one per agent step once learning has started."""
-    return max(0, agent_steps(budget, action_repeat) - learning_starts)
-
-
-def evaluations(budget: int, action_repeat: int, every: int) -> tuple[int, ...]:
-    """Agent steps at which the policy is scored: every `every` env steps, and at the budget.
-
-    A multiple of `every` that no decision ends on is scored at the next decision's end.
-    """
-    last = agent_steps(budget, action_repeat)
-    marks = (-(-mark // action_repeat) for mark in range(every, budget, every))
-    return tuple(sorted({*(mark for mark in marks if mark < last), last}))
 
 
 def stamp(camera_id: int) -> str:

@@ -77,29 +77,21 @@ def secure_console() -> None:
 class StopRequest:
     """While active, such a signal only raises a flag; a second SIGINT ends the process at once.
 
-    Outside the main thread, which alone may install handlers, it only warns::
+    Outside the main thread, which alone may install handlers, it only warns. With `last` the
+    process ends behind it, so the signals that still come are ignored.
 
-        with StopRequest() as stop:
-            while not stop.requested: ...
-
-    Args:
-        last: the process ends behind it, so the signals that still come are ignored.
+    Attributes:
+        reason: name of the first signal received, such as `SIGTERM`; empty before.
     """
 
     def __init__(self, *, last: bool = False) -> None:
-        self._last = last
-        self._received: signal.Signals | None = None
+        self.reason, self._last = "", last
         self._previous: dict[signal.Signals, Any] = {}
 
     @property
     def requested(self) -> bool:
         """Whether the run should save and end after the current step."""
-        return self._received is not None
-
-    @property
-    def reason(self) -> str:
-        """Name of the first signal received, such as `SIGTERM`; empty before."""
-        return self._received.name if self._received is not None else ""
+        return bool(self.reason)
 
     def fulfilled(self) -> None:
         """It was saved: whatever still comes does not change how this ends."""
@@ -108,9 +100,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is not threading.main_thread():
-            log.warning(
-                "not in the main thread: no signal will be heard; end the run some other way"
-            )
+            log.warning("not in the main thread: no signal will be heard")
             return self
         for number in SIGNALS:
             # Whoever starts us with nohup wants no end when the terminal closes.
@@ -127,8 +117,7 @@ class StopRequest:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is None:
-            self._received = signal.Signals(number)
+        self.reason = self.reason or signal.Signals(number).name
         if number == signal.SIGINT:
             # Not the previous handler: background jobs start with SIGINT ignored. Nor Python's:
             # pickle may swallow its exception in the middle of a save.

@@ -36,7 +36,6 @@ class Progress:
     evaluation: list[float] = field(default_factory=list)  # its episodes' scores
 
     def begin_episode(self) -> None:
-        """A new episode starts."""
         self.episode += 1
         self.episode_return, self.episode_length = 0.0, 0
 
@@ -51,8 +50,7 @@ class Progress:
     def simulator_may_fail(self) -> Iterator[None]:
         """Where the simulator itself fails within, the open episode is over, and that is all.
 
-        Raises:
-            SimulatorError: so were too many episodes, one after another.
+        Raises SimulatorError: so were too many episodes, one after another.
         """
         try:
             yield
@@ -76,11 +74,9 @@ class Progress:
         return {"agent_step": self.agent_step, "episode_returns": returns}
 
     def state_dict(self) -> dict[str, Any]:
-        """All counters."""
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over `state`; KeyError if a counter is missing."""
         for counter in fields(self):
             setattr(self, counter.name, state[counter.name])
 
@@ -88,24 +84,15 @@ class Progress:
 class LastMetrics:
     """The latest value of every metric, left on the device until a row is written.
 
-    The tensors stay the same ones, so that `update` may be part of a CUDA graph.
-
-    Args:
-        names: of all metrics; each is 0 until an update reports it.
+    Each is 0 until an update reports it. The tensors stay the same ones, so that `update` may be
+    part of a CUDA graph.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
         self.values = {name: torch.zeros((), device=device) for name in names}
 
     def update(self, metrics: Mapping[str, Tensor]) -> None:
-        """Copy what one update reported; the other metrics keep their values.
-
-        Raises:
-            ValueError: a metric has no known name.
-        """
-        unknown = metrics.keys() - self.values.keys()
-        if unknown:
-            raise ValueError(f"unnamed metrics {sorted(unknown)}; known are {list(self.values)}")
+        """Copy what one update reported; the other metrics keep their values."""
         torch._foreach_copy_([self.values[name] for name in metrics], list(metrics.values()))
 
     def fetch(self) -> dict[str, float]:
@@ -114,11 +101,9 @@ class LastMetrics:
         return dict(zip(self.values, stacked.tolist(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """The values as tensors."""
         return dict(self.values)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Copy `state`; KeyError if a metric is missing."""
         for name, value in self.values.items():
             value.copy_(state[name])
 
@@ -131,7 +116,6 @@ class SaveSchedule:
         self.saved(0)
 
     def due(self, agent_step: int) -> bool:
-        """Whether to save now, after `agent_step` steps."""
         by_time = 0 < self._seconds <= time.monotonic() - self._time
         by_steps = self._steps > 0 and agent_step % self._steps == 0
         return by_time or (by_steps and agent_step != self._agent_step)

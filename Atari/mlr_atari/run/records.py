@@ -8,6 +8,7 @@ interrupted run leaves the same files as an uninterrupted one.
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 import logging
@@ -17,11 +18,11 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TextIO
+from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -35,10 +36,8 @@ from .evaluation import EvaluationResult
 from .folder import RunFolder
 from .progress import LastMetrics, Progress
 
-COUNTERS = ("agent_step", "env_step", "update_step", "episode")
-STEP_COLUMNS = ("agent_step", "env_step")
-EVAL_COLUMNS = (*STEP_COLUMNS, "episodes", "mean", "std", "normalized")
-EPISODE_COLUMNS = (*STEP_COLUMNS, "episode", "value", "length")
+STEPS = ("agent_step", "env_step")
+COUNTERS = (*STEPS, "update_step", "episode")
 
 # What shows whether an objective still learns, by the end of a diagnostic's name, and below what
 # latents hardly differ from each other any more: the spread of unit vectors, 1 if even and 0.03 of
@@ -50,6 +49,9 @@ _PLAIN = "{n_fmt}/{total_fmt}{unit}{postfix}, {rate_noinv_fmt}, {remaining} left
 _SILENCE, _REFRESH = 60.0, 0.2  # seconds
 _END = 200  # bytes
 _EVENTS = "events.out.tfevents.start_"  # and the start's number; six digits
+_PACKAGE = logging.getLogger(__name__.partition(".")[0])  # parent of every module's logger
+
+Values = Mapping[str, float | Tensor]  # points of charts, and pictures, uint8 (3, H, W)
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +59,8 @@ log = logging.getLogger(__name__)
 class Records:
     """Everything that a run leaves behind beside its checkpoints.
 
-    Entered as a context manager it sends the package's messages to `log.txt` and its warnings to
-    the console; tables, charts and console begin with `open`, once the state was restored.
+    Entered as a context manager it sends the package's messages to `log.txt`, and its own and
+    all warnings to the console; tables and charts begin with `open`, once the state was restored.
 
     Args:
         metrics, diagnostics: columns of `train.csv`; of the latter, the names.
@@ -66,7 +68,6 @@ class Records:
         subject: the task or game, for which scores are normalised.
         budget: where progress ends, on the x-axis.
         sinks: who gets the charts, of `tensorboard` and `wandb`.
-        stream: where progress is shown; None: as errors are.
     """
 
     def __init__(
@@ -79,24 +80,23 @@ class Records:
         subject: str,
         budget: int,
         sinks: Sequence[str],
-        stream: TextIO | None = None,
     ) -> None:
         self.folder, self.progress, self.metrics = folder, progress, metrics
         self.benchmark, self.subject = benchmark, subject
-        names = (*metrics.values, *diagnostics)
-        self._tables = {
-            "train": CsvTable(folder.path / "train.csv", (*COUNTERS, "episode_return", *names)),
-            "eval": CsvTable(folder.path / "eval.csv", EVAL_COLUMNS),
-            "eval_episodes": CsvTable(folder.path / "eval_episodes.csv", EPISODE_COLUMNS),
+        names, path = (*metrics.values, *diagnostics), folder.path
+        columns = {
+            "train": (*COUNTERS, "episode_return", *names),
+            "eval": (*STEPS, "episodes", "mean", "std", "normalized"),
+            "eval_episodes": (*STEPS, "episode", "value", "length"),
         }
+        self._tables = {name: CsvTable(path / f"{name}.csv", columns[name]) for name in columns}
         self._sinks: list[TensorBoard | WandB] = []
         if "tensorboard" in sinks:
-            layout = _layout(names, benchmark)
-            self._sinks.append(TensorBoard(folder.path / "tb", layout, benchmark.ABOUT))
+            self._sinks.append(TensorBoard(path / "tb", _introduction(names, benchmark)))
         if "wandb" in sinks:
-            self._sinks.append(WandB(folder.path))
+            self._sinks.append(WandB(path))
         self._charts: dict[str, int] = {}  # TensorBoard's files, and their bytes that are good
-        self._console = Console(budget, benchmark.STEP_NAME, stream or sys.stderr)
+        self._console = Console(budget, f" {benchmark.STEP_NAME}")
         self._collapsed: set[str] = set()
 
     @property
@@ -105,7 +105,7 @@ class Records:
         return int(getattr(self.progress, self.benchmark.STEP))
 
     def __enter__(self) -> Records:
-        path, logger = self.folder.path / "log.txt", package_log()
+        path = self.folder.path / "log.txt"
         try:
             os.close(open_own(path))
             self._log_file = logging.FileHandler(path, encoding="utf-8")
@@ -114,22 +114,23 @@ class Records:
         # What a full disk does not take is missing there, and ends nothing.
         self._log_file.handleError = lambda record: None  # type: ignore[method-assign]
         self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        for handler in (self._log_file, self._console):
-            logger.addHandler(handler)
-        logger.propagate = False  # some libraries print whatever reaches the root
+        _PACKAGE.setLevel(logging.INFO)
+        _PACKAGE.addHandler(self._log_file)
+        _PACKAGE.addHandler(self._console)
+        _PACKAGE.propagate = False  # some libraries print whatever reaches the root
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        package_log().removeHandler(self._console)  # there the script says it, once
+        _PACKAGE.removeHandler(self._console)  # there the script says it, once
         if isinstance(error, Exception):
             log.error("%s: %s", type(error).__name__, error)
         for file in (*self._tables.values(), *self._sinks):
             file.close()
-        for handler in (self._log_file, self._console):
-            package_log().removeHandler(handler)
-            with suppress(OSError):
-                handler.close()
-        package_log().propagate = True
+        _PACKAGE.removeHandler(self._log_file)
+        with suppress(OSError):
+            self._log_file.close()
+        self._console.close()
+        _PACKAGE.propagate = True
 
     def open(self, facts: Mapping[str, object]) -> None:
         """Continue tables and charts at the restored position, or start them; show `facts`.
@@ -138,19 +139,23 @@ class Records:
             CheckpointError: a table was damaged; none was changed.
             StorageError: they cannot be written.
         """
+        folder = self.folder.path
         try:
             for table in self._tables.values():
                 table.open()
             for table in self._tables.values():
                 table.cut()
             for sink in self._sinks:
-                sink.open(self._charts, self.step)
+                sink.begin(self._charts, self.step)
         except OSError as error:
-            raise failure(f"{self.folder.path} cannot be written", error) from error
-        self._since = self._now()
-        folder = self.folder.path
-        places = {"folder": folder, "curves": f"tensorboard --logdir {folder.parents[2]}"}
-        self._console.start(self.step, f"MLR on {self.benchmark.NAME}", {**facts, **places})
+            raise failure(f"{folder} cannot be written", error) from error
+        self._since, self._console.began = self._now(), (time.monotonic(), self.step)
+        facts = {**facts, "folder": folder, "curves": f"tensorboard --logdir {folder.parents[2]}"}
+        width = max(map(len, facts))
+        log.info("MLR on %s", self.benchmark.NAME)
+        for name, value in facts.items():
+            text = f"{value:,}" if isinstance(value, int) else value
+            log.info("  %s  %s", name.replace("_", " ").ljust(width), text)
 
     def episode_ended(self) -> None:
         """An episode is over; its return is a point of the curve."""
@@ -159,7 +164,7 @@ class Records:
         self._plot({f"train/{self.benchmark.CHART}": value})
 
     def log(self, diagnostics: Mapping[str, float]) -> None:
-        """A row of train.csv, the charts and the progress line."""
+        """A row of train.csv, the charts, the progress line, and whether the latents collapse."""
         progress = self.progress
         values = self.metrics.fetch() if progress.update_step else {}
         values |= diagnostics
@@ -167,39 +172,36 @@ class Records:
         counters = {name: getattr(progress, name) for name in COUNTERS}
         self._tables["train"].row({**counters, "episode_return": mean_return, **values})
         self._plot(values | self._times())
-        self._watch_for_collapse(diagnostics)
+        limits = {name: HEALTH.get(name.rpartition("/")[2], -math.inf) for name in diagnostics}
+        collapsed = {name for name in diagnostics if diagnostics[name] < limits[name]}
+        for name in sorted(collapsed - self._collapsed):
+            log.warning("%s fell to %.3g: the latents collapse", name, diagnostics[name])
+        self._collapsed = collapsed
         shown = {"return": mean_return} if mean_return is not None else {}
         shown |= {name: value for name, value in values.items() if name.startswith("loss/")}
         self._console.progress(self.step, shown)
 
     def evaluating(self, result: EvaluationResult) -> None:
         """The policy is being scored: show that it goes on."""
-        done, steps = len(result.ended), sum(result.lengths)
-        text = f"evaluation: {done} of {len(result.scores)} episodes, {steps:,} agent steps"
-        self._console.under_way(text)
+        self._console.under_way(f"evaluation: {result}")
 
     def evaluated(self, result: EvaluationResult) -> None:
         """The policy was scored: a row, a row for each episode, charts, a line."""
         progress, benchmark, values = self.progress, self.benchmark, result.scores
         progress.evaluated_at, progress.evaluation = progress.agent_step, list(values)
-        score, steps = self._score(), self._steps()
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        self._tables["eval"].row({**steps, "episodes": len(values), "std": deviation, **score})
+        spread, score = statistics.stdev(values) if len(values) > 1 else None, self._score()
+        steps, mean = {name: score[name] for name in STEPS}, score["mean"]
+        self._tables["eval"].row({**score, "episodes": len(values), "std": spread})
         for episode, (value, length) in enumerate(zip(values, result.lengths, strict=True)):
             cells = {"episode": episode, "value": value, "length": length}
             self._tables["eval_episodes"].row({**steps, **cells})
-        charts = {
-            f"eval/{benchmark.CHART}": score["mean"],
-            "time/evaluation_seconds": result.seconds,
-        }
+        charts = {f"eval/{benchmark.CHART}": mean, "time/evaluation_seconds": result.seconds}
         if score["normalized"] is not None:
             charts["eval/normalized_score"] = score["normalized"]
         self._plot(charts)
-        self._say(
-            f"evaluation at {self.step:,} {benchmark.STEP_NAME}: {benchmark.METRIC} "
-            f"{score['mean']:.1f} ± {deviation or 0.0:.1f} over {len(values)}, "
-            f"{result.seconds:.0f} s"
-        )
+        text = f"{mean:.1f} ± {spread or 0.0:.1f} over {len(values)}, {result.seconds:.0f} s"
+        where = f"evaluation at {self.step:,} {benchmark.STEP_NAME}"
+        log.info("%s: %s %s", where, benchmark.METRIC, text)
 
     def preview(self, image: Tensor | None) -> None:
         """What the objective sees, uint8 (3, H, W), if it shows anything."""
@@ -209,13 +211,11 @@ class Records:
     def finish(self) -> None:
         """Write `final.json`, the headline: the final policy at exactly the budget; and be done."""
         metric, values, score = self.benchmark.METRIC, self.progress.evaluation, self._score()
-        final = {**self._steps(), "metric": metric, "values": values, **score}
+        final = {**score, "metric": metric, "values": values}
         self.folder.write("final.json", json.dumps(final, indent=1) + "\n")
         self.folder.finish()
-        self._say(
-            f"finished: {metric} {score['mean']:.1f} over {len(values)}; "
-            f"everything is in {self.folder.path}"
-        )
+        text = f"{metric} {score['mean']:.1f} over {len(values)}"
+        log.info("finished: %s; everything is in %s", text, self.folder.path)
 
     def state_dict(self) -> dict[str, Any]:
         """Lengths of tables and charts, in bytes, all on disk, and how the tables end.
@@ -225,67 +225,39 @@ class Records:
         """
         self.folder.check()
         for sink in self._sinks:
-            self._charts |= sink.sync()
+            if isinstance(sink, TensorBoard):
+                self._charts[sink.path.name] = sink.sync()
         sizes = {name: table.sync() for name, table in self._tables.items()}
         ends = {name: table.end() for name, table in self._tables.items()}
         return {"sizes": sizes, "ends": ends, "charts": dict(self._charts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state` was taken; what was written later is cut off by `open`.
-
-        Raises:
-            CheckpointError: the tables differ.
-        """
-        if set(state["sizes"]) != set(self._tables):
-            raise CheckpointError(
-                f"tables {sorted(state['sizes'])} were saved, {sorted(self._tables)} are needed"
-            )
-        for name, size in state["sizes"].items():
-            self._tables[name].size, self._tables[name].known_end = size, state["ends"][name]
+        """Continue where `state` was taken; what was written later is cut off by `open`."""
+        for name, table in self._tables.items():
+            table.size, table.known_end = state["sizes"][name], state["ends"][name]
         self._charts = dict(state["charts"])
 
-    def _say(self, text: str) -> None:
-        """A line on the console that log.txt has too."""
-        log.info("%s", text)
-        self._console.line(text)
-
-    def _plot(self, values: Mapping[str, float | Tensor]) -> None:
+    def _plot(self, values: Values) -> None:
         for sink in self._sinks:
-            for tag, value in values.items():
-                sink.add(tag, value, self.step)
-
-    def _steps(self) -> dict[str, int]:
-        return {name: getattr(self.progress, name) for name in STEP_COLUMNS}
+            sink.add(values, self.step)
 
     def _score(self) -> dict[str, Any]:
         """Mean of the last evaluation, raw and on the common scale (None where there is none)."""
         mean = statistics.fmean(self.progress.evaluation)
-        normalized = self.benchmark.normalize(self.subject, mean)
-        return {"mean": mean, "normalized": None if math.isnan(normalized) else normalized}
+        scaled = self.benchmark.normalize(self.subject, mean)
+        steps = {name: getattr(self.progress, name) for name in STEPS}
+        return {**steps, "mean": mean, "normalized": None if math.isnan(scaled) else scaled}
 
     def _times(self) -> dict[str, float]:
         """Speeds since the last call, and the seconds spent by phase."""
         before, self._since = self._since, self._now()
-        seconds, steps, updates = (new - old for new, old in zip(self._since, before, strict=True))
-        return {
-            "time/agent_steps_per_second": steps / seconds,
-            "time/updates_per_second": updates / seconds,
-            **{f"time/{name}_s": spent for name, spent in self.folder.stopwatch.seconds.items()},
-        }
+        seconds, *counts = (new - old for new, old in zip(self._since, before, strict=True))
+        rates = dict(zip(("agent_steps_per_second", "updates_per_second"), counts, strict=True))
+        times = {f"time/{name}_s": spent for name, spent in self.folder.stopwatch.seconds.items()}
+        return {f"time/{name}": count / seconds for name, count in rates.items()} | times
 
     def _now(self) -> tuple[float, int, int]:
         return time.perf_counter(), self.progress.agent_step, self.progress.update_step
-
-    def _watch_for_collapse(self, diagnostics: Mapping[str, float]) -> None:
-        """Warn when a measure of how much latents differ falls to almost nothing."""
-        collapsed = {
-            name
-            for name, value in diagnostics.items()
-            if value < HEALTH.get(name.rpartition("/")[2], -math.inf)
-        }
-        for name in sorted(collapsed - self._collapsed):
-            log.warning("%s fell to %.3g: the latents collapse", name, diagnostics[name])
-        self._collapsed = collapsed
 
 
 class GrowingFile:
@@ -295,24 +267,34 @@ class GrowingFile:
 
     Attributes:
         size: bytes of the file that are good; set before `open` to continue there.
+        known_end: how it ended there, by which it is told from another run's.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.size, self._pending, self._descriptor = path, 0, b"", -1
+    def __init__(self, path: Path, header: bytes = b"") -> None:
+        self.path, self.size, self.known_end = path, 0, b""
+        self._header, self._pending, self._descriptor = header, b"", -1
 
     def open(self) -> None:
         """Open the file, but leave it as it is; CheckpointError if it is not what was saved."""
         self._descriptor = open_own(self.path)
-        length = os.fstat(self._descriptor).st_size
-        if length < self.size:
+        if not self.size:
+            self._pending = self._header
+        elif os.pread(self._descriptor, len(self._header), 0) != self._header:
             raise CheckpointError(
-                f"{self.path} has {length} bytes, {self.size} when the checkpoint was saved"
+                f"{self.path} has not the columns {self._header.decode().strip()}"
             )
+        elif self.end() != self.known_end:
+            raise CheckpointError(f"{self.path} holds other rows than when it was saved, or fewer")
 
     def cut(self) -> None:
-        """Cut off what was written after `size`."""
+        """Cut off what was written after `size`; a new file gets its header."""
         os.ftruncate(self._descriptor, self.size)
         self._write()
+
+    def end(self) -> bytes:
+        """Some of the last bytes that are good."""
+        count = min(self.size, _END)
+        return os.pread(self._descriptor, count, self.size - count)
 
     def append(self, data: bytes) -> None:
         """Write `data` behind the rest."""
@@ -345,55 +327,36 @@ class GrowingFile:
 
 
 class CsvTable(GrowingFile):
-    """Rows of a CSV file with a fixed header.
-
-    Attributes:
-        known_end: how it ended at `size`, by which it is told from another run's.
-    """
+    """Rows of a CSV file with a fixed header; floats in the shortest form that reads back."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        super().__init__(path)
-        self.columns, self.known_end = tuple(columns), b""
+        self._columns = tuple(columns)
+        super().__init__(path, self._line(dict(zip(columns, columns, strict=True))))
 
-    def open(self) -> None:
-        """As any; CheckpointError for other columns, too. A new file gets its header by `cut`."""
-        super().open()
-        header = _line(self.columns)
-        if not self.size:
-            self._pending = header
-        elif os.pread(self._descriptor, len(header), 0) != header:
-            raise CheckpointError(f"{self.path} has not the columns {','.join(self.columns)}")
-        elif self.end() != self.known_end:
-            raise CheckpointError(f"{self.path} holds other rows than when it was saved")
-
-    def end(self) -> bytes:
-        """Some of the last bytes that are good."""
-        count = min(self.size, _END)
-        return os.pread(self._descriptor, count, self.size - count)
-
-    def row(self, values: Mapping[str, float | int | str | None]) -> None:
+    def row(self, values: Mapping[str, Any]) -> None:
         """Add a row; a missing column stays empty, an unknown one is a ValueError."""
-        unknown = set(values) - set(self.columns)
-        if unknown:
-            raise ValueError(f"{self.path.name} has no column {', '.join(sorted(unknown))}")
-        self.append(_line([values.get(column) for column in self.columns]))
+        self.append(self._line(values))
+
+    def _line(self, values: Mapping[str, Any]) -> bytes:
+        text = io.StringIO()
+        csv.DictWriter(text, self._columns, lineterminator="\n").writerow(values)
+        return text.getvalue().encode()
 
 
-class TensorBoard:
+class TensorBoard(GrowingFile):
     """Event files, one for each start of the run, read in the order of their names.
 
     At a resume those of earlier starts are cut where the checkpoint was, as tables are: what is
     shown depends neither on steps nor on clocks.
 
-    Args:
-        layout: of the custom-scalars page, `{page: {chart: ["Multiline", [tags]]}}`.
-        about: Markdown shown under the Text tab.
+    Args: `first`: summaries that a new run begins with.
     """
 
-    def __init__(self, folder: Path, layout: Mapping[str, Any], about: str) -> None:
-        self._folder, self._layout, self._about = folder, layout, about
+    def __init__(self, folder: Path, first: Sequence[object]) -> None:
+        self._folder, self._first = folder, first
+        super().__init__(folder)
 
-    def open(self, sizes: Mapping[str, int], step: int) -> None:
+    def begin(self, sizes: Mapping[str, int], step: int) -> None:
         """Keep `sizes` bytes of the files, by name, and begin another one behind `step`."""
         own_folder(self._folder)
         names = sorted(path.name for path in self._folder.glob(_EVENTS + 6 * "[0-9]"))
@@ -402,37 +365,26 @@ class TensorBoard:
             os.ftruncate(descriptor, min(sizes.get(name, 0), os.fstat(descriptor).st_size))
             os.close(descriptor)
         number = 1 + (int(names[-1].removeprefix(_EVENTS)) if names else 0)
-        self._file = GrowingFile(self._folder / f"{_EVENTS}{number:06d}")
-        self._file.open()
-        self._write(step + 1, file_version="brain.Event:2")
+        self.path = self._folder / f"{_EVENTS}{number:06d}"
+        self.open()
+        self._event(step + 1, file_version="brain.Event:2")
         # For who looks on all the while: forget what came behind `step`.
-        self._write(step + 1, session_log=SessionLog(status=SessionLog.START))
-        if not sizes:
-            self._write(0, summary=summary.custom_scalars(self._layout))
-            self._write(0, summary=summary.text("about", self._about))
+        self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
+        for first in self._first if not sizes else ():
+            self._event(0, summary=first)
 
-    def add(self, tag: str, value: float | Tensor, step: int) -> None:
-        """A point, or a picture, uint8 (3, H, W)."""
-        picture = isinstance(value, Tensor)
-        new = (
-            summary.image(tag, value, dataformats="CHW") if picture else summary.scalar(tag, value)
-        )
-        self._write(step, summary=new)
+    def add(self, values: Values, step: int) -> None:
+        """Points and pictures."""
+        for tag, value in values.items():
+            if isinstance(value, Tensor):
+                self._event(step, summary=summary.image(tag, value, dataformats="CHW"))
+            else:
+                self._event(step, summary=summary.scalar(tag, value))
 
-    def sync(self) -> dict[str, int]:
-        """Make all of it durable, or raise OSError; the bytes of this start's file, by its name."""
-        return {self._file.path.name: self._file.sync()}
-
-    def close(self) -> None:
-        """Write what still waits, if the disk allows it."""
-        if hasattr(self, "_file"):
-            self._file.close()
-
-    def _write(self, step: int, **content: Any) -> None:
-        record = io.BytesIO()
-        event = Event(wall_time=time.time(), step=step, **content)
+    def _event(self, step: int, **content: Any) -> None:
+        record, event = io.BytesIO(), Event(wall_time=time.time(), step=step, **content)
         RecordWriter(record).write(event.SerializeToString())
-        self._file.append(record.getvalue())
+        self.append(record.getvalue())
 
 
 class WandB:
@@ -441,152 +393,117 @@ class WandB:
     Each start is a run of its own there, and what a resume takes back stays: to look at, only.
     """
 
-    def __init__(self, run: Path) -> None:
-        self._folder, self._off = run, True
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._wandb: Any = None
+        self._run: Any = None  # none where it is off
 
-    def open(self, sizes: Mapping[str, int], step: int) -> None:
+    def begin(self, sizes: Mapping[str, int], step: int) -> None:
         """Begin a run there."""
-        name = "-".join(self._folder.parts[-3:])
-        mode = os.environ.get("WANDB_MODE", "offline")
+        with self._or_off():
+            self._wandb = importlib.import_module("wandb")
+            name, mode = "-".join(self._folder.parts[-3:]), os.environ.get("WANDB_MODE", "offline")
+            names = {"project": "mlr", "group": name, "name": name, "dir": self._folder}
+            quiet = self._wandb.Settings(console="off")
+            self._run = self._wandb.init(**names, mode=mode, settings=quiet)
 
-        def begin() -> None:
-            import wandb
-
-            self._image, quiet = wandb.Image, wandb.Settings(console="off")
-            names = {"project": "mlr", "group": name, "name": name}
-            self._run = wandb.init(**names, dir=self._folder, mode=mode, settings=quiet)
-
-        self._off = False
-        self._try(begin)
-
-    def add(self, tag: str, value: float | Tensor, step: int) -> None:
-        """A point, or a picture, uint8 (3, H, W)."""
-
-        def log() -> None:
-            shown = value
-            if isinstance(value, Tensor):
-                shown = self._image(value.permute(1, 2, 0).numpy())
-            self._run.log({tag: shown}, step=step)
-
-        self._try(log)
-
-    def sync(self) -> dict[str, int]:
-        """Nothing of it is kept."""
-        return {}
+    def add(self, values: Values, step: int) -> None:
+        """Points and pictures."""
+        with self._or_off():
+            for tag, value in values.items() if self._run else ():
+                if isinstance(value, Tensor):
+                    value = self._wandb.Image(value.permute(1, 2, 0).numpy())
+                self._run.log({tag: value}, step=step)
 
     def close(self) -> None:
         """End the run there."""
-        self._try(lambda: self._run.finish())
+        with self._or_off():
+            if self._run:
+                self._run.finish()
 
-    def _try(self, action: Callable[[], object]) -> None:
-        if self._off:
-            return
+    @contextmanager
+    def _or_off(self) -> Iterator[None]:
         try:
-            action()
+            yield
         except Exception as error:  # noqa: BLE001 (whatever it raises, it is not the run's)
             log.warning("wandb is off from here on: %s: %s", type(error).__name__, error)
-            self._off = True
+            self._run = None
 
 
 class Console(logging.Handler):
-    """Progress on a stream: a bar on a terminal, plain lines elsewhere.
+    """Progress on the standard error: a bar on a terminal, plain lines elsewhere.
 
-    As a handler of the package's log it shows warnings.
+    As a handler of the package's log it shows warnings, and all that this module says.
 
-    Args:
-        total: where progress ends, in `unit`.
-        unit: what is counted, such as `env steps`.
+    Args: `total`: where progress ends, in `unit`, such as ` env steps`.
     """
 
-    def __init__(self, total: int, unit: str, stream: TextIO) -> None:
-        super().__init__(logging.WARNING)
-        self._total, self._unit, self._stream = total, f" {unit}", stream
-        self._terminal = stream.isatty()
+    def __init__(self, total: int, unit: str) -> None:
+        super().__init__()
+        self.began = time.monotonic(), 0  # and the step at which this process did
+        self._total, self._unit, self._stream = total, unit, sys.stderr
+        self._terminal = self._stream.isatty()
         self._bar = ""  # as it was drawn last, in the line where the cursor is
         self._shown = 0.0  # when something was, on the monotonic clock
 
-    def start(self, step: int, title: str, facts: Mapping[str, object]) -> None:
-        """Training starts, or goes on, at `step`: show what is trained."""
-        width = max(map(len, facts), default=0)
-        self.line(title)
-        for name, value in facts.items():
-            text = f"{value:,}" if isinstance(value, int) else value
-            self.line(f"  {name.replace('_', ' '):<{width}}  {text}")
-        self._began = time.monotonic(), step
-
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         """Show that `step` is reached, with a few numbers; to be called once a log interval."""
-        start, first = self._began
+        start, first = self.began
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        options = {"unit": self._unit, "initial": first, "postfix": numbers}
+        options: dict[str, Any] = {"unit": self._unit, "initial": first, "postfix": numbers}
         if self._terminal:
             options["ncols"] = shutil.get_terminal_size().columns
         else:
             options["bar_format"] = _PLAIN
-        meter = tqdm.format_meter(step, self._total, time.monotonic() - start, **options)
-        if self._terminal:
-            self._bar = meter
-            self._print("")
-        else:
-            self.line(meter)
+        self._show(tqdm.format_meter(step, self._total, time.monotonic() - start, **options))
 
     def under_way(self, text: str) -> None:
         """Show what takes so long: in place of the bar, or as a line after a minute of silence."""
-        silence = time.monotonic() - self._shown
-        if self._terminal and silence > _REFRESH:
-            self._bar = text
-            self._print("")
-        elif not self._terminal and silence > _SILENCE:
-            self.line(text)
-
-    def line(self, text: str) -> None:
-        """Print a line, above the bar if there is one."""
-        self._print(f"{text}\n")
+        if time.monotonic() - self._shown > (_REFRESH if self._terminal else _SILENCE):
+            self._show(text)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a warning."""
-        self.line(f"{record.levelname.lower()}: {record.getMessage()}")
+        """Print a line, above the bar if there is one."""
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            self._print(f"{record.levelname.lower()}: {text}\n", self._bar)
+        elif record.name == __name__:
+            self._print(f"{text}\n", self._bar)
 
     def close(self) -> None:
         """Leave the bar as it is."""
         if self._bar:
-            self._bar = ""
-            self._print("\n")
+            self._print(f"{self._bar}\n", "")
         super().close()
 
-    def _print(self, text: str) -> None:
-        """Write over the bar, which comes again behind it."""
-        self._shown = time.monotonic()
-        erase = "\r\x1b[K" if self._bar else ""
-        print(erase, text, self._bar, sep="", end="", file=self._stream, flush=True)
+    def _show(self, text: str) -> None:
+        if self._terminal:
+            self._print("", text)
+        else:
+            self._print(f"{text}\n", "")
+
+    def _print(self, text: str, bar: str) -> None:
+        """Print in place of the bar, and a bar behind it."""
+        erase, self._bar, self._shown = "\r\x1b[K" if self._bar else "", bar, time.monotonic()
+        print(erase, text, bar, sep="", end="", file=self._stream, flush=True)
 
 
-def package_log() -> logging.Logger:
-    """The package's logger, parent of every module's; messages from INFO on pass."""
-    logger = logging.getLogger(__name__.partition(".")[0])
-    logger.setLevel(logging.INFO)
-    return logger
-
-
-def _layout(names: Sequence[str], benchmark: ModuleType) -> dict[str, Any]:
-    """TensorBoard's custom-scalars page: the charts that matter; Scalars has all of them."""
-    score = [f"eval/{benchmark.CHART}", f"train/{benchmark.CHART}"]
-    losses = {name.removeprefix("loss/"): [name] for name in names if name.startswith("loss/")}
+def _introduction(names: Sequence[str], benchmark: ModuleType) -> tuple[Any, Any]:
+    """The custom-scalars page, charts that matter (Scalars has all of them), and the text page."""
     charts = {
-        "score": {benchmark.METRIC: score, "normalized": ["eval/normalized_score"]},
-        "losses": losses,
+        "score": {
+            benchmark.METRIC: [f"eval/{benchmark.CHART}", f"train/{benchmark.CHART}"],
+            "normalized": ["eval/normalized_score"],
+        },
+        "losses": {
+            name.removeprefix("loss/"): [name] for name in names if name.startswith("loss/")
+        },
         "representation": {name: [name] for name in names if name.rpartition("/")[2] in HEALTH},
         "speed": {"agent steps per second": ["time/agent_steps_per_second"]},
     }
-    return {
+    layout = {
         page: {title: ["Multiline", tags] for title, tags in content.items()}
         for page, content in charts.items()
         if content
     }
-
-
-def _line(values: Sequence[float | int | str | None]) -> bytes:
-    """One CSV line; floats in the shortest form that reads back exactly."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue().encode()
+    return summary.custom_scalars(layout), summary.text("about", benchmark.ABOUT)

@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +27,23 @@ from mlr_atari.errors import CheckpointError
 from mlr_atari.run.evaluation import EvaluationResult
 from mlr_atari.run.folder import RunFolder
 from mlr_atari.run.progress import LastMetrics, Progress
-from mlr_atari.run.records import Console, CsvTable, Records
+from mlr_atari.run.records import Records
 
 NAMES = ("loss/x", "x/projection_std", "x/effective_rank", "x/cosine_similarity")
 TASK = protocol.TASKS[0]
+TABLES = ("train.csv", "eval.csv", "eval_episodes.csv")
+PICTURE = torch.zeros(3, 8, 8, dtype=torch.uint8)
 
 
 @contextmanager
-def opened(folder: Path, state: dict[str, Any] | None = None, **options: Any) -> Iterator[Records]:
+def opened(
+    folder: Path, state: dict[str, Any] | None = None, sink: str = "tensorboard"
+) -> Iterator[Records]:
     """Records of a run in `folder`, as they were when `state` was taken."""
     progress, metrics = Progress(), LastMetrics(NAMES[:1], torch.device("cpu"))
-    options = {"sinks": ["tensorboard"], "stream": io.StringIO(), **options}
     with (
         RunFolder(folder, {"seed": 1}) as run,
-        Records(run, progress, metrics, NAMES[1:], protocol, TASK, 100, **options) as records,
+        Records(run, progress, metrics, NAMES[1:], protocol, TASK, 100, [sink]) as records,
     ):
         run.begin()
         if state is not None:
@@ -75,33 +78,6 @@ def events(folder: Path) -> EventAccumulator:
     return accumulator.Reload()
 
 
-def test_rows_have_a_fixed_header_and_read_back_exactly(tmp_path: Path) -> None:
-    numbers = [0.1, 1 / 3, 1e-300, -1.7976931348623157e308, float(torch.tensor(0.3)), 5e-324]
-    path = tmp_path / "x.csv"
-    table = CsvTable(path, ("env_step", "loss", "note"))
-    table.open()
-    assert not path.read_bytes()
-    table.cut()
-    for step, number in enumerate(numbers):
-        table.row({"loss": number, "env_step": step, "note": 'a "b", c'})
-        assert len(rows(path)) == step + 1  # on disk at once
-    table.row({"env_step": 2**60, "loss": math.nan})
-    with pytest.raises(ValueError, match="los"):
-        table.row({"los": 1})
-    table.close()
-    first, last = rows(path)[0], rows(path)[-1]
-    assert [float(row["loss"]) for row in rows(path)[:-1]] == numbers
-    assert first == {"env_step": "0", "loss": "0.1", "note": 'a "b", c'}
-    assert last == {"env_step": str(2**60), "loss": "nan", "note": ""}
-
-
-@pytest.fixture(params=[60, -60])
-def jumping_clock(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Every look at the clock is a minute later, or earlier."""
-    ticks = itertools.count(time.time(), request.param)
-    monkeypatch.setattr(time, "time", lambda: next(ticks))
-
-
 def points(folder: Path) -> list[tuple[str, int, float]]:
     """Every scalar that TensorBoard shows."""
     shown = events(folder)
@@ -113,45 +89,76 @@ def points(folder: Path) -> list[tuple[str, int, float]]:
     ]
 
 
-@pytest.mark.usefixtures("jumping_clock")
-@pytest.mark.parametrize("lost", [0, 1, 4])
-def test_a_resumed_run_leaves_the_same_files(tmp_path: Path, lost: int) -> None:
-    """Wherever it was cut: also between an evaluation, a picture and the row of a step."""
+def test_what_is_written_reads_back_exactly(tmp_path: Path) -> None:
+    numbers = [0.1, 1 / 3, 1e-300, -1.7976931348623157e308, float(torch.tensor(0.3)), 5e-324]
+    with opened(tmp_path) as records:
+        live(records, 3)
+        for number in numbers:
+            records.log({NAMES[1]: number, NAMES[2]: math.nan})
+            written = rows(tmp_path / "train.csv")[-1]  # on disk at once
+            assert float(written[NAMES[1]]) == number
+            assert (written[NAMES[2]], written[NAMES[3]]) == ("nan", "")
+        with pytest.raises(ValueError, match="x/spread"):
+            records.log({"x/spread": 1.0})
+        records.preview(PICTURE)
+        records.preview(None)
+        records.finish()
+        mean = (records.step / 7 + 1.0) / 2
+    shown, (row,) = events(tmp_path), rows(tmp_path / "eval.csv")
+    assert shown.Scalars(f"eval/{protocol.CHART}")[0].value == pytest.approx(mean)
+    assert shown.Scalars(f"train/{protocol.CHART}")[0].value == 1.5
+    assert shown.Images("objective/input")[0].width == 8
+    assert "custom_scalars__config__" in shown.Tags()["tensors"]
+    assert row["normalized"] == repr(protocol.normalize(TASK, mean))
+    assert json.loads((tmp_path / "final.json").read_text()) == {
+        "agent_step": 3,
+        "env_step": 3,
+        "metric": protocol.METRIC,
+        "values": [3 / 7, 1.0],
+        "mean": mean,
+        "normalized": protocol.normalize(TASK, mean),
+    }
+
+
+@pytest.mark.parametrize(("lost", "pace"), [(0, 60), (1, -60), (4, 60)])
+def test_a_resumed_run_leaves_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: int, pace: int
+) -> None:
+    """Wherever it was cut, also between an evaluation, a picture and the row of a step.
+
+    Every look at the clock is a minute later, or earlier.
+    """
+    ticks, state = itertools.count(time.time(), pace), None
+    monkeypatch.setattr(time, "time", lambda: next(ticks))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     with opened(whole) as records:
         live(records, 12)
-    state = None
     for steps in (5, 3, 4):
         with opened(parts, state) as records:
             if records.step == 5:  # what belongs to the step of the checkpoint, but came behind it
-                records._plot({"eval/again": 1.0, "objective/input": torch.zeros(3, 8, 8).byte()})
+                records._plot({"eval/again": 1.0, "objective/input": PICTURE})
             live(records, steps)
             state = state_of(records)
             live(records, lost)  # done after the checkpoint
             (parts / "train.csv").open("ab").write(b"3,0.42")  # a torn row
     with opened(parts, state):
         pass
-    for name in ("train.csv", "eval.csv", "eval_episodes.csv"):
-        assert (parts / name).read_bytes() == (whole / name).read_bytes()
-    again = ("eval/again", 5, 1.0)
-    assert sorted(points(parts)) == sorted([*points(whole), again])
+    assert [(parts / name).read_bytes() for name in TABLES] == [
+        (whole / name).read_bytes() for name in TABLES
+    ]
+    assert sorted(points(parts)) == sorted([*points(whole), ("eval/again", 5, 1.0)])
     assert len(events(parts).Images("objective/input")) == 1
-
-
-def test_a_start_without_a_checkpoint_begins_anew(tmp_path: Path) -> None:
-    for _ in range(2):
-        with opened(tmp_path) as records:
-            live(records, 4)
-    assert [row["agent_step"] for row in rows(tmp_path / "train.csv")] == list("1234")
-    assert [event.step for event in events(tmp_path).Scalars(NAMES[1])] == [1, 2, 3, 4]
 
 
 def test_charts_survive_a_start_without_them_and_their_loss(tmp_path: Path) -> None:
     state = None
-    for sinks in (["tensorboard"], [], ["tensorboard"]):
-        with opened(tmp_path, state, sinks=sinks) as records:
+    with opened(tmp_path) as records:
+        live(records, 4)  # without a checkpoint, so that the next start begins anew
+    for sink in ("tensorboard", "none", "tensorboard"):
+        with opened(tmp_path, state, sink) as records:
             live(records, 2)
             state = state_of(records)
+    assert [row["agent_step"] for row in rows(tmp_path / "train.csv")] == list("123456")
     assert [event.step for event in events(tmp_path).Scalars(NAMES[1])] == [1, 2, 5, 6]
     shutil.rmtree(tmp_path / "tb")
     with opened(tmp_path, state) as records:
@@ -174,27 +181,23 @@ def init(**options):
 """
 
 
-def test_wandb_is_used_only_if_asked_for_and_ends_nothing(
+def test_wandb_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "wandb.py").write_text(WANDB)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
-    with opened(tmp_path / "without") as records:
-        live(records, 3)
-    assert "wandb" not in sys.modules
-    stream = io.StringIO()
-    with opened(tmp_path / "with", sinks=["wandb"], stream=stream) as records:
-        records.preview(torch.zeros(3, 8, 8, dtype=torch.uint8))
+    with opened(tmp_path / "run", sink="wandb") as records:
+        records.preview(PICTURE)
         live(records, 4)
     monkeypatch.delitem(sys.modules, "wandb")
-    printed = capsys.readouterr().out
-    assert printed.startswith("begun offline\nlogged 0 objective/input\n")
-    assert f"logged 2 {NAMES[1]}\n" in printed
-    assert stream.getvalue().count("the network is gone") == 1
-    assert len(rows(tmp_path / "with" / "train.csv")) == 4
-    assert not (tmp_path / "with" / "tb").exists()
+    printed = capsys.readouterr()
+    assert printed.out.startswith("begun offline\nlogged 0 objective/input\n")
+    assert f"logged 2 {NAMES[1]}\n" in printed.out
+    assert printed.err.count("the network is gone") == 1
+    assert len(rows(tmp_path / "run" / "train.csv")) == 4
+    assert not (tmp_path / "run" / "tb").exists()
 
 
 def test_lost_rows_and_other_columns_are_refused(tmp_path: Path) -> None:
@@ -203,17 +206,12 @@ def test_lost_rows_and_other_columns_are_refused(tmp_path: Path) -> None:
         state = state_of(records)
         live(records, 4)
     train, text = ((tmp_path / name).read_text() for name in ("train.csv", "eval.csv"))
-    cases = {"columns": text.replace("mean", "best"), "bytes": text[:10]}
-    cases["other rows"] = text.replace("0", "1")
-    for message, wrong in cases.items():
+    for wrong in (text.replace("mean", "best"), text[:10], text.replace("0", "1")):
         (tmp_path / "eval.csv").write_text(wrong)
-        with pytest.raises(CheckpointError, match=message), opened(tmp_path, state):
+        with pytest.raises(CheckpointError, match=r"eval\.csv"), opened(tmp_path, state):
             pass
         assert (tmp_path / "eval.csv").read_text() == wrong  # nothing was touched,
         assert (tmp_path / "train.csv").read_text() == train  # nor what is not damaged
-    state["records"] = {"sizes": {"train": 3}, "ends": {"train": b""}, "charts": {}}
-    with pytest.raises(CheckpointError, match="tables"), opened(tmp_path, state):
-        pass
 
 
 def test_rows_wait_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,61 +241,29 @@ def full_after(count: int) -> Callable[[int, bytes, int], int]:
     return pwrite
 
 
-def test_charts_and_final_json(tmp_path: Path) -> None:
-    with opened(tmp_path) as records:
-        live(records, 3)
-        records.preview(torch.zeros(3, 8, 8, dtype=torch.uint8))
-        records.preview(None)
-        records.finish()
-        mean = (records.step / 7 + 1.0) / 2
-    shown, (row,) = events(tmp_path), rows(tmp_path / "eval.csv")
-    assert shown.Scalars(f"eval/{protocol.CHART}")[0].value == pytest.approx(mean)
-    assert shown.Scalars(f"train/{protocol.CHART}")[0].value == 1.5
-    assert shown.Images("objective/input")[0].width == 8
-    assert "custom_scalars__config__" in shown.Tags()["tensors"]
-    assert row["normalized"] == repr(protocol.normalize(TASK, mean))
-    assert json.loads((tmp_path / "final.json").read_text()) == {
-        "agent_step": 3,
-        "env_step": 3,
-        "metric": protocol.METRIC,
-        "values": [3 / 7, 1.0],
-        "mean": mean,
-        "normalized": protocol.normalize(TASK, mean),
-    }
+# ---- the console, and log.txt -----------------------------------------------------------------
 
 
-def test_messages_of_the_package_go_to_the_log_and_warnings_are_shown(tmp_path: Path) -> None:
-    logger, stream = logging.getLogger("mlr_atari.run.checkpoint"), io.StringIO()
-    with pytest.raises(ValueError), opened(tmp_path, stream=stream):
+def test_warnings_are_shown_and_all_messages_logged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("mlr_atari.run.checkpoint")
+    with pytest.raises(ValueError), opened(tmp_path) as records:
         logger.info("saved step_000000003")
         logger.warning("disk is %s", "full")
+        collapses = [(0.9, 12.0), (0.004, 12.0), (0.004, 1.2), (0.004, 1.2), (0.9, 12.0), (0, 1)]
+        for spread, rank in collapses:
+            records.log({NAMES[1]: spread, NAMES[2]: rank, NAMES[3]: 0.0})
         raise ValueError("why it ended")
     logger.warning("after the run")
-    text, shown = (tmp_path / "log.txt").read_text(), stream.getvalue()
+    text, shown = (tmp_path / "log.txt").read_text(), capsys.readouterr().err
     assert "INFO saved step_000000003" in text
     assert "ERROR ValueError: why it ended" in text
     assert "warning: disk is full\n" in shown
     assert "saved" not in shown
     assert "after the run" not in text + shown
-
-
-def test_a_collapse_is_announced_when_it_begins(tmp_path: Path) -> None:
-    stream = io.StringIO()
-    with opened(tmp_path, stream=stream) as records:
-
-        def announced(spread: float, rank: float) -> list[str]:
-            """Warnings at a row with these values."""
-            before = len(stream.getvalue())
-            records.log({NAMES[1]: spread, NAMES[2]: rank, NAMES[3]: 0.0})
-            lines = stream.getvalue()[before:].splitlines()
-            return [line.partition(" fell")[0] for line in lines if "collapse" in line]
-
-        assert announced(0.9, 12.0) == []
-        assert announced(0.004, 12.0) == [f"warning: {NAMES[1]}"]
-        assert announced(0.004, 1.2) == [f"warning: {NAMES[2]}"]
-        assert announced(0.004, 1.2) == []
-        assert announced(0.9, 12.0) == []
-        assert len(announced(0.0, 1.0)) == 2
+    fell = [line.split()[1] for line in shown.splitlines() if "collapse" in line]
+    assert fell == [NAMES[1], NAMES[2], NAMES[2], NAMES[1]]  # each time as it begins
 
 
 class Terminal(io.StringIO):
@@ -305,32 +271,26 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_plain_lines_without_a_terminal_and_a_bar_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_plain_lines_without_a_terminal_and_a_bar_on_one(
+    stream: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "150")
-    for stream in (io.StringIO(), Terminal()):
-        console = Console(1000, "env steps", stream)
-        console.start(200, "MLR", {"task": "cartpole", "agent_steps": 12500})
-        console.progress(600, {"return": 123.456, "loss": 0.00012345})
-        console.line("evaluation at 600: 130.2")
-        console.close()
-        text = stream.getvalue()
-        assert text.startswith("MLR\n  task         cartpole\n  agent steps  12,500\n")
-        assert "600/1000" in text
-        assert "return 123.5, loss 0.0001234" in text
-        assert "evaluation at 600: 130.2\n" in text
-        assert ("\r" in text) == stream.isatty()
-        assert text.endswith("\n")
-
-
-def test_a_long_evaluation_shows_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    stream, terminal = io.StringIO(), Terminal()
-    for shown in (stream, terminal):
-        console = Console(1000, "env steps", shown)
-        console.start(0, "MLR", {})
-        for second in range(150):
+    with redirect_stderr(stream), opened(tmp_path) as records:
+        text = stream.getvalue()
+        assert text.startswith(f"MLR on {protocol.NAME}\n  method        mlr\n")
+        assert "  replay bytes  1,234\n" in text
+        live(records, 3)
+        for second in range(150):  # of a long evaluation
             now += 1.0
-            console.under_way(f"step {second}")
-    assert stream.getvalue() == "MLR\nstep 60\nstep 121\n"
-    assert terminal.getvalue().count("step") > 100
+            records.evaluating(EvaluationResult([0.0] * 5, [second], []))
+    text = stream.getvalue()
+    assert "3/100" in text
+    assert "return 1.5" in text
+    assert text.count("evaluation at 3 ") == 1
+    assert ("\r" in text) == stream.isatty()
+    assert text.endswith("\n")
+    shown = text.count("evaluation: 0 of 5 episodes")
+    assert shown > 100 if stream.isatty() else shown == 2

@@ -13,12 +13,11 @@ import logging
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 
 from ..errors import ConfigError, NonFiniteError, RunError, SimulatorError, StorageError
 from .disk import own_folder
@@ -34,12 +34,13 @@ from .process import SIGNALS
 # Observations uint8 (n, ...) and the generators of their episodes, for a policy that now and then
 # acts at random, to n actions.
 Policy = Callable[[np.ndarray, Sequence[np.random.Generator]], np.ndarray]
+# Makes an environment, whose rewards are the score.
+Make = Callable[[], Any]
 # Observation, reward, whether the episode is over, and what the simulator raised, if it did.
 Seen = tuple[np.ndarray, float, bool, str]
 
-_PICTURE_ROWS, _PICTURE_SIDE = 160, 4096  # a film of fewer rows is enlarged, up to such a side
 MOST_FAILURES = 10  # episodes in a row that the simulator may fail in
-_GIF_RATE, _GIF_SECONDS = 10.0, 60.0
+_SIDE = 320  # pixels, up to which pictures are enlarged
 _USUAL_RATE = 15.0  # pictures a second, of an environment that does not say
 _PATIENCE = 0.5  # seconds between two looks at something else while a worker is awaited
 
@@ -54,6 +55,10 @@ class EvaluationResult:
     lengths: list[int]  # agent steps
     ended: list[int]  # numbers of the episodes that are over, as they ended
     seconds: float = field(default=0.0, compare=False)  # that it took
+
+    def __str__(self) -> str:
+        done, steps = len(self.ended), sum(self.lengths)
+        return f"{done} of {len(self.scores)} episodes, {steps:,} agent steps"
 
 
 class Order(NamedTuple):
@@ -70,53 +75,109 @@ class EvaluationEnvs:
     What is seen does not depend on the number of processes.
 
     Args:
-        make: makes an environment, whose rewards are the score; it is pickled for workers.
+        make: is pickled for workers.
         processes: worker processes, at most N; 0 plays all episodes in this one.
         full_batches: the policy always acts on N observations, blank where nobody plays. The last
             bits of its actions depend on how many there are, and with actions that are real
             numbers so does the score: then N, unlike `processes`, is part of what defines it.
-
-    Attributes:
-        processes: workers that there are.
     """
 
     def __init__(
-        self,
-        make: Callable[[], Any],
-        num_envs: int,
-        processes: int = 0,
-        *,
-        full_batches: bool = False,
+        self, make: Make, num_envs: int, processes: int = 0, *, full_batches: bool = False
     ) -> None:
         self.num_envs, self.full_batches = num_envs, full_batches
-        self._here = _Group(make)
+        self._make, self._envs = make, dict[int, Any]()  # of this process, by place
         self._workers = [_Worker(make) for _ in range(min(processes, num_envs))]
         self.processes = len(self._workers)
 
     def advance(self, orders: Sequence[Order], waiting: Callable[[], None]) -> list[Seen]:
         """Carry out one order for each of some places, all at the same time.
 
-        Args:
-            waiting: called now and then until a worker answers; after what it raises, close.
-
-        Raises:
-            RunError: a worker is dead.
+        `waiting` is called now and then until a worker answers; after what it raises, close.
+        Raises RunError: a worker is dead.
         """
         if not self._workers:
-            return [self._here.follow(order) for order in orders]
+            return [self.follow(order) for order in orders]
         workers = [self._workers[order.place % len(self._workers)] for order in orders]
         for worker, order in zip(workers, orders, strict=True):
             worker.ask(order)
         return [worker.answer(waiting) for worker in workers]
 
+    def follow(self, order: Order) -> Seen:
+        """Carry out an order in this process."""
+        if order.place not in self._envs:
+            self._envs[order.place] = self._make()
+        env = self._envs[order.place]
+        try:
+            if order.seed is not None:
+                return env.reset(seed=order.seed)[0], 0.0, False, ""
+            obs, reward, terminated, truncated, _ = env.step(order.action)
+        except SimulatorError as error:
+            return np.empty(0), 0.0, True, str(error)
+        return obs, float(reward), terminated or truncated, ""
+
     def close(self) -> None:
-        """End the workers, and the environments here."""
-        self._here.close()
+        """End the workers, by force if they do not; close the environments here."""
+        for env in self._envs.values():
+            env.close()
         for worker in self._workers:
             worker.connection.close()
-        deadline = time.monotonic() + 10
-        for worker in self._workers:
-            worker.end(deadline - time.monotonic())
+        processes = [worker.process for worker in self._workers]
+        for process in psutil.wait_procs(processes, timeout=10)[1]:
+            process.kill()
+            process.wait()
+
+
+class _Worker:
+    """A process that plays, and ends when this one does."""
+
+    def __init__(self, make: Make) -> None:
+        self.connection, theirs = Pipe()
+        # The user's own environments must be importable there as they are here.
+        paths = [str(Path(__file__).resolve().parents[2]), *sys.path]
+        self.process = psutil.Popen(
+            [sys.executable, "-c", f"from {__name__} import serve; serve({theirs.fileno()})"],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,  # Ctrl-C is for the training process to handle
+        )
+        theirs.close()
+        self.connection.send(make)
+
+    def ask(self, order: Order) -> None:
+        with suppress(ConnectionError):  # `answer` finds out why
+            self.connection.send(order)
+
+    def answer(self, waiting: Callable[[], None]) -> Seen:
+        """What came of the oldest order that was not answered yet."""
+        try:
+            while not self.connection.poll(_PATIENCE):
+                waiting()
+            answer: Seen | Exception = self.connection.recv()
+        except (EOFError, ConnectionError) as error:
+            code = self.process.wait()
+            raise RunError(f"an evaluation worker ended with code {code}") from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def serve(file_number: int) -> None:
+    """A worker's life: answer until the other end is closed, on purpose or by its death."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # schedulers send them to every process of a job
+    connection = Connection(file_number)
+    try:
+        with closing(EvaluationEnvs(connection.recv(), num_envs=1)) as envs:
+            while True:
+                connection.send(envs.follow(connection.recv()))
+    except (EOFError, ConnectionError):
+        pass
+    except RunError as error:
+        connection.send(error)
+    except Exception:  # noqa: BLE001 (whatever it is, the other end raises it)
+        text = f"an evaluation worker failed:\n{traceback.format_exc()}"
+        connection.send(RuntimeError(text))
 
 
 @dataclass
@@ -205,15 +266,22 @@ def _generator(seed: int) -> np.random.Generator:
 
 
 def play(policy: Policy, env: Any, seed: int) -> Iterator[tuple[np.ndarray, float]]:
-    """The episode of `seed`, picture by picture: `env.render()`, and the score so far."""
+    """The episode of `seed`, picture by picture, and the score so far."""
     generator, (obs, _) = _generator(seed), env.reset(seed=seed)
     score, over = 0.0, False
-    yield env.render(), score
+    yield _picture(env), score
     while not over:
         (action,) = policy(obs[None], [generator])
         obs, reward, terminated, truncated, _ = env.step(action)
         score, over = score + reward, terminated or truncated
-        yield env.render(), score
+        yield _picture(env), score
+
+
+def _picture(env: Any) -> np.ndarray:
+    """What it shows, enlarged if that is small."""
+    picture: np.ndarray = env.render()
+    factor = max(1, _SIDE // max(picture.shape[:2]))
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _frame_rate(env: Any) -> float:
@@ -225,8 +293,7 @@ def _frame_rate(env: Any) -> float:
 def watch_episode(policy: Policy, env: Any, seed: int) -> None:
     """Play the episode of `seed` in a window, as fast as it is meant to be, until it is closed.
 
-    Raises:
-        ConfigError: no window can be opened.
+    Raises ConfigError: no window can be opened.
     """
     try:
         tkinter: Any = importlib.import_module("tkinter")
@@ -240,9 +307,8 @@ def watch_episode(policy: Policy, env: Any, seed: int) -> None:
     place.pack()
     with suppress(tkinter.TclError):  # it was closed
         for picture, _ in play(policy, env, seed):
-            shown = _enlarged(picture)
-            header = b"P6 %d %d 255 " % shown.shape[1::-1]
-            image = tkinter.PhotoImage(data=header + shown.tobytes())
+            header = b"P6 %d %d 255 " % picture.shape[1::-1]
+            image = tkinter.PhotoImage(data=header + picture.tobytes())
             place.configure(image=image)
             window.update()
             due += 1 / _frame_rate(env)
@@ -251,56 +317,28 @@ def watch_episode(policy: Policy, env: Any, seed: int) -> None:
 
 
 def record_video(policy: Policy, env: Any, seed: int, path: Path) -> float:
-    """Film the episode of `seed`: `path`.mp4, and its first minute, coarser, as `path`.gif.
+    """Film the episode of `seed` as `path`.mp4, and return its score.
 
-    Without a working ffmpeg there is a warning instead of the first.
-
-    Returns:
-        The episode's score.
+    Raises ConfigError: ffmpeg does not work.
     """
     imageio: Any = importlib.import_module("imageio.v2")  # workers do without
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rate, score = _frame_rate(env), 0.0
-    every = max(1, round(rate / _GIF_RATE))  # steps between two pictures of the GIF
-
-    def pictures() -> Iterator[np.ndarray]:
-        """Those of the film; the GIF is made on the way."""
-        nonlocal score
-        with imageio.get_writer(f"{path}.gif", duration=1000 * every / rate, loop=0) as loop:
-            for step, (picture, score) in enumerate(play(policy, env, seed)):  # noqa: B007
-                film = _enlarged(picture)
-                if step % every == 0 and step < _GIF_SECONDS * rate:
-                    coarse = max(1, min(film.shape[:2]) // _PICTURE_ROWS)
-                    loop.append_data(film[::coarse, ::coarse])
-                yield film
-
-    episode, film = pictures(), None
+    score = 0.0
     try:
-        # Without macro_block_size the codec would resize to a multiple of 16.
-        film = imageio.get_writer(f"{path}.mp4", fps=rate, macro_block_size=1)
-        for picture in episode:
-            film.append_data(picture)
-        film.close()
+        # The codec wants even sides; without macro_block_size it would be multiples of 16.
+        with imageio.get_writer(f"{path}.mp4", fps=_frame_rate(env), macro_block_size=2) as film:
+            for picture, score in play(policy, env, seed):  # noqa: B007
+                film.append_data(picture)
     except (ImportError, OSError) as error:
-        log.warning("%s.mp4 cannot be made: %s", path, str(error).partition("\n")[0])
-    for _ in episode:  # what is left of it: the GIF is made all the same
-        pass
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"--video: {path}.mp4 cannot be made ({reason}); is ffmpeg there?"
+        ) from error
     return score
-
-
-def _enlarged(picture: np.ndarray) -> np.ndarray:
-    """Small pictures made larger, and both sides even, as the codec wants them."""
-    rows, columns = picture.shape[:2]
-    factor = max(1, min(-(-_PICTURE_ROWS // rows), _PICTURE_SIDE // max(rows, columns)))
-    larger = picture.repeat(factor, axis=0).repeat(factor, axis=1)
-    odd = [(0, side % 2) for side in larger.shape[:2]]
-    return np.pad(larger, (*odd, (0, 0)), "edge")
 
 
 def teller(metric: str) -> Callable[[EvaluationResult], None]:
     """For `evaluate`: prints each score as it comes, and once a minute how far it is."""
-    told, minutes = 0, 0.0
+    told = minutes = 0
 
     def watch(result: EvaluationResult) -> None:
         nonlocal told, minutes
@@ -308,9 +346,9 @@ def teller(metric: str) -> Callable[[EvaluationResult], None]:
             score, length = result.scores[number], result.lengths[number]
             print(f"episode {number}: {metric} {score:.1f} in {length:,} agent steps", flush=True)
         told = len(result.ended)
-        if result.seconds // 60 > minutes:
-            minutes, steps = result.seconds // 60, sum(result.lengths)
-            print(f"{told} of {len(result.scores)} episodes, {steps:,} agent steps", flush=True)
+        if result.seconds >= 60 * (minutes + 1):
+            minutes = int(result.seconds // 60)
+            print(result, flush=True)
 
     return watch
 
@@ -335,98 +373,9 @@ def kept(folder: Path, name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
         raise ConfigError(f"--out={folder}: nothing can be kept there ({error})") from error
     try:
         yield path, report
-    except BaseException:
-        path.unlink()
-        raise
-    try:
         path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error}") from error
-
-
-class _Group:
-    """Environments by their place, in whichever process they live."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._envs: dict[int, Any] = {}
-
-    def follow(self, order: Order) -> Seen:
-        if order.place not in self._envs:
-            self._envs[order.place] = self._make()
-        env = self._envs[order.place]
-        try:
-            if order.seed is not None:
-                return env.reset(seed=order.seed)[0], 0.0, False, ""
-            obs, reward, terminated, truncated, _ = env.step(order.action)
-        except SimulatorError as error:
-            return np.empty(0), 0.0, True, str(error)
-        return obs, float(reward), terminated or truncated, ""
-
-    def close(self) -> None:
-        for env in self._envs.values():
-            env.close()
-
-
-class _Worker:
-    """A group in a process of its own, which ends when this one does."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self.connection, theirs = Pipe()
-        # The user's own environments must be importable there as they are here.
-        paths = [str(Path(__file__).resolve().parents[2]), *sys.path]
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import serve; serve({theirs.fileno()})"],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,  # Ctrl-C is for the training process to handle
-        )
-        theirs.close()
-        self.connection.send(make)
-
-    def ask(self, order: Order) -> None:
-        with suppress(ConnectionError):  # `answer` finds out why
-            self.connection.send(order)
-
-    def answer(self, waiting: Callable[[], None]) -> Seen:
-        """What came of the oldest order that was not answered yet."""
-        try:
-            while not self.connection.poll(_PATIENCE):
-                waiting()
-            seen: Seen | RunError | str = self.connection.recv()
-        except (EOFError, ConnectionError) as error:
-            code = self._process.wait()
-            raise RunError(f"an evaluation worker ended with code {code}") from error
-        if isinstance(seen, RunError):
-            raise seen
-        if isinstance(seen, str):
-            raise RuntimeError(f"an evaluation worker failed:\n{seen}")
-        return seen
-
-    def end(self, seconds: float) -> None:
-        """Wait so long for its end, which comes once the connection is closed; then kill it."""
-        try:
-            self._process.wait(timeout=max(0.0, seconds))
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
-def serve(file_number: int) -> None:
-    """A worker's life: answer until the other end is closed, on purpose or by its death."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # schedulers send them to every process of a job
-    connection, group = Connection(file_number), None
-    try:
-        group = _Group(connection.recv())
-        while True:
-            connection.send(group.follow(connection.recv()))
-    except (EOFError, ConnectionError):
-        pass
-    except RunError as error:
-        connection.send(error)
-    except Exception:  # noqa: BLE001 (whatever it is, the other end raises it)
-        connection.send(traceback.format_exc())
-    finally:
-        if group is not None:
-            group.close()
+    except BaseException as error:
+        path.unlink()
+        if isinstance(error, OSError):
+            raise StorageError(f"{path} cannot be written: {error}") from error
+        raise
