@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium import spaces
 
 from .errors import ConfigError, SimulatorError
-from .run.files import one_line
+from .run.disk import one_line
 
 _LEAST_STEPS, _MOST_STEPS = 10, 200  # of a trial, which ends once it has seen enough
 _NUMBERS = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)

@@ -30,7 +30,7 @@ from .device import named_device
 from .errors import ConfigError, StorageError
 from .networks import PolicyNetwork, PolicySettings
 from .run.checkpoint import agent_checkpoint
-from .run.files import Fields, fields, one_line
+from .run.disk import Fields, fields, one_line, read_bytes
 from .run.schema import check_device, construct
 
 WEIGHTS, CARD, SUMS = "policy.safetensors", "README.md", "SHA256SUMS"
@@ -186,10 +186,7 @@ def _exported(folder: Path) -> tuple[Fields, Any]:
     """What the weights' header says, and the weights; all of the folder was checked before."""
     if sorted(entry.name for entry in folder.iterdir()) != sorted(_MOST):
         raise ConfigError(f"{folder}: must hold {', '.join(_MOST)} and nothing else")
-    for path, most in ((folder / name, most) for name, most in _MOST.items()):
-        if not path.is_file() or path.stat().st_size > most:
-            raise ConfigError(f"{path}: must be a file of at most {most:,} bytes")
-    content, card, sums = ((folder / name).read_bytes() for name in _MOST)
+    content, card, sums = (read_bytes(folder / name, most) for name, most in _MOST.items())
     if _sums({WEIGHTS: content, CARD: card}) != sums:
         raise ConfigError(f"{folder}: {SUMS} are those of other files; copy the folder again")
     try:

@@ -1,7 +1,8 @@
 """`train.py` in a process of its own, with what a test does to it from outside.
 
 A fault is called with the trainer once that is ready; it puts itself around the loop's own methods,
-so production code knows nothing of it. It is pickled on its way into the process.
+so production code knows nothing of it. It is pickled on its way into the process: a function, or a
+`partial` of one.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,119 +60,70 @@ def send(name: str) -> None:
     os.kill(os.getpid(), getattr(signal, name))
 
 
-@dataclass(frozen=True)
-class Signal:
-    """The run gets a signal right before step `at_step`, or before it does anything."""
-
-    name: str
-    at_step: int = -1
-
-    def __call__(self, trainer: train.Trainer) -> None:
-        if self.at_step < 0:
-            send(self.name)
-
-        def step() -> None:
-            if trainer.progress.agent_step == self.at_step:
-                send(self.name)
-
-        before(trainer, "step", step)
+def asked(name: str, at_step: int, trainer: train.Trainer) -> None:
+    """The run gets a signal right before step `at_step`; if that is negative, at once."""
+    if at_step < 0:
+        send(name)
+    before(trainer, "step", lambda: trainer.progress.agent_step == at_step and send(name))
 
 
-@dataclass(frozen=True)
-class SignalInEvaluation:
+def asked_in_evaluation(name: str, at_step: int, trainer: train.Trainer) -> None:
     """The run gets a signal when the policy is asked for its third action of an evaluation."""
+    evaluate, actions = train.evaluate, itertools.count(1)
 
-    name: str
-    at_step: int
+    def interrupted(act: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        def policy(*observed: Any) -> Any:
+            if trainer.progress.agent_step == at_step and next(actions) == 3:
+                send(name)
+            return act(*observed)
 
-    def __call__(self, trainer: train.Trainer) -> None:
-        evaluate, asked = train.evaluate, itertools.count(1)
+        return evaluate(policy, *arguments, **options)
 
-        def interrupted(act: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-            def policy(*observed: Any) -> Any:
-                if trainer.progress.agent_step == self.at_step and next(asked) == 3:
-                    send(self.name)
-                return act(*observed)
-
-            return evaluate(policy, *arguments, **options)
-
-        train.evaluate = interrupted  # type: ignore[assignment]
+    train.evaluate = interrupted  # type: ignore[assignment]
 
 
-class NoScore:
+def no_score(trainer: train.Trainer) -> None:
     """Evaluations give no number."""
-
-    def __call__(self, trainer: train.Trainer) -> None:
-        def evaluate(*arguments: Any) -> Any:
-            raise NonFiniteError("score=nan")
-
-        train.evaluate = evaluate
+    patch.object(train, "evaluate", side_effect=NonFiniteError("score=nan")).start()
 
 
-class KillAtTheEnd:
+def killed_at_the_end(trainer: train.Trainer) -> None:
     """The run is killed after its last checkpoint, before it says that it is finished."""
-
-    def __call__(self, trainer: train.Trainer) -> None:
-        before(trainer.records, "finish", lambda: send("SIGKILL"))
+    before(trainer.records, "finish", lambda: send("SIGKILL"))
 
 
-class Report:
+def report(trainer: train.Trainer) -> None:
     """The run prints which step it begins, its memory in pages and how many files are open."""
 
-    def __call__(self, trainer: train.Trainer) -> None:
-        def step() -> None:
-            pages = Path("/proc/self/statm").read_text().split()[1]
-            print(
-                "at",
-                trainer.progress.agent_step,
-                pages,
-                len(os.listdir("/proc/self/fd")),
-                flush=True,
-            )
+    def step() -> None:
+        pages, files = Path("/proc/self/statm").read_text().split()[1], os.listdir("/proc/self/fd")
+        print("at", trainer.progress.agent_step, pages, len(files), flush=True)
 
-        before(trainer, "step", step)
+    before(trainer, "step", step)
 
 
-@dataclass(frozen=True)
-class SlowDisk:
+def slow_disk(seconds: float, trainer: train.Trainer) -> None:
     """Each wait for the disk takes this many seconds longer."""
-
-    seconds: float
-
-    def __call__(self, trainer: train.Trainer) -> None:
-        before(os, "fsync", partial(time.sleep, self.seconds))
+    before(os, "fsync", partial(time.sleep, seconds))
 
 
-@dataclass(frozen=True)
-class FullDisk:
-    """Saves number `first` to `last` find the disk full."""
+def full_disk(saves: Collection[int], trainer: train.Trainer) -> None:
+    """Saves of these numbers, from 1, find the disk full."""
+    save, numbers = trainer.save, itertools.count(1)
 
-    first: int
-    last: int
+    def save_in_vain(**options: Any) -> None:
+        full = OSError(errno.ENOSPC, "No space left on device") if next(numbers) in saves else None
+        with patch.object(os, "fsync", wraps=os.fsync, side_effect=full):
+            save(**options)
 
-    def __call__(self, trainer: train.Trainer) -> None:
-        save, numbers = trainer.save, itertools.count(1)
-
-        def save_in_vain(**options: Any) -> None:
-            full = OSError(errno.ENOSPC, "No space left on device")
-            if self.first <= next(numbers) <= self.last:
-                with patch.object(os, "fsync", side_effect=full):
-                    save(**options)
-            else:
-                save(**options)
-
-        trainer.save = save_in_vain  # type: ignore[method-assign]
+    trainer.save = save_in_vain  # type: ignore[method-assign]
 
 
-@dataclass(frozen=True)
-class NotANumber:
+def not_a_number(at_step: int, trainer: train.Trainer) -> None:
     """Before step `at_step` a parameter becomes a NaN."""
 
-    at_step: int
+    def step() -> None:
+        if trainer.progress.agent_step == at_step:
+            next(iter(trainer.agent.objective.parameters())).data.view(-1)[0] = math.nan
 
-    def __call__(self, trainer: train.Trainer) -> None:
-        def step() -> None:
-            if trainer.progress.agent_step == self.at_step:
-                next(iter(trainer.agent.objective.parameters())).data.view(-1)[0] = math.nan
-
-        before(trainer, "step", step)
+    before(trainer, "step", step)

@@ -7,12 +7,14 @@ every table and of final.json, and TensorBoard's curves.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import small_run
 import torch
-from faults import KillAtTheEnd, Signal, SignalInEvaluation
+from faults import asked, asked_in_evaluation, killed_at_the_end
+from small_checkpoints import steps
 from small_run import AGENT_STEPS, EVALUATION_AT, LEARNING_STARTS, LOG_EVERY
 from whole_runs import (
     assert_same,
@@ -23,72 +25,50 @@ from whole_runs import (
     frames,
     left,
     newest,
-    steps,
     train,
     train_alone,
     uninterrupted,
 )
 
-BEFORE_LEARNING, MIDDLE, END, BEFORE_UPDATE, LAST = MOMENTS = (
-    "before learning starts",
-    "in the middle of an episode",
-    "at the end of an episode",
-    "right before an actor and target update",
-    "after the last step",
-)
 
-
-def moment(name: str) -> int:
-    """The agent step after which the run is stopped."""
+def moments() -> dict[str, int]:
+    """Agent steps after which a run is stopped."""
     ends = small_run.episode_ends(newest(uninterrupted()).items["replay"])
     learning = range(LEARNING_STARTS + 2, AGENT_STEPS - 1)
     inside = [step for step in learning if step not in ends and step != EVALUATION_AT]
     every = small_run.ACTOR_EVERY
     return {
-        BEFORE_LEARNING: LEARNING_STARTS - 5,
-        MIDDLE: next(step for step in inside if (step + 1) % every == 0 or every == 1),
-        END: next(step for step in ends if step in learning),
-        BEFORE_UPDATE: next(step for step in reversed(inside) if step % every == 0),
-        LAST: AGENT_STEPS,
-    }[name]
+        "before learning starts": LEARNING_STARTS - 5,
+        "within an episode": next(step for step in inside if (step + 1) % every == 0 or every == 1),
+        "at the end of an episode": next(step for step in ends if step in learning),
+        "right before an actor and target update": next(
+            step for step in reversed(inside) if step % every == 0
+        ),
+        "after the last step": AGENT_STEPS,
+    }
 
 
 def stop(runs: Path, step: int, *words: str) -> None:
     """Run until a signal after that step, which must end it as it should."""
-    ended = train(runs, *words, what=(Signal("SIGTERM", step - 1),))
+    ended = train(runs, *words, what=(partial(asked, "SIGTERM", step - 1),))
     assert ended.code == 75, ended.output
     assert ended.last_line.startswith(f"error: SIGTERM at agent step {step};")
     assert steps(folder(runs))[-1] == step
 
 
 def test_a_run_stopped_at_every_kind_of_moment_ends_the_same(tmp_path: Path) -> None:
-    ended = train(tmp_path, what=(Signal("SIGUSR1"),))  # while it starts
+    ended = train(tmp_path, what=(partial(asked, "SIGUSR1", -1),))  # while it starts
     assert (ended.code, steps(folder(tmp_path))) == (75, [0])
-    for step in sorted(map(moment, MOMENTS)):
+    for step in sorted(moments().values()):
         stop(tmp_path, step)
-    ended = train(tmp_path, what=(SignalInEvaluation("SIGTERM", AGENT_STEPS),))
+    ended = train(tmp_path, what=(partial(asked_in_evaluation, "SIGTERM", AGENT_STEPS),))
     assert ended.code == 75, ended.output
     assert len((folder(tmp_path) / "eval.csv").read_text().splitlines()) == 2  # header, the first
-    finish(tmp_path)
-    ended = train(tmp_path)  # and once more
-    assert ended.code == 0
-    assert f"{folder(tmp_path)} is finished: see final.json" in ended.output
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize(
-    ("fault", "saved"),
-    [(Signal("SIGKILL", LEARNING_STARTS + 3), []), (KillAtTheEnd(), [AGENT_STEPS])],
-)
-def test_killed_before_the_first_or_after_the_last_checkpoint(
-    tmp_path: Path, fault: Signal, saved: list[int]
-) -> None:
-    ended = train(tmp_path, what=(fault,))
-    assert ended.code == -9
-    assert steps(folder(tmp_path)) == saved
+    ended = train(tmp_path, what=(killed_at_the_end,))
+    assert (ended.code, steps(folder(tmp_path))[-1]) == (-9, AGENT_STEPS)
     assert not (folder(tmp_path) / "final.json").exists()
     finish(tmp_path)
-    assert steps(folder(tmp_path)) == [AGENT_STEPS]
+    assert "is finished: see final.json" in finish(tmp_path).output  # and once more
 
 
 def test_a_longer_budget_continues_as_if_it_had_been_so_from_the_start(tmp_path: Path) -> None:
@@ -106,7 +86,7 @@ def test_a_longer_budget_continues_as_if_it_had_been_so_from_the_start(tmp_path:
 def test_a_run_whose_environment_cannot_be_rebuilt_goes_on_with_a_new_episode(
     tmp_path: Path,
 ) -> None:
-    step = moment(MIDDLE)
+    step = moments()["within an episode"]
     stop(tmp_path, step)
     assert step not in small_run.episode_ends(newest(tmp_path).items["replay"])
     change(tmp_path, "environment", small_run.other_pixel)
@@ -167,7 +147,7 @@ def test_a_seed_fixes_every_number_in_every_process(tmp_path: Path) -> None:
 @pytest.mark.cuda
 def test_a_gpu_asked_to_be_deterministic_resumes_exactly(tmp_path: Path) -> None:
     words = ("device=cuda", "deterministic=true")
-    stop(tmp_path, moment(MIDDLE), *words)
+    stop(tmp_path, moments()["within an episode"], *words)
     ended = train(tmp_path, *words)
     assert ended.code == 0, ended.output
     assert_same(tmp_path, uninterrupted(*words))
@@ -177,7 +157,7 @@ def test_a_gpu_asked_to_be_deterministic_resumes_exactly(tmp_path: Path) -> None
 @pytest.mark.parametrize(("first", "then"), [("cpu", "cuda"), ("cuda", "cpu")])
 def test_a_run_moves_between_devices(tmp_path: Path, first: str, then: str) -> None:
     """Up to where it moved the replay is the same; then the numbers are those of the device."""
-    stop(tmp_path, moment(MIDDLE), f"device={first}")
+    stop(tmp_path, moments()["within an episode"], f"device={first}")
     before = frames(tmp_path)
     ended = train(tmp_path, f"device={then}")
     assert ended.code == 0, ended.output

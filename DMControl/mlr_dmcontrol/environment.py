@@ -18,7 +18,7 @@ from .names import is_own
 from .own_environment import Answer, OwnEnvironment
 from .protocol import PROTOCOL, TASK_KEY, stamp
 from .renderer import Renderer, choose_renderer
-from .run.files import one_line
+from .run.disk import one_line
 from .run.schema import bounded
 from .tasks import canonical, domain_and_task
 

@@ -12,86 +12,47 @@ import shutil
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import small_run
-from faults import FullDisk, NoScore, NotANumber, Report, Signal, SlowDisk
-from small_checkpoints import leftovers
-from small_run import AGENT_STEPS, EVALUATION_AT, LEARNING_STARTS, LOG_EVERY
-from whole_runs import (
-    EVERY,
-    SAVING,
-    STOPPED,
-    Started,
-    assert_same,
-    contents,
-    finish,
-    folder,
-    newest,
-    start,
-    steps,
-    stopped_once,
-    train,
-    uninterrupted,
-)
+from faults import asked, full_disk, no_score, not_a_number, report, slow_disk
+from small_checkpoints import contents, leftovers, steps
+from small_run import EVALUATION_AT, LEARNING_STARTS, LOG_EVERY
+from whole_runs import Started, assert_same, finish, folder, newest, train, uninterrupted
 
-from mlr_dmcontrol.run.guard import first_non_finite
+from mlr_dmcontrol.run.checkpoint import plain
 
-AGAIN = STOPPED - STOPPED % EVERY  # the checkpoint before the newest
-
-
-@pytest.fixture
-def stopped(tmp_path: Path) -> Path:
-    """A copy of a run that was stopped between two checkpoints."""
-    shutil.copytree(stopped_once(), tmp_path, dirs_exist_ok=True)
-    return tmp_path
-
-
-# --- 0: in spite of it ----------------------------------------------------------------------------
-
-
-def test_a_save_that_fails_costs_nothing_else(tmp_path: Path) -> None:
-    words = f"checkpoint.every_steps={AGENT_STEPS // 4}"
-    ended = train(tmp_path, words, what=(FullDisk(2, 3),))
-    assert ended.code == 0, ended.output
-    assert ended.output.count("training goes on (") == 2
-    assert_same(tmp_path, uninterrupted())
+EVERY = 5  # agent steps between checkpoints
+SAVING = f"checkpoint.every_steps={EVERY}"
 
 
 # --- 2: wrong input -------------------------------------------------------------------------------
 
 
-def test_what_does_not_fit_is_refused(stopped: Path, tmp_path: Path) -> None:
-    before = contents(stopped)
-    wrong = {
-        "agent.mask_ratio=0.3": "agent.mask_ratio=0.3 (was ",
-        "resume=never": "resume=never",
-        "budget=-1": "budget=-1",
-        "agent.mask_ratoi=0.3": "mask_ratio",
-    }
-    for word, what in wrong.items():
-        ended = train(stopped, SAVING, word)
-        assert ended.code == 2, ended.output
-        assert ended.output.startswith("error: ")
-        assert ended.output == ended.last_line + "\n"
-        assert what in ended.output
-        assert contents(stopped) == before
-    ended = train(tmp_path / "new", "resume=must")
-    assert ended.code == 2, ended.output
-    ended = train(stopped, SAVING, "resume=must", what=(Signal("SIGTERM", STOPPED),))
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    ended = train(tmp_path, what=(partial(asked, "SIGTERM", LEARNING_STARTS + 3),))
     assert ended.code == 75, ended.output
+    before = contents(folder(tmp_path))
+    for word in ("agent.mask_ratio=0.3", "resume=never"):
+        ended = train(tmp_path, word)
+        assert ended.code == 2, ended.output
+        assert ended.output == ended.last_line + "\n"
+        assert ended.output.startswith(f"error: {word}")
+        assert contents(folder(tmp_path)) == before
 
 
 # --- 3: the disk ----------------------------------------------------------------------------------
 
 
-def test_a_disk_that_stays_full_ends_the_run_which_goes_on_later(tmp_path: Path) -> None:
-    ended = train(tmp_path, SAVING, what=(FullDisk(3, 5),))
+def test_a_full_disk_costs_saves_then_ends_the_run_which_goes_on_later(tmp_path: Path) -> None:
+    ended = train(tmp_path, SAVING, what=(partial(full_disk, (2, 3, 6, 7, 8)),))
     assert ended.code == 3, ended.output
-    assert f"step {5 * EVERY} could not be saved" in ended.last_line
-    assert f"last good step: {2 * EVERY} (" in ended.last_line
-    assert steps(folder(tmp_path)) == [EVERY, 2 * EVERY]
+    assert ended.output.count("training goes on (") == 4
+    assert f"step {8 * EVERY} could not be saved" in ended.last_line
+    assert f"last good step: {5 * EVERY} (" in ended.last_line
+    assert steps(folder(tmp_path)) == [4 * EVERY, 5 * EVERY]
     assert not leftovers(folder(tmp_path))
     finish(tmp_path, SAVING)
 
@@ -101,25 +62,23 @@ def test_a_disk_that_stays_full_ends_the_run_which_goes_on_later(tmp_path: Path)
 
 def test_a_nan_ends_the_run_soon_and_is_in_no_checkpoint(tmp_path: Path) -> None:
     step = LEARNING_STARTS + 7
-    words = f"checkpoint.every_steps={3 * EVERY}"
-    ended = train(tmp_path, words, what=(NotANumber(step),))
+    ended = train(tmp_path, SAVING, what=(partial(not_a_number, step),))
     assert ended.code == 4, ended.output
     assert ended.last_line.startswith("error: ")
     text = (folder(tmp_path) / "nonfinite.json").read_text()
-    report = json.loads(text, parse_constant=pytest.fail)
-    assert step <= report["agent_step"] <= step + LOG_EVERY
-    assert report["update_step"] == step - LEARNING_STARTS  # the very first one
-    assert any(not math.isfinite(float(value)) for value in report.values())
+    facts = json.loads(text, parse_constant=pytest.fail)
+    assert step <= facts["agent_step"] <= step + LOG_EVERY
+    assert facts["update_step"] == step - LEARNING_STARTS  # the very first one
+    assert any(not math.isfinite(float(value)) for value in facts.values())
     saved = newest(tmp_path)
     assert saved.step <= step
-    assert first_non_finite(saved.items) is None
+    plain(saved.items, "finite")
     assert json.loads((folder(tmp_path) / "run.json").read_text())["status"] == "failed"
 
 
 def test_an_evaluation_that_gives_no_number_keeps_what_was_trained(tmp_path: Path) -> None:
-    ended = train(tmp_path, what=(NoScore(),))
-    assert ended.code == 4, ended.output
-    assert ended.last_line == "error: score=nan"
+    ended = train(tmp_path, what=(no_score,))
+    assert (ended.code, ended.last_line) == (4, "error: score=nan"), ended.output
     assert steps(folder(tmp_path)) == [EVALUATION_AT]
     finish(tmp_path)
 
@@ -135,8 +94,7 @@ def reached(output: str) -> int:
 
 def wait_for_a_save(run: Started, runs: Path) -> None:
     """Until a file of a checkpoint is being written."""
-    while run.alive and not any((folder(runs) / "checkpoints").glob("files/.*.tmp")):
-        time.sleep(0.005)
+    run.wait_until(lambda: any((folder(runs) / "checkpoints").glob("files/.*.tmp")))
 
 
 @pytest.mark.timeout(1800)
@@ -147,8 +105,8 @@ def test_killed_or_asked_to_stop_at_random_moments_it_ends_the_same(
     """Every other time killed while the disk is slow, and so within a save."""
     chance, torn, known = random.Random(times), 0, 0
     for number in range(times):
-        run = start(tmp_path, SAVING, what=(Report(), SlowDisk(0.1 * (number % 2))))
-        run.wait_for("\nat ", 1 + chance.randrange(2 * EVERY))
+        run = Started(tmp_path, SAVING, what=(report, partial(slow_disk, 0.1 * (number % 2))))
+        run.wait_for_steps(1 + chance.randrange(2 * EVERY))
         if number % 2:
             wait_for_a_save(run, tmp_path)
         time.sleep(chance.uniform(0, 0.2))
@@ -169,16 +127,16 @@ def test_killed_or_asked_to_stop_at_random_moments_it_ends_the_same(
     finish(tmp_path, SAVING)
 
 
-def test_a_second_interrupt_ends_at_once_and_loses_only_that_save(stopped: Path) -> None:
-    run = start(stopped, SAVING, what=(Report(), SlowDisk(0.2)))
-    run.wait_for("\nat ")
+def test_a_second_interrupt_ends_at_once_and_loses_only_that_save(tmp_path: Path) -> None:
+    run = Started(tmp_path, what=(report, partial(slow_disk, 0.2)))
+    run.wait_for_steps(LEARNING_STARTS)
     run.kill(signal.SIGINT)
-    wait_for_a_save(run, stopped)
+    wait_for_a_save(run, tmp_path)
     run.kill(signal.SIGINT)
     ended = run.end()
     assert ended.code == -signal.SIGINT, ended.output
-    assert steps(folder(stopped))[-1] == STOPPED
-    finish(stopped)
+    assert steps(folder(tmp_path)) == []
+    finish(tmp_path)
 
 
 # --- long runs ------------------------------------------------------------------------------------
@@ -188,7 +146,7 @@ def test_a_second_interrupt_ends_at_once_and_loses_only_that_save(stopped: Path)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_long_run_needs_no_more_memory_and_files_than_a_short_one(tmp_path: Path) -> None:
     words = (*small_run.LONG, "checkpoint.every_steps=50", "logging.every=50")
-    ended = train(tmp_path, *words, what=(Report(),))
+    ended = train(tmp_path, *words, what=(report,))
     assert ended.code == 0, ended.output
     lines = [line.split() for line in ended.output.splitlines() if line.startswith("at ")]
     pages, opened = ([int(line[column]) for line in lines] for column in (2, 3))

@@ -25,19 +25,18 @@ from typing import Any
 import faults
 import small_run
 import torch
-from small_checkpoints import files, forge_part, steps
+from small_checkpoints import files, forge_part
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mlr_dmcontrol.run.checkpoint import Checkpoint, Checkpointer
 
 TREE = Path(__file__).resolve().parents[1]
 TABLES = ("train.csv", "eval.csv", "eval_episodes.csv")
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 # Each run is forked from a process that has imported everything, which takes longer than a run.
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["train", "pytest", "torch._inductor", *small_run.IMPORTS])
-os.environ |= ONE_THREAD
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def new_folder() -> Path:
@@ -61,33 +60,32 @@ class Ended:
 
 
 class Started:
-    """A run under way."""
+    """A run under way in `runs`."""
 
-    def __init__(self, words: list[str], *what: faults.Fault) -> None:
+    def __init__(self, runs: Path, *more: str, what: tuple[faults.Fault, ...] = ()) -> None:
         self._output = new_folder() / "output"
-        arguments = (words, str(self._output), what)
+        arguments = (words(runs, *more), str(self._output), what)
         self._process = processes.Process(target=faults.run, args=arguments, daemon=True)
         with chdir(TREE):  # where the process that is forked finds `train`
             self._process.start()
-        self.pid = self._process.pid or 0
 
     @property
     def output(self) -> str:
         """What it has printed so far."""
         return self._output.read_text() if self._output.exists() else ""
 
-    @property
-    def alive(self) -> bool:
-        return self._process.is_alive()
+    def wait_until(self, happened: Callable[[], object]) -> None:
+        """Until something has happened, or the run has ended."""
+        while self._process.is_alive() and not happened():
+            time.sleep(0.005)
 
-    def wait_for(self, text: str, count: int = 1) -> None:
-        """Until it has printed `text` `count` times, or has ended."""
-        while self.output.count(text) < count and self.alive:
-            time.sleep(0.01)
+    def wait_for_steps(self, count: int) -> None:
+        """Until so many have begun; with `faults.report`."""
+        self.wait_until(lambda: self.output.count("\nat ") >= count)
 
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        if self.alive:
-            os.kill(self.pid, number)
+    def kill(self, number: signal.Signals) -> None:
+        if self._process.is_alive():
+            os.kill(self._process.pid or 0, number)
 
     def end(self) -> Ended:
         """Wait for its end."""
@@ -102,14 +100,9 @@ def words(runs: Path, *more: str) -> list[str]:
     return [*usual, f"runs_dir={runs}", *more]
 
 
-def start(runs: Path, *more: str, what: tuple[faults.Fault, ...] = ()) -> Started:
-    """Begin a run in `runs`."""
-    return Started(words(runs, *more), *what)
-
-
 def train(runs: Path, *more: str, what: tuple[faults.Fault, ...] = ()) -> Ended:
     """Run `train.py` to its end, in `runs`."""
-    return start(runs, *more, what=what).end()
+    return Started(runs, *more, what=what).end()
 
 
 def train_alone(runs: Path, *more: str, **environment: str) -> Ended:
@@ -136,23 +129,6 @@ def uninterrupted(*more: str) -> Path:
     runs = new_folder()
     ended = train(runs, *more)
     assert ended.code == 0, ended.output
-    return runs
-
-
-# --- a run that was stopped -----------------------------------------------------------------------
-
-EVERY = 5  # agent steps between its checkpoints
-SAVING = f"checkpoint.every_steps={EVERY}"
-STOPPED = small_run.LEARNING_STARTS + 18  # where it is
-
-
-@cache
-def stopped_once() -> Path:
-    """`runs` of a run that was stopped between two checkpoints."""
-    runs = new_folder()
-    ended = train(runs, SAVING, what=(faults.Signal("SIGTERM", STOPPED - 1),))
-    assert ended.code == 75, ended.output
-    assert steps(folder(runs)) == [STOPPED - STOPPED % EVERY, STOPPED]
     return runs
 
 
@@ -200,15 +176,6 @@ def left(runs: Path) -> dict[str, Any]:
         "frames": frames(runs),
         **{name: (path / name).read_bytes() for name in names},
         "tb": curves(path / "tb"),
-    }
-
-
-def contents(runs: Path) -> dict[str, tuple[bytes, int]]:
-    """Every file of the run's folder, but for the log and the lock, and when it was changed."""
-    return {
-        str(path): (path.read_bytes(), path.stat().st_mtime_ns)
-        for path in folder(runs).rglob("*")
-        if path.is_file() and path.name not in ("log.txt", "run.lock")
     }
 
 

@@ -21,8 +21,7 @@ from ..errors import ConfigError, StorageError
 from ..policy import load_policy
 from ..report import plots, runs
 from ..run.checkpoint import Checkpoint, agent_checkpoint
-from ..run.disk import write_atomically
-from ..run.files import one_line, read_text
+from ..run.disk import one_line, read_text, write_atomically
 from ..run.process import script, typed_path
 from ..run.schema import plain
 from ..settings import Config, of_run

@@ -31,7 +31,7 @@ import pandas as pd
 
 from .. import protocol
 from ..errors import ConfigError
-from ..run.files import COUNT, Fields, damage, fields, one_line, read_text
+from ..run.disk import COUNT, Fields, damage, fields, one_line, read_text
 from ..run.folder import MAY_CHANGE, flatten, look
 
 IDENTITY = ("method", "task", "seed", "protocol", "preset", "budget")

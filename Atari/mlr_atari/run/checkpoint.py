@@ -5,9 +5,8 @@
       files/3fa9c1...        one of these, tensors and plain values; named by its content's SHA-256
 
 A save adds files, publishes them by renaming one JSON into place, and then removes what no JSON
-names. A file never changes, so what a valid checkpoint needs is never at risk, and what two of
-them share, such as frames, is written once. Nothing is believed that was not checked, and what
-lies there but is not this run's stays as it is.
+names. A file never changes, and what two checkpoints share, such as frames, is written once.
+Nothing is believed that was not checked, and what is not this run's stays as it is.
 """
 
 from __future__ import annotations
@@ -17,12 +16,10 @@ import json
 import logging
 import os
 import re
-import time
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -32,10 +29,9 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError, NonFiniteError
 from . import disk
-from .disk import Damaged
-from .files import one_line
+from .disk import one_line
 from .folder import identity
-from .guard import first_non_finite, write_report
+from .guard import write_report
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +41,12 @@ _LARGEST_JSON = 2**24  # bytes; one of the benchmark's 100k steps takes some kil
 _PUBLISHED = re.compile(r"step_(\d{9,})(\.json)?")  # without: a folder of schema 1
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _OURS = (_PUBLISHED, _DIGEST, disk.TEMPORARY)
-_PLAIN = (int, float, bool, str, bytes, type(None))
-_MISFITS = LookupError, ValueError, TypeError, AttributeError, OverflowError, RuntimeError, OSError
+_PLAIN, _CONTAINERS = (int, float, bool, str, bytes, type(None)), (dict, list, tuple)
+_MISFITS = LookupError, ValueError, TypeError, AttributeError, OverflowError, RuntimeError
+
+
+class Damaged(OSError):
+    """A file is missing, is not what it was, or is none of ours."""
 
 
 class Stateful(Protocol):
@@ -79,20 +79,17 @@ class FrameStore(Protocol):
 class Checkpoint:
     """What a checkpoint's JSON says, and what was read with it.
 
-    Attributes:
-        path: the JSON; `run` is the identity of the run that it belongs to.
-        parts: the file of each part of the state.
-        frames: the files of the replay's frames, each by the number after its last frame.
-        items: the parts that were asked for, by name, on the CPU.
+    `run` is the identity of the run that it belongs to.
     """
 
-    path: Path
+    path: Path  # of the JSON
     run: str
     step: int
-    final: bool
-    parts: dict[str, str]
-    frames: dict[int, str]
-    items: dict[str, Any] = field(default_factory=dict)
+    final: bool = False
+    parts: dict[str, str] = field(default_factory=dict)  # the file of each part of the state
+    frames: dict[int, str] = field(default_factory=dict)  # each file's by the end of its frames
+    wrong: OSError | None = None  # why the JSON cannot be read; the rest is empty then
+    items: dict[str, Any] = field(default_factory=dict)  # the parts asked for, on the CPU
 
     @property
     def files(self) -> dict[str, str]:
@@ -108,7 +105,7 @@ class Checkpoint:
     def _fitting(self, name: str) -> Iterator[None]:
         try:
             yield
-        except _MISFITS as error:
+        except (OSError, *_MISFITS) as error:
             raise CheckpointError(f"{self.path}: {name} does not fit: {one_line(error)}") from error
 
 
@@ -116,7 +113,6 @@ class Checkpointer:
     """Saves and restores the state of the run in `run_folder`, which this process holds.
 
     Args:
-        run_folder: the run's folder; checkpoints go to `checkpoints/` in it.
         keep: how many checkpoints to keep, besides the final ones; at least 2.
         run: identity of the run; another's checkpoints are not used. Empty: anyone's are.
         block_size: replay frames in a file; the same for all processes of a run.
@@ -125,18 +121,11 @@ class Checkpointer:
     def __init__(
         self, run_folder: Path, keep: int = 2, run: str = "", block_size: int = 1024
     ) -> None:
-        if keep < 2:
-            raise ValueError("one checkpoint is none: keep at least 2")
         self._run_folder, self._keep, self._run = run_folder, keep, run
         self._folder = run_folder / "checkpoints"
         self._files = self._folder / "files"
-        self._block_size = block_size
-        # Of the checkpoint that was saved or restored last.
-        self._last_step: int | None = None
-        self._final_step: int | None = None
-        self._last_frames: dict[int, str] = {}
-        self._written = 0  # bytes of the last save
-        self._failures = 0
+        self._block_size, self._failures = block_size, 0
+        self._last: Checkpoint | None = None  # that was saved or restored
 
     def save(
         self,
@@ -146,8 +135,8 @@ class Checkpointer:
         *,
         final: bool = False,
         required: bool = False,
-    ) -> Path | None:
-        """Write a checkpoint; it either becomes complete or leaves no trace.
+    ) -> None:
+        """Write a checkpoint; it either becomes complete or leaves no trace but a warning.
 
         Args:
             step: the x-axis of the run; an earlier checkpoint of the same step is replaced.
@@ -156,74 +145,59 @@ class Checkpointer:
             final: to be kept for good.
             required: a failure ends the run (the last save before the process ends).
 
-        Returns:
-            Its JSON; None if it could not be written, which is logged.
-
         Raises:
             NonFiniteError: a tensor of the state holds a NaN or infinity.
             StorageError: writing failed three times in a row, or failed and was required.
         """
-        if final and step == self._final_step:  # it was, before the process ended
-            return self._path(step)
         try:
-            path = disk.patiently(lambda: self._save(step, state, frames, final))
+            disk.patiently(self._save, step, state, frames, final)
         except OSError as error:
             self._tidy()
             self._failures += 1
-            what = f"step {step} could not be saved, last good step: {self._last_step}"
+            last = self._last and self._last.step
+            what = f"step {step} could not be saved, last good step: {last}"
             if required or self._failures == _ATTEMPTS:
                 raise disk.failure(f"{self._folder}: {what}", error) from error
             counted = f"training goes on ({self._failures} of {_ATTEMPTS})"
             log.warning("%s (%s); %s", what, error, counted)
-            return None
-        self._failures = 0
-        return path
+        else:
+            self._failures = 0
 
     def load(self, state: Mapping[str, Stateful], frames: FrameStore) -> int | None:
         """Restore the newest valid checkpoint, the parts in the order of `state`, then the frames.
 
         Random generators belong at the end of `state`, after whatever might draw.
 
-        Returns:
-            The checkpoint's step; None if there is none to restore.
+        Returns: its step; None if there is none to restore.
 
-        Raises:
-            CheckpointError: there are checkpoints but none can be used, or it does not fit.
+        Raises CheckpointError: there are checkpoints but none can be used, or it does not fit.
         """
         checkpoint = self.newest()
         if checkpoint is None:
             return None
-        if set(checkpoint.items) != set(state):
-            held = f"holds {sorted(checkpoint.items)}, this run has {sorted(state)}"
-            raise CheckpointError(f"{checkpoint.path}: {held}")
         for name, part in state.items():
             checkpoint.restore(name, part)
         with checkpoint._fitting("frames"):
             for stop, file in sorted(checkpoint.frames.items()):
-                block = disk.patiently(partial(self._read, file))
+                block = disk.patiently(self._read, file)
                 frames.write_frames(stop - len(block), block)
-        self._last_step, self._last_frames = checkpoint.step, checkpoint.frames
-        self._final_step = checkpoint.step if checkpoint.final else None
+        self._last = replace(checkpoint, items={})
         log.info("restored %s", checkpoint.path)
         return checkpoint.step
 
     def newest(self, names: Collection[str] | None = None) -> Checkpoint | None:
         """Read the newest valid checkpoint; the disk is not changed.
 
-        Args:
-            names: the parts that are needed; None means all, and that the frames are there.
+        Args: `names`: the parts that are needed; None means all, and that the frames are there.
 
-        Raises:
-            CheckpointError: there are checkpoints, but none can be used, or one is of another run.
+        Raises CheckpointError: there are some, but none can be used, or one is of another run.
         """
         published, reason = disk.patiently(self._published), ""
-        for path, checkpoint in reversed(published.items()):
+        for checkpoint in reversed(published):
             try:
-                if isinstance(checkpoint, OSError):
-                    raise checkpoint
-                return disk.patiently(partial(self._read_parts, checkpoint, names))
+                return disk.patiently(self._read_parts, checkpoint, names)
             except OSError as error:
-                reason = one_line(f"{path.name}: {error}")
+                reason = one_line(f"{checkpoint.path.name}: {error}")
                 log.warning("checkpoint cannot be used: %s", reason)
         if published:
             raise CheckpointError(
@@ -236,42 +210,33 @@ class Checkpointer:
 
     def _save(
         self, step: int, state: Mapping[str, Stateful], frames: FrameStore, final: bool
-    ) -> Path:
-        began, path = time.perf_counter(), self._path(step)
-        states = {name: part.state_dict() for name, part in state.items()}
-        if bad := first_non_finite(states):
-            write_report(self._run_folder, {"step": step, "not_finite": bad})
-            what = f"{bad} holds a NaN or infinity at step {step} and was not saved"
-            raise NonFiniteError(f"{what}; last good step: {self._last_step}")
-        trees = {name: plain(tree, name) for name, tree in states.items()}
+    ) -> None:
+        path, last = self._folder / f"step_{step:09d}.json", self._last
+        try:
+            trees = {name: plain(part.state_dict(), name) for name, part in state.items()}
+        except NonFiniteError as error:
+            write_report(self._run_folder, {"step": step, "not_finite": str(error)})
+            what = f"{error} at step {step} and was not saved"
+            raise NonFiniteError(f"{what}; last good step: {last and last.step}") from error
         for folder in (self._folder, self._files):
             disk.own_folder(folder)
         self._tidy()
-        with suppress(OSError):
-            final = final or _read_json(path).final
-        self._written = 0
+        final = final or (last is not None and last.final and last.step == step)
         parts = {name: self._write(tree) for name, tree in trees.items()}
-        blocks = {
-            stop: self._last_frames.get(stop) or self._write(frames.read_frames(start, stop))
-            for start, stop in self._spans(frames)
-        }
+        written, blocks = last.frames if last else {}, {}
+        first, end, size = frames.first_live_frame, frames.frames_written, self._block_size
+        for start in range(first - first % size, end, size):
+            stop = min(start + size, end)  # a full file has the same end ever after
+            known = written.get(stop)
+            blocks[stop] = known or self._write(frames.read_frames(max(start, first), stop))
         for folder in (self._files, self._folder, self._run_folder):
             disk.sync_folder(folder)
-        record = {
-            "schema": SCHEMA,
-            "run": self._run,
-            "step": step,
-            "final": final,
-            "parts": parts,
-            "frames": {str(stop): file for stop, file in blocks.items()},
-        }
-        disk.write_atomically(path, sealed(record))
-        self._last_step, self._last_frames = step, blocks
-        self._final_step = step if final else None
+        record = {"schema": SCHEMA, "run": self._run, "step": step, "final": final, "parts": parts}
+        named = {str(stop): file for stop, file in blocks.items()}
+        disk.write_atomically(path, sealed({**record, "frames": named}))
+        self._last = Checkpoint(path, self._run, step, final, parts, blocks)
         self._tidy()
-        seconds = time.perf_counter() - began
-        log.info("saved %s, %.1f MB in %.2f s", path.stem, self._written / 1e6, seconds)
-        return path
+        log.info("saved %s", path.stem)
 
     def _write(self, tree: Any) -> str:
         """Put nested tensors and plain values on the disk; returns the name of their file."""
@@ -282,28 +247,15 @@ class Checkpointer:
             except RuntimeError as error:
                 raise error.__context__ or error from None  # torch hides what the disk said
 
-        path = disk.write_new(self._files, save, _digest)
-        self._written += path.stat().st_size
-        return path.name
-
-    def _spans(self, frames: FrameStore) -> Iterator[tuple[int, int]]:
-        """First frame and end of each file; what was full once has the same end ever after."""
-        first, end, size = frames.first_live_frame, frames.frames_written, self._block_size
-        for start in range(first - first % size, end, size):
-            yield max(start, first), min(start + size, end)
+        return disk.write_new(self._files, save, _digest).name
 
     def _tidy(self) -> None:
         """Remove old checkpoints, those of a past left behind, and the files that none names."""
         try:
-            published, last = self._published(), self._last_step
-            past = [path for path in published if last is None or _step(path) <= last]
-            read = {path: it for path, it in published.items() if isinstance(it, Checkpoint)}
-            kept = {
-                *past[-self._keep :],
-                *(path for path in past if path in read and read[path].final),
-            }
-            needed = {file for path in kept & read.keys() for file in read[path].files.values()}
-            needed |= {path.name for path in kept}
+            last = self._last
+            past = [it for it in self._published() if last is None or it.step <= last.step]
+            kept = [*past[-self._keep :], *(it for it in past if it.final)]
+            needed = {name for it in kept for name in (it.path.name, *it.files.values())}
             for entry in (*os.scandir(self._folder), *os.scandir(self._files)):
                 ours = any(kind.fullmatch(entry.name) for kind in _OURS)
                 if ours and entry.name not in needed and entry.is_file(follow_symlinks=False):
@@ -314,24 +266,25 @@ class Checkpointer:
     # ---- reading -----------------------------------------------------------------------------
 
     def _read_parts(self, checkpoint: Checkpoint, names: Collection[str] | None) -> Checkpoint:
+        if checkpoint.wrong:
+            raise checkpoint.wrong
         parts, needed = checkpoint.parts, checkpoint.files
         if names is not None:
             if missing := set(names) - set(parts):
                 raise Damaged(f"has no {', '.join(missing)}")
             parts = needed = {name: parts[name] for name in names}
-        sizes = {name: disk.file_size(self._files / file) for name, file in needed.items()}
-        if sum(sizes[name] for name in parts) > psutil.virtual_memory().total:
+        paths = {name: self._files / file for name, file in needed.items()}
+        if sum(paths[name].stat().st_size for name in parts) > psutil.virtual_memory().total:
             raise Damaged("is larger than this machine's memory")
-        for name, file in needed.items():
-            if _digest(self._files / file) != file:
-                raise Damaged(f"{name}, files/{file}, has another checksum than its name")
+        for name, path in paths.items():
+            if not path.is_file() or _digest(path) != path.name:
+                raise Damaged(f"{name}, files/{path.name}, is missing or was changed")
         return replace(checkpoint, items={name: self._read(file) for name, file in parts.items()})
 
     def _read(self, file: str) -> Any:
         """Tensors and plain values of a file that was checked, on the CPU.
 
-        Raises:
-            Damaged: it holds objects, which are not created, or more than the disk does.
+        Raises Damaged: it holds objects, which are not created, or more than the disk does.
         """
         path = self._files / file
         try:
@@ -342,45 +295,36 @@ class Checkpointer:
             tree = torch.load(path, map_location="cpu", weights_only=True)
             # A small file can stand for very much: views that repeat memory, lists of one list.
             for number, node in enumerate(_nodes(tree)):
-                if isinstance(node, Tensor):
-                    if node.nbytes > node.untyped_storage().nbytes():
-                        raise ValueError("a view")
-                elif number > size or type(node) not in (dict, list, tuple, *_PLAIN):
-                    raise ValueError(f"too many values, or a {type(node).__name__}")
+                view = isinstance(node, Tensor) and node.nbytes > node.untyped_storage().nbytes()
+                if view or number > size or not isinstance(node, (Tensor, *_CONTAINERS, *_PLAIN)):
+                    raise ValueError(f"a view, too many values, or a {type(node).__name__}")
             return tree
         except OSError:
             raise
         except Exception as error:  # torch raises many kinds, and each means the same here
-            raise Damaged(
-                f"files/{file} is no file of tensors and plain values ({one_line(error)})"
-            ) from error
+            what = f"is no file of tensors and plain values ({one_line(error)})"
+            raise Damaged(f"files/{file} {what}") from error
 
-    def _published(self) -> dict[Path, Checkpoint | OSError]:
-        """What all JSONs say, or what is wrong with them, oldest first.
+    def _published(self) -> list[Checkpoint]:
+        """What all JSONs say, oldest first.
 
-        Raises:
-            CheckpointError: one is of another run, or of another schema.
+        Raises CheckpointError: one is of another run, or of another schema.
         """
-        try:
-            names = os.listdir(self._folder)  # a glob would take a disk that fails for an empty one
-        except FileNotFoundError:
-            names = []
+        # A glob would take a disk that fails for an empty one.
+        names = os.listdir(self._folder) if self._folder.exists() else []
         paths = (self._folder / name for name in names if _PUBLISHED.fullmatch(name))
-        published: dict[Path, Checkpoint | OSError] = {}
+        published = []
         for path in sorted(paths, key=_step):
             try:
-                published[path] = checkpoint = disk.patiently(partial(_read_json, path))
+                checkpoint = disk.patiently(_read_json, path)
             except OSError as error:
-                published[path] = error
-                continue
+                checkpoint = Checkpoint(path, self._run, _step(path), wrong=error)
             if self._run not in ("", checkpoint.run):
                 raise CheckpointError(
                     f"{path}: is of a run with another configuration; move it away"
                 )
+            published.append(checkpoint)
         return published
-
-    def _path(self, step: int) -> Path:
-        return self._folder / f"step_{step:09d}.json"
 
 
 def agent_checkpoint(run: Path, config: Mapping[str, Any]) -> Checkpoint:
@@ -388,9 +332,7 @@ def agent_checkpoint(run: Path, config: Mapping[str, Any]) -> Checkpoint:
 
     Args: `config`: the run's, nested plain values.
 
-    Raises:
-        ConfigError: there is none.
-        CheckpointError: none can be used, or one is of a run with another configuration.
+    Raises ConfigError: there is none. CheckpointError: none can be used, or one is another run's.
     """
     checkpoint = Checkpointer(run, run=identity(config)).newest(["agent"])
     if checkpoint is None:
@@ -404,11 +346,14 @@ def plain(tree: Any, name: str) -> Any:
     Tensors share memory with the original. Views are copied, since saving one would save all of
     the memory that it is a view of.
 
-    Raises:
-        TypeError: naming the part that is neither a tensor nor a plain value or container.
+    Raises, naming the part:
+        NonFiniteError: a tensor holds a NaN or infinity; plain numbers may.
+        TypeError: it is neither a tensor nor a plain value or container.
     """
     if isinstance(tree, Tensor):
         tensor = tree.detach()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(f"{name} holds a NaN or infinity")
         return tensor if tensor.untyped_storage().nbytes() <= tensor.nbytes else tensor.clone()
     if isinstance(tree, Mapping):
         if not all(type(key) in (str, int) for key in tree):
@@ -424,7 +369,7 @@ def plain(tree: Any, name: str) -> Any:
 def _nodes(tree: Any) -> Iterator[Any]:
     """All containers and values in a tree."""
     yield tree
-    if type(tree) in (dict, list, tuple):
+    if isinstance(tree, _CONTAINERS):
         for child in tree.values() if isinstance(tree, dict) else tree:
             yield from _nodes(child)
 
@@ -448,12 +393,11 @@ def sealed(record: Mapping[str, Any]) -> str:
 def _read_json(path: Path) -> Checkpoint:
     """What the JSON of a checkpoint says.
 
-    Raises:
-        OSError: it is missing, changed by a single bit, or none of ours, or cannot be read now.
-        CheckpointError: it is of another schema.
+    Raises OSError: it was changed, is none of ours, or cannot be read now. CheckpointError: it is
+    of another schema.
     """
-    text = disk.read_bytes(path, _LARGEST_JSON)
     try:
+        text = disk.read_bytes(path, _LARGEST_JSON)
         record = json.loads(text)
         if sealed(record).encode() != text:
             raise Damaged("has another checksum than when it was written")
@@ -467,6 +411,6 @@ def _read_json(path: Path) -> Checkpoint:
         checkpoint = Checkpoint(path, run, step, final, parts, frames)
         if step != _step(path) or not all(map(_DIGEST.fullmatch, checkpoint.files.values())):
             raise Damaged("names another step, or what is no file of ours")
-    except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise Damaged(f"cannot be understood ({type(error).__name__})") from error
+    except (ConfigError, *_MISFITS) as error:
+        raise Damaged(f"cannot be understood ({one_line(error)})") from error
     return checkpoint

@@ -15,9 +15,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ import yaml
 
 from ..errors import ConfigError, Preempted, StorageError
 from . import disk
-from .files import fields, one_line, read_mapping
+from .disk import Fields, fields, one_line
 
 log = logging.getLogger(__name__)
 
@@ -53,26 +52,6 @@ _WRITTEN_IN_PLACE = ("log.txt", "tb", "checkpoints", "checkpoints/files", "evalu
 _REMEDY = "choose another tag, seed or runs_dir"
 _SAVED = ("finished", "preempted")  # a run that ended like this has a checkpoint
 
-_locks: set[int] = set()  # descriptors by which this process holds folders
-
-
-@dataclass
-class Stopwatch:
-    """Adds up seconds by phase: `with stopwatch("update"): ...`.
-
-    On a GPU a phase ends when its work is queued; the wait for it is booked where the loop waits.
-    """
-
-    seconds: dict[str, float]
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
-
 
 class RunFolder:
     """Claims a run's folder for this process.
@@ -89,11 +68,12 @@ class RunFolder:
     Attributes:
         finished: the run was completed earlier and nothing more is asked of it.
         identity: digest of all of the configuration that may not change; a checkpoint bears it.
+        seconds: what the run has spent by phase, over all starts.
 
     Raises:
         ConfigError: another process works there; the folder holds another configuration, links,
             something else, or no checkpoint where there was one; or (`never`) it holds a run.
-        StorageError: the disk is full or does not answer.
+        StorageError: the disk is full or does not answer. All that writes there raises it too.
     """
 
     def __init__(
@@ -106,74 +86,14 @@ class RunFolder:
         self.path, self.identity, self._begun = path, identity(config), False
         self._config, self._packages = dict(config), tuple(packages)
         try:
-            disk.patiently(lambda: self._claim(resume))
+            disk.patiently(self._claim, resume)
         except OSError as error:
             if error.errno in disk.FULL | disk.PASSING:
                 raise disk.failure(f"{path} cannot be used", error) from error
             raise ConfigError(
                 f"runs_dir: {path} cannot be used ({error}); choose another runs_dir"
             ) from error
-        self.stopwatch = Stopwatch(dict(self._record.get("seconds", {})))
-
-    def begin(self, **facts: Any) -> None:
-        """Everything is built and restored: write `config.yaml` and mark the run as running.
-
-        Args: `facts`: JSON values to record: protocol, budget, device, simulator, ...
-
-        Raises:
-            StorageError: the folder cannot be written.
-        """
-        versions = {name: installed(name) for name in self._packages}
-        versions["python"] = platform.python_version()
-        if self._changes:
-            log.info("continuing with %s", self._changes)
-        for what, now in (("versions", versions), ("hardware", facts.get("hardware"))):
-            before = self._record.get(what, now)
-            if before != now:  # hardware names the threads too
-                changed = one_line(f"{what} changed from {before} to {now}")
-                log.warning("%s: no bit-identical resume", changed)
-        self._record.update(
-            status="running",
-            started=self._record.get("started", _now()),
-            finished=None,
-            starts=self._record["starts"] + 1,
-            last_error=None,
-            command=shlex.join(sys.argv),
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            revision=revision(),
-            versions=versions,
-        )
-        self._begun = True
-        self.write("config.yaml", yaml.safe_dump(self._config, sort_keys=False, allow_unicode=True))
-        self.note(**facts)
-
-    def note(self, **facts: Any) -> None:
-        """Add `facts` and the stopwatch's seconds to `run.json`. Raises StorageError."""
-        seconds = {phase: round(value, 3) for phase, value in self.stopwatch.seconds.items()}
-        self._record.update(facts, seconds=seconds)
-        self.write("run.json", json.dumps(self._record, indent=1) + "\n")
-
-    def finish(self, **facts: Any) -> None:
-        """The run is complete; the same command will say so and do nothing."""
-        self.note(status="finished", finished=_now(), **facts)
-
-    def write(self, name: str, text: str) -> None:
-        """Write a whole file of the folder, or replace it.
-
-        Raises:
-            StorageError: the folder cannot be written, or is not ours any more.
-        """
-        try:
-            disk.patiently(lambda: self._write(name, text))
-        except OSError as error:
-            raise disk.failure(f"{self.path / name} cannot be written", error) from error
-
-    def check(self) -> None:
-        """Raises StorageError if the folder was removed, or taken where locks do not work."""
-        if (owner := _owner(self.path / "run.lock")) != self._owner:
-            what = f"is now in use by {one_line(owner)}" if owner else "was removed"
-            raise StorageError(f"{self.path} {what}, so that this run cannot go on there")
+        self.seconds: dict[str, float] = dict(self._record.get("seconds", {}))
 
     def _claim(self, resume: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -184,14 +104,80 @@ class RunFolder:
             self.close()
             raise
 
-    def _write(self, name: str, text: str) -> None:
-        self.check()
-        disk.write_atomically(self.path / name, text)
+    def begin(self, **facts: Any) -> None:
+        """Everything is built and restored: write `config.yaml` and mark the run as running.
+
+        Args: `facts`: JSON values to record: protocol, budget, device, simulator, ...
+        """
+        versions = {name: installed(name) for name in self._packages}
+        versions["python"] = platform.python_version()
+        if self._changes:
+            log.info("continuing with %s", self._changes)
+        for what, now in (("versions", versions), ("hardware", facts.get("hardware"))):
+            before = self._record.get(what, now)
+            if before != now:  # hardware names the threads too
+                changed = one_line(f"{what} changed from {before} to {now}")
+                log.warning("%s: no bit-identical resume", changed)
+        self._begun = True
+        self.write("config.yaml", yaml.safe_dump(self._config, sort_keys=False, allow_unicode=True))
+        self.note(
+            status="running",
+            started=self._record.get("started", _now()),
+            finished=None,
+            starts=self._record["starts"] + 1,
+            last_error=None,
+            command=shlex.join(sys.argv),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            revision=revision(),
+            versions=versions,
+            **facts,
+        )
+
+    def note(self, **facts: Any) -> None:
+        """Add `facts` and the seconds to `run.json`."""
+        seconds = {phase: round(value, 3) for phase, value in self.seconds.items()}
+        self._record.update(facts, seconds=seconds)
+        self.write("run.json", json.dumps(self._record, indent=1) + "\n")
+
+    @contextmanager
+    def stopwatch(self, phase: str) -> Iterator[None]:
+        """Add what passes within to the seconds of a phase.
+
+        On a GPU a phase ends when its work is queued; the wait for it is booked where the loop
+        waits.
+        """
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    def finish(self) -> None:
+        """The run is complete; the same command will say so and do nothing."""
+        self.note(status="finished", finished=_now())
+
+    def write(self, name: str, text: str) -> None:
+        """Write a whole file of the folder, or replace it."""
+
+        def replace() -> None:
+            self.check()
+            disk.write_atomically(self.path / name, text)
+
+        try:
+            disk.patiently(replace)
+        except OSError as error:
+            raise disk.failure(f"{self.path / name} cannot be written", error) from error
+
+    def check(self) -> None:
+        """Raises StorageError if the folder was removed, or taken where locks do not work."""
+        if (owner := _owner(self.path / "run.lock")) != self._owner:
+            what = f"is now in use by {one_line(owner)}" if owner else "was removed"
+            raise StorageError(f"{self.path} {what}, so that this run cannot go on there")
 
     def close(self) -> None:
         """Release the folder; the lock file stays, since removing it would be a race."""
-        if self._lock in _locks:
-            _locks.remove(self._lock)
+        if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
@@ -212,10 +198,7 @@ class RunFolder:
 def look(
     path: Path, config: Mapping[str, Any] | None = None, resume: str = "auto"
 ) -> tuple[str, str]:
-    """What a process that was started now would find; takes no lock and writes nothing.
-
-    Args:
-        config: the configuration that it would be started with; None: the folder's own.
+    """What a process started with `config` (None: the folder's own) would find; only reads.
 
     Returns:
         `waiting` (to be begun), `running`, `finished`, `resumes` or `refused`, and the reason:
@@ -267,20 +250,21 @@ def revision() -> str | None:
 def _examine(
     path: Path, config: Mapping[str, Any] | None, resume: str
 ) -> tuple[dict[str, Any], str, bool]:
-    """Judge what is in the folder; only reads.
+    """`run.json`; what differs in the configuration, but may; whether the run is finished.
 
-    Returns:
-        `run.json`; what differs in the configuration, but may; whether the run is finished.
-
-    Raises:
-        ConfigError: a run with this configuration may not go on there.
+    Raises ConfigError: a run with this configuration may not go on there.
     """
     try:
         names = sorted(os.listdir(path))
     except FileNotFoundError:
         names = []
     content = [name for name in names if name not in _NOT_CONTENT and not name.startswith(".")]
-    _refuse_links(path, content)
+    for name in (*_WRITTEN_IN_PLACE, *(name for name in content if name.endswith(".csv"))):
+        if disk.is_link(path / name):
+            raise ConfigError(
+                f"runs_dir: {path / name} is a link, and a run writes through none; put what it "
+                f"leads to in its place, or {_REMEDY}"
+            )
     if resume == "never" and content:
         raise ConfigError(f"resume=never: {path} already holds a run; {_REMEDY}, or resume=auto")
     saved = any(path.glob("checkpoints/step_*"))
@@ -293,8 +277,9 @@ def _examine(
             f"runs_dir: {path} holds {one_line(content[0])} but no config.yaml of a run; {_REMEDY}"
         )
     try:
-        record = _read_record(path / "run.json") if "run.json" in content else {"starts": 0}
-        old = flatten(read_mapping(path / "config.yaml"))
+        noted = fields(path / "run.json") if "run.json" in content else Fields(path, {})
+        counts = {"starts": noted.get("starts", int, 0), "seconds": noted.get("seconds", dict, {})}
+        old = flatten(fields(path / "config.yaml").content)
     except ConfigError as error:
         raise ConfigError(f"{error}; put it right, or {_REMEDY}") from error
     new = old if config is None else flatten(config)
@@ -307,35 +292,14 @@ def _examine(
         raise ConfigError(
             f"{shown}: not what the run in {path} was started with; {_REMEDY}, or go on as before"
         )
-    status = record.get("status")
+    status = noted.content.get("status")
     finished = status == "finished" and not grown
     if not saved and not finished and ("final.json" in content or status in _SAVED):
         raise ConfigError(
             f"runs_dir: {path} holds rows of a run but its checkpoints are gone; bring one back, "
             f"or {_REMEDY}"
         )
-    return record, shown, finished
-
-
-def _refuse_links(path: Path, content: Sequence[str]) -> None:
-    """Raises: ConfigError: what a run writes to, in its folder of that content, is a link."""
-    tables = [name for name in content if name.endswith(".csv")]
-    for name in (*_WRITTEN_IN_PLACE, *tables):
-        if disk.is_link(path / name):
-            raise ConfigError(
-                f"runs_dir: {path / name} is a link, and a run writes through none; put what it "
-                f"leads to in its place, or {_REMEDY}"
-            )
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    """What `run.json` holds, of which counts and seconds are gone on with."""
-    record = fields(path)
-    starts, seconds = record.get("starts", int, 0), record.content.get("seconds", {})
-    numbers = seconds.values() if isinstance(seconds, dict) else [None]
-    if not all(isinstance(number, int | float) for number in numbers):
-        raise ConfigError(f"{path}: seconds={one_line(seconds)}; must be numbers")
-    return {**record.content, "starts": starts}
+    return {**noted.content, **counts}, shown, finished
 
 
 def identity(config: Mapping[str, Any]) -> str:
@@ -359,9 +323,7 @@ def _now() -> str:
 
 def _owner(path: Path) -> str:
     """What the process that claimed a folder wrote into its lock file."""
-    with suppress(FileNotFoundError):
-        return disk.read_bytes(path, 1000).decode(errors="replace").strip()
-    return ""
+    return disk.read_bytes(path, 1000).decode(errors="replace").strip() if path.exists() else ""
 
 
 def _lives(owner: str) -> bool:
@@ -371,7 +333,7 @@ def _lives(owner: str) -> bool:
 
 
 def _lock(path: Path) -> tuple[int, str]:
-    """Lock the file at `path` and write who we are: the lock's descriptor, and what was written.
+    """Lock the file at `path`: the lock's descriptor, and who we are, which it holds now.
 
     On storage without locks that text protects: at once from processes of this machine, from those
     of others when either of the two writes (`RunFolder.check`).
@@ -395,14 +357,4 @@ def _lock(path: Path) -> tuple[int, str]:
     except BaseException:
         os.close(descriptor)
         raise
-    _locks.add(descriptor)
     return descriptor, me
-
-
-def _release_in_child() -> None:
-    """A forked child shares the locks, and would keep the folders beyond our death."""
-    while _locks:
-        os.close(_locks.pop())
-
-
-os.register_at_fork(after_in_child=_release_in_child)

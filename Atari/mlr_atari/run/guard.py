@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch import Tensor
 from ..errors import NonFiniteError
 from .disk import write_atomically
 
-WATCHED = ("loss/", "gradient_norm/")  # how the names of watched metrics begin
+WATCHED = ("loss/", "gradient_norm/")
 
 log = logging.getLogger(__name__)
 
@@ -27,24 +26,19 @@ class NonFiniteGuard:
     together with the update; `check` is where the host looks.
 
     Args:
-        metrics: 0-d tensors that hold what the latest update reported, by name; those below
-            `loss/` and `gradient_norm/` are watched. A gradient's norm is finite only if every
-            one of its entries is.
+        metrics: 0-d tensors of what the latest update reported, by name; those below `loss/` and
+            `gradient_norm/` are watched. A norm is finite only if all of its gradient is.
     """
 
     def __init__(self, metrics: Mapping[str, Tensor]) -> None:
-        self._watched = {name: each for name, each in metrics.items() if name.startswith(WATCHED)}
+        self._watched = {name: metrics[name] for name in metrics if name.startswith(WATCHED)}
         values = torch.stack(list(self._watched.values()))
         self._values = torch.zeros_like(values, dtype=torch.float32)  # of the first bad update
         self._update_step = torch.zeros((), dtype=torch.int64, device=values.device)
         self._seen = torch.zeros((), dtype=torch.bool, device=values.device)
 
     def observe(self, update_step: int | Tensor) -> None:
-        """Look at the metrics after one update.
-
-        Args:
-            update_step: its number; a 0-d int64 tensor inside a CUDA graph.
-        """
+        """Look at the metrics after update `update_step`; in a CUDA graph a 0-d int64 tensor."""
         values = torch.stack(list(self._watched.values())).float()
         first = ~torch.isfinite(values).all() & ~self._seen
         step = torch.as_tensor(update_step, device=self._update_step.device)
@@ -53,13 +47,9 @@ class NonFiniteGuard:
         self._seen.logical_or_(first)
 
     def check(self, folder: Path, known: Mapping[str, float] | None = None) -> None:
-        """Look at what was noted; synchronises with the device.
+        """Look at what was noted, and at `known` numbers of the host; waits for the device.
 
-        Args:
-            known: numbers of the host to look at too, such as returns; all are reported.
-
-        Raises:
-            NonFiniteError: after `nonfinite.json` was written in `folder`.
+        Raises NonFiniteError: after `nonfinite.json` was written in `folder`.
         """
         numbers, where = dict(known or {}), ""
         if bool(self._seen):
@@ -70,23 +60,6 @@ class NonFiniteGuard:
         if bad:
             write_report(folder, numbers)
             raise NonFiniteError(f"{', '.join(bad)}{where}; more in {folder / 'nonfinite.json'}")
-
-
-def first_non_finite(tree: Any, name: str = "") -> str | None:
-    """Name of the first floating tensor in nested dicts, lists and tuples that holds a NaN or inf.
-
-    Each tensor costs one host synchronisation.
-    """
-    if isinstance(tree, Tensor):
-        finite = not tree.is_floating_point() or bool(torch.isfinite(tree).all())
-        return None if finite else name
-    children: Iterable[tuple[Any, Any]] = ()
-    if isinstance(tree, Mapping):
-        children = tree.items()
-    elif isinstance(tree, list | tuple):
-        children = enumerate(tree)
-    names = (first_non_finite(child, f"{name}.{key}".lstrip(".")) for key, child in children)
-    return next(filter(None, names), None)
 
 
 def write_report(folder: Path, facts: Mapping[str, float | str]) -> None:

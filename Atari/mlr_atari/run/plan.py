@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ConfigError
-from .files import one_line, read_mapping
+from .disk import fields, one_line
 from .schema import bounded, choice, construct
 
 MOST_RUNS = 10_000
@@ -157,7 +157,7 @@ def read(path: Path, subject: str, canonical: Callable[[str], str]) -> Plan:
         ConfigError: the file cannot be read, or is not such a plan.
     """
     try:
-        values = read_mapping(path)
+        values = dict(fields(path).content)
     except OSError as error:
         raise ConfigError(f"plan={path}: cannot be read ({error.strerror})") from error
     key = f"{subject}s"

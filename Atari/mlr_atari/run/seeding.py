@@ -9,19 +9,13 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from ..errors import CheckpointError
-
 STREAM_NAMES = ("exploration", "replay", "augmentation", "masking", "objective", "noise")
 
 
 def spawned(seed: int, *path: str | int) -> np.random.SeedSequence:
-    """The independent seed sequence at `path` below the run's seed.
+    """The independent seed sequence at `path` below the run's seed; ValueError if one is negative.
 
-    Words enter by their CRC-32, so that neither the process (as Python's `hash` would) nor the
-    order in which names were added changes what a name yields.
-
-    Raises:
-        ValueError: `seed` or a number in `path` is negative.
+    Words enter by their CRC-32: Python's `hash` would differ by process.
     """
     words = tuple(zlib.crc32(part.encode()) if isinstance(part, str) else part for part in path)
     return np.random.SeedSequence(seed, spawn_key=words)
@@ -31,11 +25,7 @@ def episode_seed(seed: int, purpose: str, episode: int) -> int:
     """Seed of one episode in [0, 2^31), the range that every simulator accepts.
 
     It is a pure function, so an environment's random state between episodes is just a counter.
-
-    Args:
-        seed: the run's seed, >= 0.
-        purpose: `train` or `evaluation`; different purposes never share episodes.
-        episode: the episode's number, >= 0.
+    Different purposes, `train` and `evaluation`, never share episodes.
     """
     return int(spawned(seed, "episode", purpose, episode).generate_state(1, np.uint32)[0] >> 1)
 
@@ -60,15 +50,7 @@ class Streams:
         return {name: generator.get_state() for name, generator in self._generators.items()}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Continue every stream where `state` was taken.
-
-        Raises:
-            CheckpointError: the names differ from `STREAM_NAMES`.
-        """
-        if set(state) != set(self._generators):
-            raise CheckpointError(
-                f"random streams {sorted(state)} were saved, {sorted(self._generators)} are needed"
-            )
+        """Continue every stream where `state` was taken; KeyError if one is missing."""
         for name, generator in self._generators.items():
             generator.set_state(state[name].cpu())
 

@@ -1,28 +1,34 @@
 """Files on storage that fails, and in folders that somebody else may have filled.
 
 What passes by itself, as on a network, is tried again after pauses; a call that a file system does
-not have is done without, after one warning. Nothing is written through a link.
+not have is done without, after one warning. Nothing is written through a link. What is read is
+bounded, and nothing in it is run, expanded, or used as a path; what is damaged raises ConfigError
+in one line, `<file>, line <n>: <what is wrong>`.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import re
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, ParamSpec, TypeVar
 
-from ..errors import StorageError
-from .files import one_line
+import yaml
+
+from ..errors import ConfigError, StorageError
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")  # being written, or left behind by a kill
@@ -31,25 +37,26 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 PASSING = {errno.EIO, errno.ESTALE, errno.EBUSY, errno.EINTR, errno.ETIMEDOUT, errno.EREMOTEIO}
 PASSING |= {errno.ENOTCONN, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN}
 _LACKING = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOTTY, errno.EBADF}
+# More than anything of ours holds.
+YAML_BYTES, BYTES, DEPTH, SCALAR, COUNT = 100_000, 64_000_000, 20, 3_000, 2**53
+_KINDS = {str: "a line of text", int: "a whole number, at least 0", list: "a list"}
+_KINDS[dict] = "numbers by name"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML was built with it
 
 _warned: set[str] = set()
 
 
-class Damaged(OSError):
-    """A file is missing, is not what it was, or is none of ours."""
-
-
-def patiently(call: Callable[[], T]) -> T:
+def patiently(call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
     """What `call` returns; where its error may pass by itself, it is called again a few times."""
     for pause in _PAUSES:
         try:
-            return call()
+            return call(*args, **options)
         except OSError as error:
             if error.errno not in PASSING:
                 raise
             log.warning("%s; trying again in %g s", error, pause)
             time.sleep(pause)
-    return call()
+    return call(*args, **options)
 
 
 @contextmanager
@@ -76,11 +83,7 @@ def failure(what: str, error: OSError) -> StorageError:
 
 def is_link(path: Path) -> bool:
     """Whether what is written at `path` would be seen at another place too."""
-    try:
-        status = os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return stat.S_ISLNK(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink > 1)
+    return path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1)
 
 
 def own_folder(path: Path) -> None:
@@ -140,19 +143,90 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-# ---- reading -------------------------------------------------------------------------------------
-
-
-def file_size(path: Path) -> int:
-    """Bytes of a plain file. Raises OSError: there is none; a pipe would be waited for."""
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise Damaged("is no file")
-    return status.st_size
+# ---- reading: damage raises ConfigError, and OSError what cannot be read -------------------------
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """All of a plain file. Raises OSError: there is none, or it is larger than `most` bytes."""
-    if file_size(path) > most:
-        raise Damaged(f"larger than {most:,} bytes; a run's are far smaller")
+    """All of a plain file of at most so many bytes."""
+    if not path.is_file() or path.stat().st_size > most:  # a pipe would be waited for
+        raise damage(path, None, f"must be a file of at most {most:,} bytes")
     return path.read_bytes()
+
+
+def read_text(path: Path, most: int = BYTES) -> str:
+    """All of such a file in UTF-8, a byte order mark apart."""
+    content = read_bytes(path, most)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise damage(path, number, f"must be UTF-8 ({error.reason})") from error
+
+
+def _parse_yaml(text: str) -> Any:
+    # A few lines of aliases can stand for billions of values; brackets are slow to close, and a
+    # number of many hexadecimal digits cannot be printed.
+    depth = 0
+    for event in yaml.parse(text, _LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        long = isinstance(event, yaml.ScalarEvent) and len(event.value) > SCALAR
+        if depth > DEPTH or long or isinstance(event, yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="not of ours", problem_mark=event.start_mark)
+    return yaml.load(text, _LOADER)  # noqa: S506, it is a safe one
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names and values of a file."""
+
+    path: Path
+    content: Mapping[str, Any]
+
+    def get(self, key: str, kind: type, default: Any = None) -> Any:
+        """The value of a dotted key: a short `str`, an `int` that counts, a `list` or numbers."""
+        value: Any = self.content
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        value = default if value is None else value
+        good = isinstance(value, kind) and not isinstance(value, bool)
+        if isinstance(value, int):
+            good = good and 0 <= value < COUNT
+        if isinstance(value, str):
+            good = good and value.isprintable() and len(value) <= 100
+        if isinstance(value, dict):
+            good = good and all(isinstance(number, int | float) for number in value.values())
+        if not good:
+            raise damage(self.path, None, f"{key}={one_line(value)}; must be {_KINDS[kind]}")
+        return value
+
+
+def fields(path: Path) -> Fields:
+    """Names and values of a file that ends in `.json`, `.yaml` or `.yml`."""
+    is_yaml = path.suffix in (".yaml", ".yml")
+    text = read_text(path, YAML_BYTES if is_yaml else BYTES)
+    try:
+        content = _parse_yaml(text) if is_yaml else json.loads(text)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        number = mark.line + 1 if mark else getattr(error, "lineno", None)
+        problem = getattr(error, "problem", None) or getattr(error, "msg", None) or error
+        raise damage(path, number, problem) from error
+    if not isinstance(content, dict):
+        raise damage(path, None, "is not a mapping of names to values")
+    return Fields(path, content)
+
+
+def damage(path: Path, number: int | None, problem: object) -> ConfigError:
+    """What is wrong with a file, at a line where it is known."""
+    return ConfigError(f"{path}{f', line {number}' if number else ''}: {one_line(problem)}")
+
+
+def one_line(value: Any) -> str:
+    """A value as one printable line; a mapping as `key=value` pairs."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{one_line(key)}={one_line(value[key])}" for key in value)
+    if isinstance(value, list):
+        return " ".join(map(one_line, value))
+    words = " ".join(str(value).split())
+    return "".join(sign if sign.isprintable() else "?" for sign in words)[:1000]

@@ -253,7 +253,7 @@ class Records:
         before, self._since = self._since, self._now()
         seconds, *counts = (new - old for new, old in zip(self._since, before, strict=True))
         rates = dict(zip(("agent_steps_per_second", "updates_per_second"), counts, strict=True))
-        times = {f"time/{name}_s": spent for name, spent in self.folder.stopwatch.seconds.items()}
+        times = {f"time/{name}_s": spent for name, spent in self.folder.seconds.items()}
         return {f"time/{name}": count / seconds for name, count in rates.items()} | times
 
     def _now(self) -> tuple[float, int, int]:

@@ -30,7 +30,7 @@ class Part:
         self.tensors["weight"].copy_(torch.arange(len(self.tensors["weight"])) * 0.5 + step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"tensors": self.tensors, "step": self.step, "open": (1, [2.5])}
+        return {"tensors": self.tensors, "step": self.step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.tensors["weight"].copy_(state["tensors"]["weight"])
@@ -82,16 +82,16 @@ class Run:
         self.ring.grow_to(step * self.frames_a_step)
         torch.rand(step, generator=self.streams["replay"])
 
-    def save(self, step: int, **options: Any) -> Path | None:
+    def save(self, step: int, **options: Any) -> None:
         self.advance(step)
-        return self.checkpointer.save(step, self.state, self.ring, **options)
+        self.checkpointer.save(step, self.state, self.ring, **options)
 
     def load(self) -> int | None:
         return self.checkpointer.load(self.state, self.ring)
 
     def numbers(self) -> list[Any]:
-        draws = [torch.rand(5, generator=self.streams[name]) for name in ("replay", "noise")]
-        tensors = [self.part.tensors["weight"], self.ring.frames, *draws]
+        draws = torch.rand(5, generator=self.streams["replay"])
+        tensors = (self.part.tensors["weight"], self.ring.frames, draws)
         return [self.part.step, *(tensor.tolist() for tensor in tensors)]
 
 
@@ -141,5 +141,6 @@ def forge_part(path: Path, part: str, content: bytes) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    paths = (path for path in folder.rglob("*") if path.is_file())
+    """Every file below the folder but the lock."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != "run.lock")
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
