@@ -42,12 +42,10 @@ def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
     """Cost of the whole run on the device that it would use.
 
     Args:
-        cfg: a checked configuration.
         step_seconds: an agent step of the emulator, with its picture; None: a usual one.
     """
     numbers, side, seconds = plan(cfg), cfg.environment.image_size, step_seconds or _STEP_SECONDS
-    on_gpu = cfg.uses_gpu
-    device = torch.device("cuda" if on_gpu else "cpu")
+    device = torch.device("cuda" if cfg.uses_gpu else "cpu")
     games = cfg.evaluation.episodes * len(numbers.evaluations) + cfg.evaluation.final_episodes
     steps = numbers.agent_steps + games * min(_GAME_STEPS, numbers.agent_steps)
     flops, kept, state = _agent_cost(cfg.agent, cfg.environment.frame_stack, side, cfg.precision)
@@ -70,23 +68,14 @@ def check_memory(cfg: Config) -> None:
     _require(cfg.agent, state + images + replay, memory(cfg.uses_gpu)[1])
 
 
-def update_flops(agent: Rainbow) -> float:
-    """Floating-point operations of an update: matrix products, convolutions and attention.
-
-    They are counted in a dry run, in which tensors have shapes but no numbers: it takes a second
-    at any size, and changes nothing. Adam and element-wise work are not counted.
-    """
-    return _dry_run(agent)[0]
-
-
 @cache
 def _agent_cost(
     agent: AgentSettings, stack: int, side: int, precision: str
 ) -> tuple[float, float, float]:
-    """Of such an agent: what `_dry_run` counts, and the bytes of its weights and moments."""
+    """Of such an agent: `update_cost`, and the bytes of its weights and moments."""
     state = _state_bytes(agent, stack, side, precision)
     _require(agent, state, memory(of_gpu=False)[1])
-    return *_dry_run(_built(agent, stack, side, precision, "cpu")), state
+    return *update_cost(_built(agent, stack, side, precision, "cpu")), state
 
 
 def _built(agent: AgentSettings, stack: int, side: int, precision: str, device: str) -> Rainbow:
@@ -110,13 +99,17 @@ def _state_bytes(agent: AgentSettings, stack: int, side: int, precision: str) ->
 def _require(agent: AgentSettings, needed: float, total: float) -> None:
     if needed > total:
         raise ConfigError(
-            f"agent={agent.name}: in these sizes it needs {needed / GIGA:,.0f} GB of the "
-            f"{total / GIGA:,.0f} GB of memory; use a smaller batch, network or replay"
+            f"agent={agent.name}: needs {needed / GIGA:,.0f} GB of the {total / GIGA:,.0f} GB of "
+            "memory; use a smaller batch, network or replay"
         )
 
 
-def _dry_run(agent: Rainbow) -> tuple[float, float]:
-    """Operations of an update, and the bytes that its backward pass needs."""
+def update_cost(agent: Rainbow) -> tuple[float, float]:
+    """Operations of an update, and the bytes that its backward pass needs.
+
+    Matrix products, convolutions and attention are counted, in a dry run whose tensors have shapes
+    but no numbers: it takes a second at any size, and changes nothing.
+    """
     saved: dict[int, int] = {}  # bytes by storage
 
     def keep(tensor: Tensor) -> Tensor:

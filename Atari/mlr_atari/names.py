@@ -22,17 +22,18 @@ def canonical(key: str, name: str, known: Sequence[str], benchmark: Sequence[str
     stands for itself.
 
     Args:
-        key: that holds the name, `task` or `game`.
-        known: every name that needs no package of the user's; `benchmark`: the best known of them.
+        key: `task` or `game`. known: every name of the benchmark's simulator.
+        benchmark: the best known of them.
 
     Raises:
         ConfigError: nothing is called that; suggests the nearest.
     """
     name = name.strip()
     title = _AROUND.sub("", name)
-    by_letters = {_letters(one): one for one in known}
-    if ":" not in name and _letters(title) in by_letters:
-        return by_letters[_letters(title)]
+    letters = re.sub(r"[\W_]", "", title.lower())  # what all spellings of a name share
+    for one in known:
+        if ":" not in name and letters == re.sub(r"[\W_]", "", one.lower()):
+            return one
     if re.fullmatch(r"[A-Za-z_][\w.]*:[\w/.-]+", name) or _is_registered(name):
         return name
     if ":" in name:
@@ -49,11 +50,6 @@ def is_own(name: str) -> bool:
 def folder_name(name: str) -> str:
     """A canonical name as the name of a folder: `my.package:Game-v0` is `my.package-Game-v0`."""
     return re.sub(r"[^\w.-]+", "-", name)
-
-
-def _letters(name: str) -> str:
-    """What all spellings of a name share."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _is_registered(name: str) -> bool:

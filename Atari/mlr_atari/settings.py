@@ -50,7 +50,7 @@ class AgentSettings(RainbowSettings, ReplaySettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunSettings):
-    """All that a run is configured with: types and ranges hold, and so do the rules below."""
+    """All that a run is configured with."""
 
     game: Subject
     environment: EnvironmentSettings
@@ -64,10 +64,8 @@ class Config(RunSettings):
         self._check_replay()
         self._check_images()
         if not self.agent.rl and not objective_weight(self.agent):
-            raise ConfigError(
-                f"agent.rl=false: agent={self.agent.name} has no objective to train by itself; "
-                f"choose one that has, such as agent=mlr"
-            )
+            remedy = "choose one that has, such as agent=mlr"
+            raise ConfigError(f"agent.rl=false: no objective to train by itself; {remedy}")
 
     @property
     def subject(self) -> str:
@@ -77,24 +75,20 @@ class Config(RunSettings):
         """Learning starts within the budget."""
         starts = self.agent.learning_starts
         if starts >= self.budget:
-            raise ConfigError(
-                f"agent.learning_starts={starts}: the run ends after {self.budget} agent steps, "
-                f"before any update; use a larger budget or fewer random steps"
-            )
+            remedy = "before any update; use a larger budget or fewer random steps"
+            raise ConfigError(f"agent.learning_starts={starts}: the run ends {remedy}")
 
     def _check_replay(self) -> None:
         """Sequences with their n-step returns can be drawn at every update."""
         agent, frame_stack = self.agent, self.environment.frame_stack
         least = steps_off_limits(agent, frame_stack) + 1
         if agent.learning_starts < least:
-            raise ConfigError(
-                f"agent.learning_starts={agent.learning_starts}: no sequence can be drawn so "
-                f"early; use at least {least}"
-            )
+            problem = f"no sequence can be drawn so early; use at least {least}"
+            raise ConfigError(f"agent.learning_starts={agent.learning_starts}: {problem}")
         check_capacity(self.replay.capacity, agent, frame_stack)
 
     def _check_images(self) -> None:
-        """What looks at images can be made for the environment's; it says itself if not."""
+        """What looks at images says itself if it cannot be made for the environment's."""
         agent, image_size = self.agent, self.environment.image_size
         feature_shape(image_size, agent.encoder, agent.num_filters)
         if agent.objective is not None:
@@ -102,9 +96,7 @@ class Config(RunSettings):
 
 
 def load(argv: Sequence[str]) -> Config:
-    """The configuration that a command line asks for.
-
-    Prints and ends the process with code 0 for `--help` and `--print-config`.
+    """The configuration of a command line; `--help` and `--print-config` print and end the process.
 
     Raises:
         ConfigError: the first thing that is wrong, in one line.
@@ -127,32 +119,24 @@ def compose(words: Sequence[str]) -> Config:
 def of_run(run: Path, own: str = "", **changes: Any) -> Config:
     """The configuration in a run's folder or an exported one, but for `changes`.
 
-    Args: `own`: the environment of the user's own that they typed themselves. What a folder alone
-    names is never imported.
+    Args: `own`: the own environment that was typed; what a folder alone names is never imported.
 
     Raises:
         ConfigError: there is none, it is of another version of this code, or of such an environment
             that was not typed.
     """
-    try:
-        # On a machine of its own.
+    try:  # on a machine of its own
         cfg = from_values({**read_config(run), "cuda_graph": False, **changes})
         if ":" in cfg.subject and cfg.subject != own:
-            raise ConfigError(
-                f"was trained on {cfg.subject}, and code is not imported on a folder's word; "
-                f"if it is yours, add --own {cfg.subject}"
-            )
+            remedy = f"code is not imported on a folder's word; if yours, add --own {cfg.subject}"
+            raise ConfigError(f"was trained on {cfg.subject}, and {remedy}")
     except ConfigError as error:
         raise ConfigError(f"RUN={run}: {error}") from error
     return cfg
 
 
 def from_values(values: Mapping[str, Any]) -> Config:
-    """The configuration from nested plain values, as a run's config.yaml has them.
-
-    Raises:
-        ConfigError: as `load`.
-    """
+    """The configuration from a run's config.yaml. Raises: ConfigError: as `load`."""
     return construct(Config, {**values, "agent": agent_settings(values.get("agent"))})
 
 

@@ -5,15 +5,7 @@ from __future__ import annotations
 SUBJECT = "game"
 PLAIN_AGENT = "rainbow"  # has no objective
 
-# Any spelling -> the one name. The last two have no YAML file; the last is the user's own.
-SPELLINGS = {
-    "Pong": "pong",
-    "ALE/Pong-v5": "pong",
-    "up-n-down": "up_n_down",
-    "KungFuMaster": "kung_fu_master",
-    "some_package.games:Own/Catch-v0": "some_package.games:Own/Catch-v0",
-}
-WITHOUT_FILE = "seaquest"
+WITHOUT_FILE = "seaquest"  # as most games have none
 TYPO = ("pnog", "pong")
 
 # Two that end soon, and their folders: what whole sweeps are tried on.

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.autograd import DeviceType
 
-from .cost import update_flops
+from .cost import update_cost
 from .errors import ConfigError
 from .machine import copy_rate, hardware, matmul_rate, seconds_of_call
 from .run.folder import revision
@@ -139,7 +139,7 @@ def limits(agent: Any, precision: str, seconds: float) -> Row:
     Its matrix products and convolutions at the rate of a large product, then Adam's memory
     traffic at that of a copy; nothing else of an update is counted.
     """
-    flops = update_flops(agent)
+    flops = update_cost(agent)[0]
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     products, copies = matmul_rate(agent.device, kind), copy_rate(agent.device)
     limit = flops / products + _ADAM_BYTES * agent.num_parameters / copies

@@ -43,15 +43,13 @@ def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
     """Cost of the whole run on the device that it would use.
 
     Args:
-        cfg: a checked configuration.
         step_seconds: an agent step of the simulator, with its picture; None: a usual one.
     """
-    numbers, side, seconds = plan(cfg), cfg.environment.image_size, step_seconds or _STEP_SECONDS
-    on_gpu = cfg.uses_gpu
-    device, settings = torch.device("cuda" if on_gpu else "cpu"), cfg.environment
+    numbers, settings, seconds = plan(cfg), cfg.environment, step_seconds or _STEP_SECONDS
+    device, side = torch.device("cuda" if cfg.uses_gpu else "cpu"), settings.image_size
     episodes = cfg.evaluation.episodes * len(numbers.evaluations) + cfg.evaluation.final_episodes
     steps = numbers.agent_steps + episodes * settings.max_steps / settings.action_repeat
-    flops, kept, state = _agent_cost(cfg.agent, cfg.environment.frame_stack, side, cfg.precision)
+    flops, kept, state = _agent_cost(cfg.agent, settings.frame_stack, side, cfg.precision)
     rate, replay = _rate(device), (numbers.capacity + 1) * COLOURS * side**2
     return Estimate(
         hours=(numbers.updates * flops / rate + steps * seconds) / 3600,
@@ -71,23 +69,14 @@ def check_memory(cfg: Config) -> None:
     _require(cfg.agent, state + images + replay, memory(cfg.uses_gpu)[1])
 
 
-def update_flops(agent: SAC) -> float:
-    """Floating-point operations of a mean update: matrix products, convolutions and attention.
-
-    They are counted in a dry run, in which tensors have shapes but no numbers: it takes a second
-    at any size, and changes nothing. Optimisers and element-wise work are not counted.
-    """
-    return _dry_run(agent)[0]
-
-
 @cache
 def _agent_cost(
     agent: AgentSettings, stack: int, side: int, precision: str
 ) -> tuple[float, float, float]:
-    """Of such an agent: what `_dry_run` counts, and the bytes of its weights and moments."""
+    """Of such an agent: `update_cost`, and the bytes of its weights and moments."""
     state = _state_bytes(agent, stack, side, precision)
     _require(agent, state, memory(of_gpu=False)[1])
-    return *_dry_run(_built(agent, stack, side, precision, "cpu")), state
+    return *update_cost(_built(agent, stack, side, precision, "cpu")), state
 
 
 def _built(agent: AgentSettings, stack: int, side: int, precision: str, device: str) -> SAC:
@@ -111,13 +100,17 @@ def _state_bytes(agent: AgentSettings, stack: int, side: int, precision: str) ->
 def _require(agent: AgentSettings, needed: float, total: float) -> None:
     if needed > total:
         raise ConfigError(
-            f"agent={agent.name}: in these sizes it needs {needed / GIGA:,.0f} GB of the "
-            f"{total / GIGA:,.0f} GB of memory; use a smaller batch, network or replay"
+            f"agent={agent.name}: needs {needed / GIGA:,.0f} GB of the {total / GIGA:,.0f} GB of "
+            "memory; use a smaller batch, network or replay"
         )
 
 
-def _dry_run(agent: SAC) -> tuple[float, float]:
-    """Operations of a mean update, and bytes that the largest of its backward passes needs."""
+def update_cost(agent: SAC) -> tuple[float, float]:
+    """Operations of a mean update, and bytes that the largest of its backward passes needs.
+
+    Matrix products, convolutions and attention are counted, in a dry run whose tensors have shapes
+    but no numbers: it takes a second at any size, and changes nothing.
+    """
     saved: dict[int, int] = {}  # bytes by storage, of the loss at hand
     kept = [0]  # their sum, of each loss
 
@@ -148,10 +141,8 @@ def _dry_run(agent: SAC) -> tuple[float, float]:
             if agent.settings.rl:
                 loss = agent.actor_terms(batch, noise)[0]
                 differentiate(loss, agent.actor_optimizer.parameters)
-    flops = (
-        always.get_total_flops() + sometimes.get_total_flops() / agent.settings.actor_update_every
-    )
-    return flops, max(kept)
+    share = 1 / agent.settings.actor_update_every
+    return always.get_total_flops() + share * sometimes.get_total_flops(), max(kept)
 
 
 def _batch(agent: SAC) -> Batch:

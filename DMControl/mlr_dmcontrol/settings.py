@@ -50,7 +50,7 @@ class AgentSettings(SACSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunSettings):
-    """All that a run is configured with: types and ranges hold, and so do the rules below."""
+    """All that a run is configured with."""
 
     task: Subject
     environment: EnvironmentSettings
@@ -64,10 +64,8 @@ class Config(RunSettings):
         self._check_replay()
         self._check_images()
         if not self.agent.rl and not objective_weight(self.agent):
-            raise ConfigError(
-                f"agent.rl=false: agent={self.agent.name} has no objective to train by itself; "
-                f"choose one that has, such as agent=mlr"
-            )
+            remedy = "choose one that has, such as agent=mlr"
+            raise ConfigError(f"agent.rl=false: no objective to train by itself; {remedy}")
 
     @property
     def subject(self) -> str:
@@ -77,43 +75,31 @@ class Config(RunSettings):
         """Budget, action repeat and the start of learning fit together."""
         repeat, starts = self.environment.action_repeat, self.agent.learning_starts
         if self.budget % repeat:
-            raise ConfigError(
-                f"budget={self.budget}: no multiple of environment.action_repeat={repeat}; "
-                f"use {self.budget // repeat * repeat or repeat}"
-            )
+            remedy = f"a multiple of environment.action_repeat={repeat}"
+            nearest = self.budget // repeat * repeat or repeat
+            raise ConfigError(f"budget={self.budget}: must be {remedy}, such as {nearest}")
         if starts >= self.budget // repeat:
-            raise ConfigError(
-                f"agent.learning_starts={starts}: the run ends after {self.budget // repeat} "
-                f"agent steps, before any update; use a larger budget or fewer random steps"
-            )
+            remedy = "before any update; use a larger budget or fewer random steps"
+            raise ConfigError(f"agent.learning_starts={starts}: the run ends {remedy}")
 
     def _check_replay(self) -> None:
-        """Sequences can be drawn at every update.
-
-        A sequence holds no last transition of an episode, so an episode must be longer than one;
-        and the first update comes when there are `learning_starts` transitions.
-        """
-        length = getattr(self.agent, "sequence_length", 1)
+        """Sequences, which hold no last transition of an episode, can be drawn at every update."""
+        length, starts = getattr(self.agent, "sequence_length", 1), self.agent.learning_starts
         episode = -(-self.environment.max_steps // self.environment.action_repeat)
         if length >= episode:
-            raise ConfigError(
-                f"agent.sequence_length={length}: an episode has {episode} agent steps; "
-                f"use less than that"
-            )
-        if self.agent.learning_starts <= length:
-            raise ConfigError(
-                f"agent.learning_starts={self.agent.learning_starts}: no sequence of "
-                f"{length} can be drawn so early; use at least {length + 1}"
-            )
-        least = 2 * (length + self.environment.frame_stack)
-        if self.replay.capacity < least:
-            raise ConfigError(
-                f"replay.capacity={self.replay.capacity}: too small to hold sequences of {length}; "
-                f"use at least {least}"
-            )
+            steps = f"the agent steps of an episode, {episode}"
+            raise ConfigError(f"agent.sequence_length={length}: must be less than {steps}")
+        capacity, least = self.replay.capacity, 2 * (length + self.environment.frame_stack)
+        for key, value, needed in (
+            ("agent.learning_starts", starts, length + 1),
+            ("replay.capacity", capacity, least),
+        ):
+            if value < needed:
+                remedy = f"sequences of {length} need at least {needed}"
+                raise ConfigError(f"{key}={value}: too small; {remedy}")
 
     def _check_images(self) -> None:
-        """What looks at images can be made for the environment's; it says itself if not."""
+        """What looks at images says itself if it cannot be made for the environment's."""
         agent, image_size = self.agent, self.environment.image_size
         for key in ("augmentation", "objective_augmentation"):
             if hasattr(agent, key):
@@ -124,9 +110,7 @@ class Config(RunSettings):
 
 
 def load(argv: Sequence[str]) -> Config:
-    """The configuration that a command line asks for.
-
-    Prints and ends the process with code 0 for `--help` and `--print-config`.
+    """The configuration of a command line; `--help` and `--print-config` print and end the process.
 
     Raises:
         ConfigError: the first thing that is wrong, in one line.
@@ -149,32 +133,24 @@ def compose(words: Sequence[str]) -> Config:
 def of_run(run: Path, own: str = "", **changes: Any) -> Config:
     """The configuration in a run's folder or an exported one, but for `changes`.
 
-    Args: `own`: the environment of the user's own that they typed themselves. What a folder alone
-    names is never imported.
+    Args: `own`: the own environment that was typed; what a folder alone names is never imported.
 
     Raises:
         ConfigError: there is none, it is of another version of this code, or of such an environment
             that was not typed.
     """
-    try:
-        # On a machine of its own.
+    try:  # on a machine of its own
         cfg = from_values({**read_config(run), "cuda_graph": False, **changes})
         if ":" in cfg.subject and cfg.subject != own:
-            raise ConfigError(
-                f"was trained on {cfg.subject}, and code is not imported on a folder's word; "
-                f"if it is yours, add --own {cfg.subject}"
-            )
+            remedy = f"code is not imported on a folder's word; if yours, add --own {cfg.subject}"
+            raise ConfigError(f"was trained on {cfg.subject}, and {remedy}")
     except ConfigError as error:
         raise ConfigError(f"RUN={run}: {error}") from error
     return cfg
 
 
 def from_values(values: Mapping[str, Any]) -> Config:
-    """The configuration from nested plain values, as a run's config.yaml has them.
-
-    Raises:
-        ConfigError: as `load`.
-    """
+    """The configuration from a run's config.yaml. Raises: ConfigError: as `load`."""
     return construct(Config, {**values, "agent": agent_settings(values.get("agent"))})
 
 

@@ -52,24 +52,17 @@ def test_a_wrong_version_of_mujoco(tmp_path: Path) -> None:
     metadata.write_text("Metadata-Version: 2.1\nName: mujoco\nVersion: 4.0.0\n")
     code, lines = doctor(PYTHONPATH=str(tmp_path))
     assert code == 1
-    assert "--no-deps mujoco==3.17.0" in line(lines, "wrong", "mujoco")
-
-
-def test_a_full_disk(tmp_path: Path) -> None:
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(tmp_path)]
-    if subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("may not mount a small disk")
-    try:
-        code, lines = doctor(f"runs_dir={tmp_path}/runs")
-    finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
-    assert code == 1
-    assert "runs_dir=" in line(lines, "wrong", "disk")
+    assert "3.17.0" in line(lines, "wrong", "mujoco")
 
 
 @pytest.mark.parametrize(
     "word, name",
-    [("device=cuda", "settings"), ("resume=must", "folder"), ("runs_dir=/dev/null", "folder")],
+    [
+        ("device=cuda", "settings"),
+        ("resume=must", "folder"),
+        ("runs_dir=/dev/null", "folder"),
+        ("scale.batch_size=10000000", "memory"),
+    ],
 )
 def test_what_training_would_refuse(word: str, name: str) -> None:
     code, lines = doctor(word, CUDA_VISIBLE_DEVICES="")

@@ -19,7 +19,7 @@ import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf, open_dict
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -30,7 +30,6 @@ FLAGS = ("-m", "--multirun", "--print-config")
 _TEXT_KEYS = ("runs_dir", "tag")  # each value is one text, whatever it looks like
 _SWEEP_KEYS = ("ablation", "launcher", "runs_per_gpu", "jobs_at_once", "plan")
 _OPEN = "environment.kwargs"  # a section that takes any key
-_UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,6 @@ class Layout:
         return sorted(stem for stem in stems if stem != "base")
 
 
-# ---- words ----------------------------------------------------------------------------------
-
-
 def spelt(argv: Sequence[str]) -> list[str]:
     """The words of a command line without its flags: each is `<key>=<value>`.
 
@@ -63,30 +59,21 @@ def spelt(argv: Sequence[str]) -> list[str]:
         ConfigError: one is not, or is one of Hydra's own, which would have no effect.
     """
     words = [word for word in argv if word not in FLAGS]
-    for word, after in itertools.zip_longest(words, words[1:], fillvalue=""):
-        key, equals, text = word.lstrip("+~-").partition("=")
-        if re.match(r"hydra[./]", key):
-            ours = re.sub(r"^hydra[./]launcher(\.ray)?", "launcher", word).replace("submitit_", "")
-            ours = re.sub(r"^hydra\.(run|sweep)\.dir", "runs_dir", ours)
-            ours = ours.replace("launcher.n_jobs", "jobs_at_once")
-            remedy = f"write {ours}" if ours != word else "leave it out"
-            raise ConfigError(f"{word}: Hydra only composes the files here; {remedy}")
-        if not equals or not re.fullmatch(r"\w[\w./-]*", word.partition("=")[0]):
-            key = key if re.fullmatch(r"\w[\w./-]*", key) else "<key>"
-            text = text or (after if re.fullmatch(r"[^-=][^=]*", after) else "<value>")
+    for word in words:
+        if re.match(r"hydra[./]", word):
+            ours = "runs_dir=, launcher=, launcher.<key>= or jobs_at_once="
+            raise ConfigError(f"{word}: Hydra only composes the files here; write {ours}")
+        if not re.match(r"\w[\w./-]*=", word):
+            key, _, text = word.lstrip("+~-").partition("=")
             flags = [*FLAGS, "--help"] if word.startswith("-") else []
-            remedy = suggestion(word, flags, f"write {key}={text}, or see --help")
+            remedy = suggestion(word, flags, f"write {key}={text or '<value>'}, or see --help")
             raise ConfigError(f"{word}: not understood; {remedy}")
     return words
 
 
 def expand(words: Sequence[str], layout: Layout) -> list[list[str]]:
-    """The jobs of a sweep: a list of words for each combination of values.
-
-    Raises:
-        ConfigError: a word that cannot be read.
-    """
-    keys = [(word.partition("=")[0], word) for word in spelt(words)]
+    """The words of each job of a sweep. Raises: ConfigError: a word that cannot be read."""
+    keys = [(word.partition("=")[0], word) for word in words]
     axes = [[f"{key}={text}" for text in _texts(word, layout)] for key, word in keys]
     return list(map(list, itertools.product(*axes)))
 
@@ -98,22 +85,16 @@ def _texts(word: str, layout: Layout) -> list[str]:
         return [text]
     sets, names = layout.sets if key == layout.subject else {}, []
     if key in layout.groups:
-        names = list(dict.fromkeys([*sets.get("all", ()), *layout.options(key)]))
+        names = sorted({*sets.get("all", ()), *layout.options(key)})
     parsed = _parsed(word)
-    value = parsed.value()
+    value, texts = parsed.value(), [text.strip()]
     if isinstance(value, Glob):
         texts = value.filter(names)
     elif parsed.is_discrete_sweep():
         texts = list(parsed.sweep_string_iterator())
         texts = [text.replace("\\", "") for text in texts] if names else texts  # `my.module:Name`
-    elif parsed.is_sweep_override():
-        raise ConfigError(f"{word}: is no list of values; write {key}=<one>,<another>")
-    else:
-        texts = [text.strip()]
-    twice = [text for i, text in enumerate(texts) if text in texts[:i]]
-    if twice or not texts:
-        problem = f"has {twice[0]} twice" if twice else "stands for no value"
-        raise ConfigError(f"{word}: {problem}; write each value once, as in seed=1,2,3")
+    if not texts or len(set(texts)) < len(texts):
+        raise ConfigError(f"{word}: no value, or one twice; write each once, as in seed=1,2,3")
     return list(dict.fromkeys(itertools.chain(*(sets.get(text, (text,)) for text in texts))))
 
 
@@ -121,30 +102,22 @@ def _parsed(word: str) -> Override:
     try:
         return OverridesParser.create().parse_override(word)
     except HydraException as error:
-        key, _, text = word.partition("=")
-        gap = re.search(r"^\s*,|,\s*,|,\s*$", text)
-        remedy = "leave out the surplus comma" if gap else f"quote it, \"{key}='{text}'\""
-        raise ConfigError(f"{word}: cannot be read; {remedy}") from error
+        quoted = word.replace("=", "='", 1)
+        raise ConfigError(
+            f'{word}: cannot be read; leave out a surplus comma, or quote it, "{quoted}\'"'
+        ) from error
 
 
 def _value(key: str, text: str) -> Any:
     """What a word of a single run sets its key to."""
     if key in _TEXT_KEYS:
-        quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-        text = text[1:-1] if quoted else text
+        text = re.sub(r"^(['\"])(.*)\1$", r"\2", text)
         return os.path.expanduser(text) if key == "runs_dir" else text
-    if key == "budget":
-        match = re.fullmatch(r"(\d{1,40}(?:_\d+)*(?:\.\d+)?(?:e\d\d?)?)([km]?)", text.lower())
-        number = float(match[1]) * _UNITS[match[2]] if match else 0.5
-        if number != int(number):
-            raise ConfigError(
-                f"{key}={text}: must be a whole number of steps; write 100000 or 100k"
-            )
-        return int(number)
-    return _parsed(f"{key}={text}").value()
-
-
-# ---- composing ------------------------------------------------------------------------------
+    if key == "budget":  # 100k, 0.1M
+        text = re.sub(r"(?<=\d)m$", "e6", re.sub(r"(?<=\d)k$", "e3", text.lower()))
+    value: Any = _parsed(f"{key}={text}").value()
+    whole = key == "budget" and isinstance(value, float) and value % 1 == 0
+    return int(value) if whole else value
 
 
 def compose(words: Sequence[str], layout: Layout) -> dict[str, Any]:
@@ -179,7 +152,9 @@ def compose(words: Sequence[str], layout: Layout) -> dict[str, Any]:
     try:
         return _composed(chosen, values, layout)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(_one_line(error, words)) from error
+        key = getattr(error, "full_key", None) or "configs"
+        culprit = next((word for word in words if word.startswith(f"{key}=")), key)
+        raise ConfigError(f"{culprit}: {' '.join(str(error).split())}; see --help") from error
 
 
 def _composed(chosen: list[str], values: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
@@ -190,19 +165,26 @@ def _composed(chosen: list[str], values: Mapping[str, Any], layout: Layout) -> d
     subject, files = layout.subject, layout.directory
     with hydra.initialize_config_dir(str(files), version_base="1.3"):
         cfg = hydra.compose("train", chosen, return_hydra_config=True)
-    with open_dict(cfg):
-        choices = cfg.pop("hydra").runtime.choices
-        cfg.preset, cfg.agent.name = choices.preset, choices.agent
+    OmegaConf.set_struct(cfg, False)
+    choices = cfg.pop("hydra").runtime.choices
+    cfg.preset, cfg.agent.name = choices.preset, choices.agent
+    feeding = {
+        "scale": OmegaConf.load(files / "train.yaml").scale,
+        subject: OmegaConf.load(files / subject / "base.yaml"),
+    }
     composed = flatten(_plain(cfg))
-    fed = _plain(OmegaConf.load(files / subject / "base.yaml"))
-    declared = flatten({"scale": _plain(OmegaConf.load(files / "train.yaml").scale), subject: fed})
-    feeding = {key for key in composed if key.startswith(("scale.", f"{subject}."))}
-    known = [*(key for key in composed if key not in feeding), *declared]
+    known = [key for key in composed if key.partition(".")[0] not in feeding]
+    known += flatten(_plain(OmegaConf.create(feeding)))
     for key, value in (composed | dict(values)).items():
         if key not in known and not f"{key}.".startswith(f"{_OPEN}."):
-            raise _unknown(f"{key}={value}", key, [*known, *layout.groups])
+            last, section = f".{key}".rpartition(".")[2], f"{key}."
+            namesakes = [name for name in known if f".{name}".endswith(f".{last}")]
+            namesakes += [name for name in known if name.startswith(section)]
+            remedy = suggestion(key, [*known, *layout.groups], "see --help")
+            remedy = f"did you mean {namesakes[-1]}?" if namesakes else remedy
+            raise ConfigError(f"{key}={value}: unknown key; {remedy}")
     for key, value in values.items():
-        OmegaConf.update(cfg, key, value, force_add=True)
+        OmegaConf.update(cfg, key, value)
     resolved = _plain(cfg, resolve=True, throw_on_missing=True)
     del resolved["scale"]
     return resolved | {subject: {"name": resolved[subject]["name"]}}
@@ -211,27 +193,6 @@ def _composed(chosen: list[str], values: Mapping[str, Any], layout: Layout) -> d
 def _plain(cfg: Any, **options: Any) -> dict[str, Any]:
     values: Any = OmegaConf.to_container(cfg, **options)
     return values  # type: ignore[no-any-return]
-
-
-def _unknown(word: str, key: str, known: Sequence[str]) -> ConfigError:
-    """What to say of a key that is none of the `known` ones."""
-    within = [name for name in known if name.startswith(f"{key}.")]
-    if within:
-        return ConfigError(f"{word}: is a section; set a key of it, such as {within[0]}")
-    namesakes = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    remedy = f"did you mean {namesakes[-1]}?" if namesakes else ""
-    return ConfigError(f"{word}: unknown key; {remedy or suggestion(key, known, 'see --help')}")
-
-
-def _one_line(error: Exception, words: Sequence[str]) -> str:
-    """The gist of an error, behind the word or the key that caused it where that is known."""
-    text = " ".join(str(error).split()) if isinstance(error, YAMLError) else str(error)
-    key = getattr(error, "full_key", None) or "configs"
-    culprits = [word for word in words if word in text or word.startswith(f"{key}=")]
-    return f"{[*culprits, key][0]}: {text.partition(chr(10))[0]}; see --help"
-
-
-# ---- what is printed ------------------------------------------------------------------------
 
 
 def help_text(layout: Layout) -> str:

@@ -1,14 +1,8 @@
 """Settings as dataclasses: what may stand in a field, and the sections that every run has.
 
 A part's settings are a frozen dataclass without defaults (defaults live in YAML). Its fields say
-which values make sense, and `construct` turns a violation into one line for the user::
-
-    @dataclass(frozen=True, kw_only=True)  # kw_only: plain fields may follow in any order
-    class Settings:
-        mask_ratio: float = bounded(0, 1)
-        precision: str = choice("fp32", "tf32", "bf16")
-
-A rule between fields is in `__post_init__` of the class that has them.
+which values make sense, as `mask_ratio: float = bounded(0, 1)`, and `construct` turns a violation
+into one line for the user. A rule between fields is in `__post_init__` of the class that has them.
 """
 
 from __future__ import annotations
@@ -16,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import operator
 import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import ge, gt, le, lt
 from typing import Any, TypeVar
 
 from ..errors import ConfigError, suggestion
@@ -29,12 +23,7 @@ LARGEST = 2**31 - 1  # of every number: what lies beyond is a slip, and some lib
 
 SettingsType = TypeVar("SettingsType")
 
-_ENDS = {
-    "at least": operator.ge,
-    "above": operator.gt,
-    "at most": operator.le,
-    "below": operator.lt,
-}
+_ENDS = {"at least": ge, "above": gt, "at most": le, "below": lt}
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 
 
@@ -55,9 +44,9 @@ def bounded(
     return field(default=default, metadata={"ends": ends})
 
 
-def choice(*values: str | int) -> Any:
+def choice(*values: str | int, default: Any = dataclasses.MISSING) -> Any:
     """One of `values`, or a list of some of them."""
-    return field(metadata={"choices": values})
+    return field(default=default, metadata={"choices": values})
 
 
 def construct(kind: type[SettingsType], values: Any, section: str = "") -> SettingsType:
@@ -73,13 +62,14 @@ def construct(kind: type[SettingsType], values: Any, section: str = "") -> Setti
     prefix = f"{section}." if section else ""
     known = {key.name: key for key in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints, arguments = typing.get_type_hints(kind), {}
-    for name, value in values.items():
+    for name in values:
         if name not in known:
             remedy = suggestion(str(name), list(known))
-            raise ConfigError(f"{prefix}{name}={value}: unknown key; {remedy}")
-        arguments[name] = _value(value, hints[name], known[name].metadata, prefix + name)
+            raise ConfigError(f"{prefix}{name}={values[name]}: unknown key; {remedy}")
     for name, key in known.items():
-        if name not in values and key.default is dataclasses.MISSING:
+        if name in values:
+            arguments[name] = _value(values[name], hints[name], key.metadata, prefix + name)
+        elif key.default is dataclasses.MISSING:
             raise ConfigError(f"{prefix}{name}: missing; it needs a value in the YAML")
     return kind(**arguments)
 
@@ -87,9 +77,8 @@ def construct(kind: type[SettingsType], values: Any, section: str = "") -> Setti
 def plain(settings: Any) -> Any:
     """What `construct` makes such settings from: nested dictionaries, lists for tuples."""
     if dataclasses.is_dataclass(settings):
-        return {
-            key.name: plain(getattr(settings, key.name)) for key in dataclasses.fields(settings)
-        }
+        names = (key.name for key in dataclasses.fields(settings))
+        return {name: plain(getattr(settings, name)) for name in names}
     return list(settings) if isinstance(settings, tuple) else settings
 
 
@@ -107,8 +96,6 @@ def _value(value: Any, kind: Any, rule: Mapping[str, Any], key: str) -> Any:
     if typing.get_origin(kind) is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ConfigError(f"{key}={value}: must be a list, such as [{value}]")
-        if not value and "ends" in rule:
-            raise ConfigError(f"{key}=[]: must have an entry; see its default in --print-config")
         return tuple(_value(one, kinds[0], rule, f"{key}[{i}]") for i, one in enumerate(value))
     ends, choices = rule.get("ends", {}), [str(word) for word in rule.get("choices", (value,))]
     if not (type(value) is kind or (kind is float and type(value) is int)):
@@ -151,9 +138,7 @@ class LoggingSettings:
 
     every: int = bounded(1)
     # The default is that of runs from before there was a choice.
-    sinks: tuple[str, ...] = field(
-        default=("tensorboard",), metadata={"choices": ("tensorboard", "wandb")}
-    )
+    sinks: tuple[str, ...] = choice("tensorboard", "wandb", default=("tensorboard",))
 
     def __post_init__(self) -> None:
         """Raises: ConfigError: a sink is not installed."""
@@ -194,32 +179,23 @@ class RunSettings:
     def __post_init__(self) -> None:
         """Raises: ConfigError: a device that is not there, or keys that do not go together."""
         check_device(self.device)
-        if self.budget > 100_000 * self.evaluation.every:
-            raise ConfigError(
-                f"evaluation.every={self.evaluation.every}: more than 100000 evaluations; use at "
-                f"least {-(-self.budget // 100_000)}"
-            )
         if self.compile and self.deterministic:
             raise ConfigError("compile=true: does not go with deterministic=true; set one to false")
         for key in ("cuda_graph", "fused_kernels"):
             if getattr(self, key) and not self.uses_gpu:
                 raise ConfigError(f"{key}=true: needs a GPU; set {key}=false")
         if re.fullmatch(r"[\w.+=-]*", self.tag) is None:
-            raise ConfigError(
-                f"tag={self.tag}: becomes part of a folder's name; use letters, digits,"
-                " and any of . _ + = -"
-            )
+            remedy = "use letters, digits, and any of . _ + = -"
+            raise ConfigError(f"tag={self.tag}: becomes part of a folder's name; {remedy}")
         if not self.runs_dir:
             raise ConfigError("runs_dir=: is empty; name a folder, such as runs_dir=runs")
 
     @property
     def uses_gpu(self) -> bool:
         """Whether the run is computed on a GPU."""
-        if self.device == "cpu":
-            return False
-        import torch  # slow, and of no use to those who never ask
+        import torch  # slow
 
-        return torch.cuda.is_available()
+        return self.device != "cpu" and torch.cuda.is_available()
 
 
 def check_device(device: str) -> None:
@@ -228,11 +204,9 @@ def check_device(device: str) -> None:
     if match is None:
         raise ConfigError(f"device={device}: unknown device; write auto, cpu, cuda or cuda:<n>")
     if device.startswith("cuda"):
-        import torch  # slow, and only of use where a GPU is asked for by name
+        import torch
 
         count = torch.cuda.device_count()
         if int(match[1] or 0) >= count:
-            build = "" if torch.version.cuda else ", which is built for the CPU"
-            raise ConfigError(
-                f"device={device}: no such GPU; PyTorch{build}, finds {count}: use device=auto"
-            )
+            finds = f"PyTorch {torch.__version__} finds {count}"
+            raise ConfigError(f"device={device}: no such GPU; {finds}, use device=auto")

@@ -1,10 +1,8 @@
 """`train.py -m`: many runs, on this machine or a cluster, and what became of each.
 
 `plan=true` only says what they would take, and `plan=<file>` takes them from a plan (run/plan.py).
-
-Every job is composed and checked before the first one starts. A job is the same command and the
-same folder as a run typed by hand, and a process of its own: a repeated sweep does only what is
-missing, and a crash, whatever its kind, is one outcome among others.
+Every job is checked before the first one starts. It is the command, and has the folder, of a run
+typed by hand: a repeated sweep does only what is missing, and a crash is one outcome among others.
 """
 
 from __future__ import annotations
@@ -21,26 +19,27 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
 
 from ..errors import ConfigError, Preempted, RunError, suggestion
 from . import plan
 from .config import Layout, expand, spelt
+from .disk import fields
 from .folder import MAY_CHANGE, look
 from .process import StopRequest
-from .schema import RunSettings, plain
+from .schema import RunSettings, bounded, choice, construct, plain
 
 GIGA = 1e9
+_MANY = {"-m", "--multirun"}
 _LAUNCHER_WORDS = ("launcher=", "launcher.", "runs_per_gpu=", "jobs_at_once=")
 _POLL_SECONDS = 0.2
 _ASK_SECONDS = 1.0
-_MOST_AT_ONCE = 1024
 # A run hears these while it trains; before and after, when they would kill it, it is deaf to them.
 _DEAF = ("sh", "-c", 'trap "" HUP INT USR1; exec "$0" "$@"')
 
@@ -58,33 +57,26 @@ class Estimate:
     basis: str  # what the hours were worked out from
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Launcher:
     """Where the jobs run. `settings`: its file in configs/launcher with the user's words in it."""
 
-    name: str
-    runs_per_gpu: int
-    jobs_at_once: int
+    launcher: str = choice("local", "slurm", "ray")
+    runs_per_gpu: int = bounded(1, 1024)
+    jobs_at_once: int = bounded(0, 1024)
     settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run to be started: its name, the command, and the file of its output."""
+class Job:
+    """A run as planned. `state` and `detail` are what `folder.look` says."""
 
     name: str
     command: tuple[str, ...]
-    log: Path
-
-
-@dataclass(frozen=True)
-class Job(Run):
-    """A run as planned. `state` and `detail` are what `folder.look` says."""
-
-    cfg: RunSettings
-    path: Path
-    state: str
-    detail: str
+    log: Path  # its output
+    values: dict[str, Any]  # its configuration
+    state: str = "waiting"
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,12 +90,8 @@ class Outcome:
 
 def wanted(argv: Sequence[str]) -> bool:
     """Whether a command line asks for a sweep or a plan, and not for one run."""
-    asks = _several(argv) or any(word.startswith("plan=") for word in argv)
+    asks = any(word in _MANY or word.startswith("plan=") for word in argv)
     return asks and not {"-h", "--help", "--print-config"} & set(argv)
-
-
-def _several(argv: Sequence[str]) -> bool:
-    return bool({"-m", "--multirun"} & set(argv))
 
 
 def main(
@@ -116,12 +104,6 @@ def main(
 ) -> int:
     """Run what `argv` asks for, or say what it would take; returns the exit code.
 
-    0 all runs are finished, 75 all others were preempted and saved, else the failures' common
-    exit code, or 1.
-
-    Args:
-        compose: a checked configuration from words. run_path, estimate: its folder, its cost.
-
     Raises:
         ConfigError: a job is wrong, or two of them would share a folder; nothing was started.
     """
@@ -129,8 +111,8 @@ def main(
     composed = [(words, compose(words)) for words in wishes]
     jobs = _jobs([(words, cfg, run_path(cfg)) for words, cfg in composed], layout)
     refused = [job for job in jobs if job.state == "refused"]
-    if "plan=true" in argv or not (_several(argv) or "plan=false" in argv):
-        print(_survey([(job, estimate(job.cfg)) for job in jobs]))
+    if "plan=true" in argv or not _MANY & {*argv}:
+        print(_survey(jobs, [estimate(cfg) for _, cfg in composed]))
         return ConfigError.exit_code if refused else 0
     # What seems to run elsewhere may have died there: its lock decides.
     todo = [job for job in jobs if job.state in ("waiting", "resumes", "running")]
@@ -144,29 +126,20 @@ def main(
 
 
 def read(argv: Sequence[str], layout: Layout) -> tuple[list[list[str]], Launcher]:
-    """Sort a command line: the words of each job, and the launcher.
-
-    Raises:
-        ConfigError: a word that is not understood.
-    """
-    words = [word for word in spelt(argv) if word not in ("plan=true", "plan=false")]
-    plans = [word for word in words if word.startswith("plan=")]
+    """The words of each job, and the launcher. Raises: ConfigError: a word is not understood."""
+    words, several = [word for word in spelt(argv) if word != "plan=true"], _MANY & {*argv}
     # Without -m the launcher's are refused where the others are composed.
-    own = [word for word in words if word.startswith(_LAUNCHER_WORDS)] if _several(argv) else []
-    words = [word for word in words if word not in (*plans, *own)]
+    own = [word for word in words if several and word.startswith(_LAUNCHER_WORDS)]
+    plans = [word for word in words if word.startswith("plan=")]
+    others = [word for word in words if word not in (*own, *plans)]
     inner = [word for word in own if word.startswith("launcher.")]
-    common = _read_yaml(layout.directory / "sweep.yaml", [w for w in own if w not in inner])
-    name, known = str(common["launcher"]), layout.options("launcher")
-    if name not in known:
-        raise ConfigError(f"launcher={name}: no such launcher; {suggestion(name, known)}")
-    for key, least in (("runs_per_gpu", 1), ("jobs_at_once", 0)):
-        if common[key] is None or not least <= common[key] <= _MOST_AT_ONCE:
-            raise ConfigError(f"{key}={common[key]}: must be {least} to {_MOST_AT_ONCE}")
-    settings = _read_yaml(layout.directory / "launcher" / f"{name}.yaml", inner)
-    launcher = Launcher(name, common["runs_per_gpu"], common["jobs_at_once"], settings)
+    common = _settings(layout.directory / "sweep.yaml", [w for w in own if w not in inner])
+    launcher = construct(Launcher, common | {"settings": {}})
+    path = layout.directory / "launcher" / f"{launcher.launcher}.yaml"
+    launcher = replace(launcher, settings=_settings(path, inner))
     if plans:
-        return _planned(plans, words, layout), launcher
-    return _expanded(words, layout) if _several(argv) else [words], launcher
+        return _planned(plans, others, layout), launcher
+    return _expanded(others, layout) if several else [others], launcher
 
 
 def _planned(plans: Sequence[str], words: Sequence[str], layout: Layout) -> list[list[str]]:
@@ -179,37 +152,29 @@ def _planned(plans: Sequence[str], words: Sequence[str], layout: Layout) -> list
     return [[*command, *words] for one in read for command in one.commands()]
 
 
-def _read_yaml(path: Path, words: Sequence[str] = ()) -> dict[str, Any]:
+def _settings(path: Path, words: Sequence[str]) -> dict[str, Any]:
     """A YAML file with `words` in it; a key that holds a mapping takes any key within."""
-    settings: Any = OmegaConf.to_container(OmegaConf.load(path))
+    settings = dict(fields(path).content)
     for word in words:
         name, _, text = word.partition("=")
         key, _, within = name.removeprefix("launcher.").partition(".")
-        default = settings.get(key)
-        if key not in settings or (within and not isinstance(default, dict)):
-            hint = suggestion(key, list(settings)) if settings else "add launcher=slurm or ray"
+        if key not in settings or (within and not isinstance(settings[key], dict)):
+            hint = suggestion(key, list(settings), "see configs/launcher; launcher= chooses a file")
             raise ConfigError(f"{word}: not a key of {path.name}; {hint}")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"{word}: cannot be read; quote the value") from error
-        if within:
-            default[within] = value
-            continue
-        nothing = value is None and not isinstance(default, dict)  # leaves the setting out
-        if not (nothing or default is None or type(value) is type(default)):
-            raise ConfigError(f"{word}: must be of the same type as {default}, the default")
-        settings[key] = default | value if isinstance(default, dict) else value
-    return settings  # type: ignore[no-any-return]
+        settings[key] = settings[key] | {within: value} if within else value
+    return settings
 
 
 def _expanded(words: Sequence[str], layout: Layout) -> list[list[str]]:
     """The jobs of a sweep: all combinations of several values, times the runs of its ablations.
 
-    `ablation=<name>,...` stands for the runs in configs/ablation/<name>.yaml: a question, and below
-    `sweep:` a list of values for each of one or more keys, whose i-th values make the i-th run.
-    Values for the only key on the command line take their place. The agent as it is runs beside
-    them, once for all ablations; the others get folders of their own by `tag=mask_ratio-0.1`.
+    `ablation=<name>,...` stands for the runs in configs/ablation/<name>.yaml: below `sweep:` a list
+    of values for each of one or more keys, whose i-th values make the i-th run; values typed for
+    the only key take their place. The agent as it is runs beside them, once for all ablations.
     """
     others = [word for word in words if not word.startswith("ablation=")]
     named = [word.partition("=")[2] for word in words if word not in others]
@@ -234,7 +199,7 @@ def _ablation(name: str, layout: Layout) -> dict[str, list[str]]:
     if name not in known:
         raise ConfigError(f"ablation={name}: no such ablation; {suggestion(name, known)}")
     path = layout.directory / "ablation" / f"{name}.yaml"
-    sweep: Any = _read_yaml(path).get("sweep")
+    sweep: Any = fields(path).content.get("sweep")
     lists = list(sweep.values()) if isinstance(sweep, dict) else []
     if not lists or any(type(x) is not list or len(x) != len(lists[0]) for x in lists):
         raise ConfigError(f"{path}: must hold `sweep:`, with lists of one length; see run/sweep.py")
@@ -262,38 +227,35 @@ def _jobs(composed: Sequence[tuple[Sequence[str], RunSettings, Path]], layout: L
             )
         name = path.relative_to(cfg.runs_dir).as_posix()
         log = Path(cfg.runs_dir).resolve() / ".sweep" / "logs" / f"{name.replace('/', '-')}.txt"
-        state, detail = look(path, plain(cfg), cfg.resume)
-        jobs[path] = Job(name, command, log, cfg, path, state, detail)
+        found = look(path, plain(cfg), cfg.resume)
+        jobs[path] = Job(name, command, log, plain(cfg), *found)
     return list(jobs.values())
 
 
-def _survey(rows: Sequence[tuple[Job, Estimate]]) -> str:
+def _survey(jobs: Sequence[Job], costs: Sequence[Estimate]) -> str:
     """One line for each run, then the sums of what is left to do."""
-    width = max(len(job.name) for job, _ in rows)
-    lines = [
-        f"{job.state:<9} {job.name:<{width}}  {hours_text(cost.hours):>8}  "
-        f"{cost.memory / GIGA:5.1f} GB memory  {cost.disk / GIGA:5.1f} GB disk  {job.detail}"
-        for job, cost in rows
-    ]
-    counts = Counter(job.state for job, _ in rows)
-    lines.append(f"{len(rows)} runs: {', '.join(f'{n} {state}' for state, n in counts.items())}")
-    todo = [cost for job, cost in rows if job.state in ("waiting", "resumes")]
+    rows = [(job.state, job.name, cost, job.detail) for job, cost in zip(jobs, costs, strict=True)]
+    todo = [cost for state, _, cost, _ in rows if state in ("waiting", "resumes")]
     if todo:
-        disk, free = sum(cost.disk for cost in todo), free_disk(Path(rows[0][0].cfg.runs_dir))
-        lines.append(
-            f"to do: {hours_text(sum(cost.hours for cost in todo))} one after another, at most "
-            f"{max(cost.memory for cost in todo) / GIGA:.1f} GB memory a run, {disk / GIGA:.1f} GB "
-            f"disk of {free / GIGA:.1f} GB free{'' if disk < free else ': NOT ENOUGH'}; right "
-            f"within a factor of two, hours from {todo[0].basis}"
-        )
+        disk, free = sum(cost.disk for cost in todo), shutil.disk_usage(existing(jobs[0].log)).free
+        hours, memory = sum(cost.hours for cost in todo), max(cost.memory for cost in todo)
+        note = f"of {free / GIGA:.1f} GB free{'' if disk < free else ': NOT ENOUGH'}; within a"
+        note = f"{note} factor of two, from {todo[0].basis}"
+        rows.append(("to do", "one after another", Estimate(hours, memory, disk, ""), note))
+    width = max(len(name) for _, name, _, _ in rows)
+    lines = [
+        f"{state:<9} {name:<{width}}  {hours_text(cost.hours):>16}  "
+        f"{cost.memory / GIGA:5.1f} GB memory  {cost.disk / GIGA:5.1f} GB disk  {detail}"
+        for state, name, cost, detail in rows
+    ]
+    counts = Counter(job.state for job in jobs)
+    lines.append(f"{len(jobs)} runs: {', '.join(f'{n} {state}' for state, n in counts.items())}")
     return "\n".join(lines)
 
 
 def hours_text(hours: float) -> str:
-    """`35 min`, `4.2 h` or `3.1 days`."""
-    if hours < 1:
-        return f"{max(1, round(hours * 60))} min"
-    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
+    """Such as `0:35:00` or `3 days, 4:00:00`, to the minute."""
+    return str(timedelta(minutes=max(1, round(hours * 60))))
 
 
 def existing(path: Path) -> Path:
@@ -301,23 +263,13 @@ def existing(path: Path) -> Path:
     return next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
 
 
-def free_disk(folder: Path) -> float:
-    """Bytes free where `folder` is, or will be."""
-    return float(shutil.disk_usage(existing(folder)).free)
-
-
 @dataclass(frozen=True)
 class Pack:
-    """Runs that share one job of a launcher, and so one GPU; called, it is that job on a cluster.
+    """Runs that share one job of a launcher, and so one GPU; called, it is a cluster's job."""
 
-    Args:
-        folder: the working directory, which relative paths in the commands mean.
-        stop: a file; once it exists, the runs are asked to save and end.
-    """
-
-    runs: tuple[Run, ...]
-    folder: Path
-    stop: Path
+    jobs: tuple[Job, ...]
+    folder: Path  # the working directory, which relative paths in the commands mean
+    stop: Path  # once it exists, the runs are asked to save and end
 
     def __call__(self) -> list[Outcome]:
         """Watch the runs, and pass the cluster's signals on to them.
@@ -344,40 +296,33 @@ class Pack:
 def watch(pack: Pack, stopping: Callable[[], bool], gpu: str = "") -> list[Outcome]:
     """Start the runs of a pack at once and wait for all; never raises for what a run does.
 
-    Args:
-        stopping: whether the runs are to save and end.
-        gpu: for CUDA_VISIBLE_DEVICES; empty if the launcher, or nobody, chooses one.
+    Args: `gpu`: for CUDA_VISIBLE_DEVICES; empty if the launcher, or nobody, chooses one.
     """
     if stopping():
-        return [Outcome(run.name, Preempted.exit_code, "not started") for run in pack.runs]
+        return [Outcome(job.name, Preempted.exit_code, "not started") for job in pack.jobs]
     env, processes = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}), []
-    for run in pack.runs:
-        command, quiet = (*_DEAF, *run.command), subprocess.DEVNULL
-        with run.log.open("wb") as log:
-            process = subprocess.Popen(
-                command, cwd=pack.folder, env=env, stdin=quiet, stdout=log, stderr=log
-            )
-        processes.append(process)
+    for job in pack.jobs:
+        with job.log.open("wb") as log:
+            streams: Any = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            command = (*_DEAF, *job.command)
+            processes.append(subprocess.Popen(command, cwd=pack.folder, env=env, **streams))
     while any(process.poll() is None for process in processes):
         asking = stopping()
         for process in processes:
             if asking and process.poll() is None:  # again and again: it may not listen yet
                 process.send_signal(signal.SIGUSR1)
         time.sleep(_ASK_SECONDS if asking else _POLL_SECONDS)
-    ends = [(run, process.returncode) for run, process in zip(pack.runs, processes, strict=True)]
-    return [Outcome(run.name, code, _last_error(run.log, code)) for run, code in ends]
+    ends = [(job, process.returncode) for job, process in zip(pack.jobs, processes, strict=True)]
+    return [Outcome(job.name, code, _last_error(job.log, code)) for job, code in ends]
 
 
 def _last_error(log: Path, code: int) -> str:
     """What a run's output says about its failure; empty for a run that ended well."""
-    if code == 0:
-        return ""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    text = log.read_text(encoding="utf-8", errors="replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (errors or lines or ["no message"])[-1]
+    return (errors or lines or ["no message"])[-1] if code else ""
 
 
 def launch(jobs: Sequence[Job], launcher: Launcher) -> list[Outcome]:
@@ -392,35 +337,31 @@ def launch(jobs: Sequence[Job], launcher: Launcher) -> list[Outcome]:
     stop = jobs[0].log.parents[1] / f"stop-{os.getpid()}"
     stop.unlink(missing_ok=True)
     # SLURM gives whole GPUs, so there a job holds several runs; elsewhere each holds one.
-    size = launcher.runs_per_gpu if launcher.name == "slurm" else 1
-    shares = [jobs[i : i + size] for i in range(0, len(jobs), size)]
-    runs = [tuple(Run(job.name, job.command, job.log) for job in share) for share in shares]
-    packs = [Pack(some, Path.cwd(), stop) for some in runs]
-    begin = {"local": _local, "ray": _ray, "slurm": _slurm}[launcher.name]
+    size = launcher.runs_per_gpu if launcher.launcher == "slurm" else 1
+    starts = range(0, len(jobs), size)
+    packs = [Pack(tuple(jobs[i : i + size]), Path.cwd(), stop) for i in starts]
+    begin = {"local": _local, "ray": _ray, "slurm": _slurm}[launcher.launcher]
     outcomes = []
-    with begin(packs, launcher, jobs) as (futures, lost), StopRequest() as request:
+    with begin(packs, launcher) as (futures, lost), StopRequest() as request:
         while not all(future.done() for future in futures):
             if request.requested and not stop.exists():
                 stop.touch()
                 print(f"{request.reason}: every run saves and ends")
             time.sleep(_POLL_SECONDS)
-        for share, future in zip(shares, futures, strict=True):
+        for pack, future in zip(packs, futures, strict=True):
             try:
                 outcomes += future.result()
             except lost as error:  # how they ended is not known, their processes may go on
                 text = f"the launcher lost it: {(str(error).splitlines() or [repr(error)])[0]}"
-                for job in share:
-                    finished = look(job.path, plain(job.cfg))[0] == "finished"
-                    failed = Outcome(job.name, RunError.exit_code, text)
-                    outcomes.append(Outcome(job.name, 0) if finished else failed)
+                outcomes += [Outcome(job.name, RunError.exit_code, text) for job in pack.jobs]
     stop.unlink(missing_ok=True)
     return outcomes
 
 
 @contextmanager
-def _local(packs: Sequence[Pack], launcher: Launcher, jobs: Sequence[Job]) -> _Futures:
+def _local(packs: Sequence[Pack], launcher: Launcher) -> _Futures:
     """In threads, each of which takes a place for as long as its runs go on."""
-    places, free = _places(jobs, launcher), SimpleQueue[str]()
+    places, free = _places(packs, launcher), SimpleQueue[str]()
     for place in places:
         free.put(place)
 
@@ -436,7 +377,7 @@ def _local(packs: Sequence[Pack], launcher: Launcher, jobs: Sequence[Job]) -> _F
 
 
 @contextmanager
-def _slurm(packs: Sequence[Pack], launcher: Launcher, _: Sequence[Job]) -> _Futures:
+def _slurm(packs: Sequence[Pack], launcher: Launcher) -> _Futures:
     """One SLURM job for each pack, through submitit."""
     if shutil.which("sbatch") is None:
         raise ConfigError("launcher=slurm: no sbatch here; start it on a node that submits jobs")
@@ -447,7 +388,8 @@ def _slurm(packs: Sequence[Pack], launcher: Launcher, _: Sequence[Job]) -> _Futu
     own = {key: value for key, value in launcher.settings.items() if value is not None}
     tree = shlex.quote(str(Path(__file__).parents[2]))  # jobs unpickle functions of this package
     export = f"export SUBMITIT_PREEMPT_SIGNAL=USR1 PYTHONPATH={tree}${{PYTHONPATH:+:$PYTHONPATH}}"
-    own["setup"] = [export, *map(str, own.get("setup", []))]
+    setup = own.get("setup", [])
+    own["setup"] = [export, *([setup] if isinstance(setup, str) else setup)]
     folder, timeouts = packs[0].stop.parent / "slurm" / "%j", own.pop("max_num_timeout", 0)
     executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=timeouts)
     executor.update_parameters(**{f"slurm_{key}": value for key, value in own.items()})
@@ -459,7 +401,7 @@ def _slurm(packs: Sequence[Pack], launcher: Launcher, _: Sequence[Job]) -> _Futu
 
 
 @contextmanager
-def _ray(packs: Sequence[Pack], launcher: Launcher, jobs: Sequence[Job]) -> _Futures:
+def _ray(packs: Sequence[Pack], launcher: Launcher) -> _Futures:
     """One Ray task for each pack, on a cluster that runs already or one of its own."""
     try:
         import ray
@@ -467,7 +409,7 @@ def _ray(packs: Sequence[Pack], launcher: Launcher, jobs: Sequence[Job]) -> _Fut
         remedy = "pip install -r requirements-ray.txt"
         raise ConfigError(f"launcher=ray: Ray is not installed; {remedy}") from error
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is sent anywhere
-    places, settings = _places(jobs, launcher), launcher.settings
+    places, settings = _places(packs, launcher), launcher.settings
     init, remote = settings["init"], settings["remote"]
     if init["address"] is None:
         init = {"num_cpus": launcher.jobs_at_once or len(places)} | init
@@ -481,37 +423,34 @@ def _ray(packs: Sequence[Pack], launcher: Launcher, jobs: Sequence[Job]) -> _Fut
         ray.shutdown()
 
 
-def _places(jobs: Sequence[Job], launcher: Launcher) -> list[str]:
+def _places(packs: Sequence[Pack], launcher: Launcher) -> list[str]:
     """Room for runs on this machine: the GPU of each, or empty text where the cores are shared.
 
     A GPU is called as in CUDA_VISIBLE_DEVICES. They are not ours to share if a job names its own.
     """
+    runs = [job.values for pack in packs for job in pack.jobs]
     gpus: list[str] = []
-    if all(job.cfg.device in ("auto", "cuda") for job in jobs):
+    if all(values["device"] in ("auto", "cuda") for values in runs):
         import torch
 
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         named = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(" ", "").split(",")
         gpus = list(filter(None, named))[:count] or [str(number) for number in range(count)]
     cores = len(os.sched_getaffinity(0))
-    threads = max(job.cfg.threads for job in jobs) or cores
+    threads = max(values["threads"] for values in runs) or cores
     shares = launcher.jobs_at_once or max(1, cores // threads)
     return gpus * launcher.runs_per_gpu or [""] * shares
 
 
 def summary(outcomes: Sequence[Outcome], logs: Path) -> str:
     """A line for each run that did not end well, and the counts."""
-    lines = []
-    for outcome in outcomes:
-        if outcome.code == Preempted.exit_code:
-            lines.append(f"preempted  {outcome.name}  {outcome.error}")
-        elif outcome.code:
-            lines.append(f"FAILED     {outcome.name}  exit {outcome.code}: {outcome.error}")
+    words = {0: "finished", Preempted.exit_code: "preempted"}
+    ends = [(words.get(outcome.code, "FAILED"), outcome) for outcome in outcomes]
+    lines = [f"{end:<9}  {one.name}  exit {one.code}: {one.error}" for end, one in ends if one.code]
     if lines:
         lines.append(f"output of each run: {logs}; the same command does what is missing")
-    words = {0: "finished", Preempted.exit_code: "preempted"}
-    counts = Counter(words.get(outcome.code, "failed") for outcome in outcomes)
-    total = ", ".join(f"{counts[word]} {word}" for word in ("finished", "preempted", "failed"))
+    counts = Counter(end for end, _ in ends)
+    total = ", ".join(f"{counts[end]} {end.lower()}" for end in (*words.values(), "FAILED"))
     return "\n".join([*lines, f"{len(outcomes)} runs: {total}"])
 
 

@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,10 +24,9 @@ from ..errors import RunError, SimulatorError
 from .folder import installed, look
 from .process import script
 from .schema import RunSettings, plain
-from .sweep import GIGA, Estimate, existing, free_disk, hours_text
+from .sweep import GIGA, Estimate, existing, hours_text
 
 _COLOURS = {"ok": "32", "note": "33", "wrong": "31"}
-_INSTALL = "pip install -r requirements.txt, in a fresh environment"
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Line:
 @script
 def main(
     argv: Sequence[str],
-    about: str,
     *,
+    about: str,
     load: Callable[[Sequence[str]], RunSettings],
     run_path: Callable[[Any], Path],
     simulator: Callable[[Any], tuple[list[Line], float | None]],
@@ -54,13 +54,9 @@ def main(
     """Look at everything, also after something was wrong; 1 if a run would fail.
 
     Args:
-        argv: words of train.py, which `load` makes a configuration of.
-        about: what --help prints.
-        run_path: the folder of a run.
+        about: what --help prints. load, run_path, estimate: as `train.py` has them.
         simulator: checks it; returns also the seconds of an agent step, if it can be played.
-        estimate: cost of a run, given these seconds.
-        requirements: a file of `name==version` lines.
-        in_lock_step: packages that fail with any other version.
+        requirements: a file of `name==version` lines; those `in_lock_step` fail with any other.
     """
     if {"-h", "--help"} & set(argv):
         print(about.strip())
@@ -92,19 +88,15 @@ def packages(requirements: Path, in_lock_step: Sequence[str]) -> Iterator[Line]:
     yield Line("ok" if tried else "note", "Python", platform.python_version(), remedy)
     text = requirements.read_text(encoding="utf-8")
     for name, tested in re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==([\w.]+)", text, re.MULTILINE):
-        version = installed(name)
-        remedy = f"pip install --force-reinstall --no-deps {name}=={tested}"
-        if version is None:
-            yield Line("wrong", name, "is not installed", _INSTALL)
-        elif version.partition("+")[0] != tested:
-            state = "wrong" if name in in_lock_step else "note"
+        version, remedy = installed(name), "pip install -r requirements.txt, in a new environment"
+        if (version or "").partition("+")[0] != tested:
+            state = "note" if version and name not in in_lock_step else "wrong"
             yield Line(state, name, f"{version} instead of {tested}, which is tested", remedy)
 
 
 def folder(cfg: RunSettings, path: Path) -> Line:
     """Whether the run could begin or go on in its folder."""
-    state, detail = look(path, plain(cfg), cfg.resume)
-    there = existing(path)
+    (state, detail), there = look(path, plain(cfg), cfg.resume), existing(path)
     if state == "refused":
         return refusal("folder", detail)
     if state == "running":
@@ -119,16 +111,12 @@ def device(name: str) -> Line:
     if name == "cpu":
         return Line("ok", "device", "cpu, as wanted")
     if torch.cuda.is_available():
-        number = 0 if name == "auto" else torch.device(name).index or 0
-        text = f"{torch.cuda.get_device_name(number)}, CUDA {torch.version.cuda}"
-        return Line("ok", "device", text)
-    if torch.version.cuda is None:
-        remedy = "this PyTorch is built for the CPU; with a GPU: pip install a CUDA build of it"
-    elif os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        remedy = "CUDA_VISIBLE_DEVICES hides every GPU; unset it"
-    else:
-        remedy = "see nvidia-smi: no driver, or no GPU"
-    return Line("note", "device", "no GPU: the CPU trains; preset=laptop takes minutes", remedy)
+        gpu = torch.cuda.get_device_name(0 if name == "auto" else torch.device(name))
+        return Line("ok", "device", f"{gpu}, CUDA {torch.version.cuda}")
+    text = "no GPU: the CPU trains; preset=laptop takes minutes"
+    hidden = f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
+    remedy = f"see nvidia-smi, and whether PyTorch {torch.__version__} is for CUDA; {hidden}"
+    return Line("note", "device", text, remedy)
 
 
 def play(make: Callable[[], Any], act: Callable[[Any], Any]) -> tuple[Line, float | None]:
@@ -158,10 +146,10 @@ def refusal(name: str, error: RunError | str) -> Line:
 
 def room(cfg: RunSettings, cost: Estimate) -> Iterator[Line]:
     """Memory and disk against what the run needs, and the hours."""
-    place = "GPU memory" if cfg.uses_gpu else "memory"
+    place, disk = "GPU memory" if cfg.uses_gpu else "memory", existing(Path(cfg.runs_dir))
     for name, needed, free, remedy in (
         (place, cost.memory, memory(cfg.uses_gpu)[0], "a smaller scale.batch_size"),
-        ("disk", cost.disk, free_disk(Path(cfg.runs_dir)), "free some, or another runs_dir="),
+        ("disk", cost.disk, shutil.disk_usage(disk).free, "free some, or another runs_dir="),
     ):
         text = f"{free / GIGA:.2f} GB free, a run needs about {needed / GIGA:.2f} GB"
         enough = free > needed

@@ -98,7 +98,7 @@ def test_ctrl_c_saves_every_run_and_the_same_command_goes_on(by_hand: Path, tmp_
     sweep = start(words)
     halted = halt([tmp_path / name for name in RUNS[:2]], sweep)
     plan = call(*words, "plan=true")
-    assert plan.stdout.splitlines()[4] == "4 runs: 2 running, 2 waiting", plan.stdout
+    assert "4 runs: 2 running, 2 waiting" in plan.stdout
     sweep.send_signal(signal.SIGINT)
     for process in halted:
         os.kill(process, signal.SIGCONT)

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import config_cases as cases
 import pytest
@@ -16,8 +18,11 @@ from small_run import TRAIN
 
 import train
 from mlr_dmcontrol.run import sweep
+from mlr_dmcontrol.run.schema import plain
 from mlr_dmcontrol.run.sweep import Job, Launcher, Outcome, Pack
 from mlr_dmcontrol.settings import LAYOUT, compose
+
+LOCAL: Any = {"launcher": "local", "settings": {}}
 
 
 def jobs_of(folder: Path, *codes: str) -> list[Job]:
@@ -27,12 +32,14 @@ def jobs_of(folder: Path, *codes: str) -> list[Job]:
     for number, code in enumerate(codes):
         name, command = f"run{number}", (sys.executable, "-c", code)
         log = folder / ".sweep" / "logs" / f"{name}.txt"
-        jobs.append(Job(name, command, log, cfg, folder / name, "waiting", ""))
+        jobs.append(Job(name, command, log, plain(cfg)))
     return jobs
 
 
 def local(folder: Path, *codes: str, at_once: int = 4) -> list[Outcome]:
-    return sweep.launch(jobs_of(folder, *codes), Launcher("local", 1, at_once, {}))
+    return sweep.launch(
+        jobs_of(folder, *codes), Launcher(**LOCAL, runs_per_gpu=1, jobs_at_once=at_once)
+    )
 
 
 # --- the command line ---------------------------------------------------------------------------
@@ -46,31 +53,26 @@ def test_words_of_the_launcher_are_no_words_of_a_job() -> None:
     )
     jobs, launcher = sweep.read(["-m", "seed=1,2", *words], LAYOUT)
     assert jobs == [["seed=1"], ["seed=2"]]
-    assert (launcher.name, launcher.runs_per_gpu, launcher.jobs_at_once) == ("slurm", 2, 0)
-    expected = {
-        "partition": "gpu,debug",
-        "timeout_min": 240,
-        "mem_gb": None,
-        "setup": ["module load cuda"],
-        "additional_parameters": {"requeue": True, "nodelist": "n1"},
-    }
-    assert {key: launcher.settings[key] for key in expected} == expected
+    assert (launcher.launcher, launcher.runs_per_gpu, launcher.jobs_at_once) == ("slurm", 2, 0)
+    expected = {"partition": "gpu,debug", "timeout_min": 240, "mem_gb": None}
+    expected["setup"] = ["module load cuda"]
+    expected["additional_parameters"] = {"requeue": True, "nodelist": "n1"}
+    assert expected.items() <= launcher.settings.items()
 
 
 @pytest.mark.parametrize(
     "words, fragment",
     [
-        (["launcher=slrm"], "slurm"),
+        (["launcher=slrm"], "slurm?"),
         (["runs_per_gpu=0"], "1"),
-        (["runs_per_gpu=null"], "1"),
-        (["jobs_at_once=x"], "type"),
+        (["jobs_at_once=x"], "number"),
         (["launcher.partition=gpu"], "local.yaml"),
-        (["launcher=slurm", "launcher.partition"], "partition=<value>"),
-        (["launcher=slurm", "launcher.partion=gpu"], "partition"),
-        (["launcher=slurm", "launcher.timeout_min=soon"], "720"),
+        (["launcher=slurm", "launcher.partion=gpu"], "partition?"),
         (["launcher=slurm", "launcher.setup=[a"], "quote"),
         (["launcher=slurm", "launcher.partition.name=gpu"], "slurm.yaml"),
-        (["runs_per_gpu=1000000"], "1024"),
+        (["ablation=mask_rato"], "mask_ratio?"),
+        (["ablation=loss_positions", "agent.loss_positions=all"], "leave it out"),
+        (["plan=none.yaml", "seed=3"], "where and how"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
@@ -79,8 +81,7 @@ def test_wrong_words_of_a_sweep(
 ) -> None:
     assert train.main(["-m", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {words[-1].replace('null', 'None')}")
-    assert fragment in line
+    assert line.startswith(f"error: {words[-1]}: ") and fragment in line
 
 
 @pytest.mark.parametrize("values", ["0.3,2", "0.3,0.6"], ids=["a wrong job", "one folder for two"])
@@ -90,17 +91,6 @@ def test_nothing_is_started_unless_all_can_be(
     words = ["-m", *TRAIN, f"agent.mask_ratio={values}", f"runs_dir={tmp_path}/runs"]
     assert train.main(words) == 2
     assert capsys.readouterr().err.startswith("error: agent.mask_ratio=")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_plan_counts_and_starts_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["-m", *TRAIN, "seed=1,2,3", f"runs_dir={tmp_path}/runs", "plan=true"]
-    assert train.main(words) == 0
-    text = capsys.readouterr().out
-    assert "3 runs: 3 waiting" in text
-    assert text.count("GB memory") == 4
     assert not list(tmp_path.iterdir())
 
 
@@ -117,12 +107,39 @@ def test_a_plans_file_says_what_is_run_and_words_beside_it_where(
     jobs, _ = sweep.read(["-m", *words], LAYOUT)
     assert len(jobs) == 4 and all(set(words[1:]) <= {*job} for job in jobs)
     assert {compose(job).subject for job in jobs} == {cases.WITHOUT_FILE}
-    assert train.main(words) == 0
-    assert "4 runs: 4 waiting" in capsys.readouterr().out
-    for word in ("seed=3", "preset=laptop", "agent.mask_ratio=0.1", "ablation=momentum"):
-        assert train.main(["-m", *words, word]) == 2
-        assert capsys.readouterr().err.startswith(f"error: {word}: ")
+    for preview in (words, ["-m", *words, "plan=true"]):
+        assert train.main(preview) == 0
+        text = capsys.readouterr().out
+        assert "4 runs: 4 waiting" in text and text.count("GB memory") == 5
     assert not (tmp_path / "runs").exists()
+
+
+def ablated(*words: str) -> list[list[str]]:
+    return sweep.read(["-m", *words], LAYOUT)[0]
+
+
+def test_an_ablation_is_the_agent_itself_and_a_run_for_each_value() -> None:
+    ratios, seeds = (0.1, 0.3, 0.7, 0.9), ("seed=1", "seed=2")
+    assert ablated("ablation=mask_ratio", "seed=1,2") == [
+        *([seed] for seed in seeds),
+        *([seed, f"tag=mask_ratio-{r}", f"agent.mask_ratio={r}"] for r in ratios for seed in seeds),
+    ]
+    typed = ablated("ablation=mask_ratio", "agent.mask_ratio=0.25")
+    assert typed == [[], ["tag=mask_ratio-0.25", "agent.mask_ratio=0.25"]]
+
+
+def test_several_ablations_share_the_agent_itself() -> None:
+    both = ablated("ablation=mask_ratio,momentum", "tag=study")
+    assert both.count(["tag=study"]) == 1
+    assert ["tag=study-momentum-null", "agent.target_ema_tau=null"] in both
+    assert len(both) == len(ablated("ablation=mask_ratio")) + len(ablated("ablation=momentum")) - 1
+
+
+@pytest.mark.parametrize("name", LAYOUT.options("ablation"))
+def test_each_run_of_an_ablation_composes_into_a_folder_of_its_own(name: str) -> None:
+    itself, *others = map(compose, ablated(f"ablation={name}"))
+    assert others and len(set(map(train.protocol.run_path, [itself, *others]))) == len(others) + 1
+    assert name == "cube_depth" or all(replace(cfg, tag="") != itself for cfg in others)
 
 
 # --- runs and how they end ----------------------------------------------------------------------
@@ -184,21 +201,11 @@ def test_a_signal_lets_every_run_save(
     assert sorted(path.name for path in (tmp_path / ".sweep").iterdir()) == ["logs"]
 
 
-SAVED_ALREADY = """
-import pathlib, signal, sys, time
-former = signal.signal(signal.SIGUSR1, lambda *_: None)
-pathlib.Path("stop").touch()
-signal.pause()
-signal.signal(signal.SIGUSR1, former)
-time.sleep(2.5)
-sys.exit(75)
-"""
-NOT_LISTENING_YET = """
-import pathlib, signal, sys, time
+NOT_LISTENING_YET = f"""
+import pathlib, time
 pathlib.Path("stop").touch()
 time.sleep(1.5)
-signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
-time.sleep(60)
+{SAVES}
 """
 
 
@@ -207,9 +214,8 @@ def pack_of(folder: Path, code: str) -> Pack:
     return Pack(tuple(jobs_of(folder, code)), folder, folder / "stop")
 
 
-@pytest.mark.parametrize("code", [SAVED_ALREADY, NOT_LISTENING_YET], ids=["after", "before"])
-def test_the_question_to_save_kills_no_run(code: str, tmp_path: Path) -> None:
-    pack = pack_of(tmp_path, code)
+def test_the_question_to_save_kills_no_run(tmp_path: Path) -> None:
+    pack = pack_of(tmp_path, NOT_LISTENING_YET)
     assert [outcome.code for outcome in sweep.watch(pack, pack.stop.exists)] == [75]
 
 
@@ -241,6 +247,8 @@ pathlib.Path(str(os.getpid())).touch()
 while len([path for path in pathlib.Path().iterdir() if path.is_file()]) < 4: time.sleep(0.05)
 raise ValueError(os.environ["CUDA_VISIBLE_DEVICES"])
 """
-    outcomes = sweep.launch(jobs_of(tmp_path, *4 * [code]), Launcher("local", 2, 0, {}))
+    outcomes = sweep.launch(
+        jobs_of(tmp_path, *4 * [code]), Launcher(**LOCAL, runs_per_gpu=2, jobs_at_once=0)
+    )
     gpus = [outcome.error.removeprefix("ValueError: ") for outcome in outcomes]
     assert sorted(gpus) == ["3", "3", "GPU-x", "GPU-x"]
