@@ -15,18 +15,15 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from mlr_atari import protocol  # first: it says how the threads of PyTorch wait
-
-# isort: split
 import numpy as np
 
+from mlr_atari import protocol
 from mlr_atari.build import evaluation_factory, set_up_process
-from mlr_atari.environment import GameEnv
 from mlr_atari.errors import ConfigError, RunError
+from mlr_atari.machine import processes_beside
 from mlr_atari.policy import claim, is_exported, load_policy
 from mlr_atari.rainbow import evaluation_noise
 from mlr_atari.run import evaluation
-from mlr_atari.run.evaluation import EvaluationEnvs, Policy
 from mlr_atari.run.process import script, typed_path
 from mlr_atari.run.schema import LARGEST
 from mlr_atari.run.seeding import episode_seed
@@ -39,7 +36,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("runs", nargs="+", type=typed_path, metavar="RUN", help="folders of runs")
     parser.add_argument("--episodes", type=int, default=100, help="games to play (100)")
     parser.add_argument("--seed", type=int, help="of the games (default: the run's)")
-    parser.add_argument("--processes", type=int, default=0, help="emulators in own processes (0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     parser.add_argument("--out", type=typed_path, help="folder for results (default: in the run's)")
     parser.add_argument("--export", type=typed_path, help="new folder for weights and score")
@@ -50,28 +46,27 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def random_policy(env: GameEnv) -> Policy:
-    """Uniformly random actions."""
-
-    def act(obs: np.ndarray, generators: Sequence[np.random.Generator]) -> np.ndarray:
-        return evaluation_noise(generators, env.num_actions).random_action.numpy()
-
-    return act
+def random_actions(
+    count: int, obs: np.ndarray, generators: Sequence[np.random.Generator]
+) -> np.ndarray:
+    """Uniform ones of `count`, an episode each: (N,)."""
+    return evaluation_noise(generators, count).random_action.numpy()
 
 
 def score(run: Path, args: argparse.Namespace) -> None:
     """Play, film if asked to, and keep what came of it."""
     cfg, step = of_run(run, args.own, device=args.device), None
-    set_up_process(cfg)
-    seed = cfg.seed if args.seed is None else args.seed
+    device, seed = set_up_process(cfg), cfg.seed if args.seed is None else args.seed
     make, seeds = evaluation_factory(cfg), partial(episode_seed, seed, "evaluation")
-    places = max(cfg.evaluation.episodes, cfg.evaluation.final_episodes)
+    most = max(cfg.evaluation.episodes, cfg.evaluation.final_episodes)
+    places, processes = min(args.episodes, most), processes_beside(device)
     with (
         closing(make()) as env,
-        closing(EvaluationEnvs(make, min(args.episodes, places), args.processes)) as envs,
+        closing(evaluation.EvaluationEnvs(make, places, processes)) as envs,
     ):
         if args.random:
-            policy, name = random_policy(env), "random"
+            name = "random"
+            policy: evaluation.Policy = partial(random_actions, env.num_actions)
         else:
             policy = saved = load_policy(run, args.device)
             step, name = saved.agent_step, f"step_{saved.agent_step}"
@@ -104,13 +99,9 @@ def main(argv: Sequence[str]) -> int:
     args, codes = parse(argv), []
     if args.export is not None and (args.random or len(args.runs) > 1):
         raise ConfigError(f"--export={args.export}: is for the policy of one run; name that alone")
-    for name, value, low, high in (
-        ("episodes", args.episodes, 1, 10**6),
-        ("processes", args.processes, 0, 1024),
-        ("seed", args.seed or 0, 0, LARGEST),
-    ):
-        if not low <= value <= high:
-            raise ConfigError(f"--{name}={value}: must be at least {low} and at most {high}")
+    if not (1 <= args.episodes <= 10**6 and 0 <= (args.seed or 0) <= LARGEST):
+        wrong = f"--episodes={args.episodes}, --seed={args.seed}"
+        raise ConfigError(f"{wrong}: must be at least 1 and 0, at most {10**6} and {LARGEST}")
     for run in args.runs:
         try:
             score(run, args)

@@ -22,11 +22,10 @@ import numpy as np
 import torch
 
 from mlr_dmcontrol.build import evaluation_factory, set_up_process
-from mlr_dmcontrol.environment import PixelControlEnv
 from mlr_dmcontrol.errors import ConfigError, RunError
+from mlr_dmcontrol.machine import processes_beside
 from mlr_dmcontrol.policy import claim, is_exported, load_policy
 from mlr_dmcontrol.run import evaluation
-from mlr_dmcontrol.run.evaluation import EvaluationEnvs, Policy
 from mlr_dmcontrol.run.process import script, typed_path
 from mlr_dmcontrol.run.schema import LARGEST
 from mlr_dmcontrol.run.seeding import Streams, episode_seed
@@ -39,7 +38,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("runs", nargs="+", type=typed_path, metavar="RUN", help="folders of runs")
     parser.add_argument("--episodes", type=int, default=10, help="episodes to play (10)")
     parser.add_argument("--seed", type=int, help="of the episodes (default: the run's)")
-    parser.add_argument("--processes", type=int, default=0, help="simulators in own processes (0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     parser.add_argument("--out", type=typed_path, help="folder for results (default: in the run's)")
     parser.add_argument("--export", type=typed_path, help="new folder for weights and score")
@@ -50,29 +48,24 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def random_policy(seed: int, env: PixelControlEnv) -> Policy:
-    """Uniformly random actions."""
-    draws = Streams(seed)["exploration"]
-
-    def act(obs: np.ndarray, generators: object) -> np.ndarray:
-        return (torch.rand(len(obs), env.action_dim, generator=draws) * 2 - 1).numpy()
-
-    return act
+def random_actions(draws: torch.Generator, size: int, obs: np.ndarray, _: object) -> np.ndarray:
+    """Uniform ones for observations (N, ...): (N, A)."""
+    return (torch.rand(len(obs), size, generator=draws) * 2 - 1).numpy()
 
 
 def score(run: Path, args: argparse.Namespace) -> None:
     """Play, film if asked to, and keep what came of it."""
     cfg, step = of_run(run, args.own, device=args.device), None
-    set_up_process(cfg)
-    seed = cfg.seed if args.seed is None else args.seed
+    device, seed = set_up_process(cfg), cfg.seed if args.seed is None else args.seed
     make, seeds = evaluation_factory(cfg), partial(episode_seed, seed, "evaluation")
-    places = min(args.episodes, cfg.evaluation.episodes)
+    places, processes = min(args.episodes, cfg.evaluation.episodes), processes_beside(device)
     with (
         closing(make()) as env,
-        closing(EvaluationEnvs(make, places, args.processes, full_batches=True)) as envs,
+        closing(evaluation.EvaluationEnvs(make, places, processes, full_batches=True)) as envs,
     ):
         if args.random:
-            policy, name = random_policy(seed, env), "random"
+            draws, name = Streams(seed)["exploration"], "random"
+            policy: evaluation.Policy = partial(random_actions, draws, env.action_dim)
         else:
             policy = saved = load_policy(run, args.device)
             step, name = saved.agent_step, f"step_{saved.agent_step}"
@@ -105,13 +98,9 @@ def main(argv: Sequence[str]) -> int:
     args, codes = parse(argv), []
     if args.export is not None and (args.random or len(args.runs) > 1):
         raise ConfigError(f"--export={args.export}: is for the policy of one run; name that alone")
-    for name, value, low, high in (
-        ("episodes", args.episodes, 1, 10**6),
-        ("processes", args.processes, 0, 1024),
-        ("seed", args.seed or 0, 0, LARGEST),
-    ):
-        if not low <= value <= high:
-            raise ConfigError(f"--{name}={value}: must be at least {low} and at most {high}")
+    if not (1 <= args.episodes <= 10**6 and 0 <= (args.seed or 0) <= LARGEST):
+        wrong = f"--episodes={args.episodes}, --seed={args.seed}"
+        raise ConfigError(f"{wrong}: must be at least 1 and 0, at most {10**6} and {LARGEST}")
     for run in args.runs:
         try:
             score(run, args)

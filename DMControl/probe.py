@@ -1,4 +1,4 @@
-"""What frozen latents hold of the state, the reward and the best policy's action; and collapses.
+"""What frozen latents hold of the state, the reward and the best policy's action.
 
     python probe.py runs/*/*/seed_* --out results/probe
 
@@ -9,9 +9,185 @@ rank by it as by their scores. Results of several commands gather in one folder.
 
 from __future__ import annotations
 
+import argparse
 import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
 
-from mlr_dmcontrol.probe.probe import main
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mlr_dmcontrol.build import agent_for, set_up_process
+from mlr_dmcontrol.errors import ConfigError, StorageError
+from mlr_dmcontrol.policy import load_policy
+from mlr_dmcontrol.probe import figures, linear, world
+from mlr_dmcontrol.probe.recording import REWARD, Episodes, Recording, record
+from mlr_dmcontrol.report import plots, runs
+from mlr_dmcontrol.run.checkpoint import agent_checkpoint
+from mlr_dmcontrol.run.disk import one_line, write_atomically
+from mlr_dmcontrol.run.process import script, typed_path
+from mlr_dmcontrol.run.schema import plain
+from mlr_dmcontrol.settings import Config, of_run
+
+_BATCH = 256  # images at a time
+_KEY = [*figures.PLACE, "method", "seed"]  # of a run, in files
+_WORDS = dict.fromkeys((*figures.PLACE, "method", "data", "target", "variable"), str)  # in files
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line. Raises: ConfigError: a number that is too small."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("runs", nargs="+", type=typed_path, metavar="RUN", help="folders of runs")
+    add("--out", type=typed_path, default=Path("results/probe"), help="folder of results")
+    add("--policy", type=typed_path, help="whose actions are predicted (the best of the RUNs)")
+    add("--episodes", type=int, default=20, help="to probe on (20)")
+    add("--steps", type=int, default=200, help="samples of an episode (200)")
+    add("--seed", type=int, default=0, help="of the episodes (0)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    args = parser.parse_args(argv)
+    if args.episodes < linear.MIN_EPISODES or args.steps < 1 or args.seed < 0:
+        raise ConfigError(f"--episodes, --steps, --seed: at least {linear.MIN_EPISODES}, 1 and 0")
+    return args
+
+
+@script
+def main(argv: Sequence[str]) -> int:
+    """Exit code: 0, 2 where something cannot be probed, 3 storage."""
+    try:
+        probe(parse(argv))
+    except OSError as error:
+        raise StorageError(str(error)) from error
+    return 0
+
+
+def probe(args: argparse.Namespace) -> None:
+    """Probe runs, write files, print the tables.
+
+    Raises:
+        ConfigError: wrong input, most of which is looked for before anything is computed.
+    """
+    cfgs = [of_run(folder, device=args.device) for folder in args.runs]
+    known = pd.DataFrame(map(facts, args.runs, cfgs)).assign(folder=args.runs)
+    if known.duplicated(_KEY).any():
+        raise ConfigError("RUN: two of the same task, method and seed; give one of them")
+    if args.policy is not None:
+        load_policy(args.policy, args.device)
+    ended = known.dropna(subset="score").sort_values("score")
+    best = ended.groupby(figures.PLACE)["folder"].last()
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=args.out).close()
+    except OSError as error:
+        raise ConfigError(f"--out={args.out}: cannot be written ({error})") from error
+    chosen, played, rows = Episodes(args.episodes, args.steps, args.seed), None, []
+    for cfg, row in zip(cfgs, known.to_dict("records"), strict=True):
+        folder = row.pop("folder")
+        policy = args.policy or best.get((row["subject"], row["preset"]))
+        device = set_up_process(cfg)
+        with closing(world.environment_of(cfg)) as env:
+            if played != (cfg.subject, cfg.environment):
+                played, recording = (cfg.subject, cfg.environment), record(cfg, env, chosen)
+            agent, untrained = (agent_for(cfg, env, device) for _ in range(2))
+        checkpoint = agent_checkpoint(folder, plain(cfg))
+        checkpoint.restore("agent", agent)
+        if not (folder / "final.json").is_file():
+            step = f"its checkpoint of step {checkpoint.step} is used"
+            print(f"warning: {folder} is not finished; {step}", file=sys.stderr)
+        rows.append(scored(agent, untrained, recording, policy).assign(**row))
+        if policy is not None and policy.samefile(folder):  # which would be favoured
+            rows[-1].loc[rows[-1]["target"] == "action", "r2"] = np.nan
+    scores = merged(args.out / "probe.csv", pd.concat(rows))
+    plots.save(figures.scores(scores), args.out / "probe")
+    tables = figures.table(scores), figures.correlations(scores)
+    text = "\n\n".join(one.to_markdown(index=False, disable_numparse=True) for one in tables)
+    write_atomically(args.out / "probe.md", f"{text}\n")
+    print(f"{text}\nwritten to {args.out}: probe.csv, probe.png, probe.pdf, probe.md")
+
+
+def facts(folder: Path, cfg: Config) -> dict[str, Any]:
+    """The columns `_KEY` of a run, and `score`: NaN before it has ended.
+
+    ` alone` stands behind a method that was trained without RL.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    row, _ = runs.read(folder)
+    method = row["method"] if cfg.agent.rl else row["method"].removesuffix("-alone") + " alone"
+    values = (row["task"], row["preset"], method, row["seed"], row["mean"])
+    return dict(zip((*_KEY, "score"), values, strict=True))
+
+
+def scored(
+    agent: world.Agent, untrained: world.Agent, recording: Recording, policy: Path | None
+) -> pd.DataFrame:
+    """A row for each variable: R² of the agent's latents, of untrained ones and of pixels.
+
+    Args: `policy`: the folder of that whose actions are variables too.
+
+    Raises:
+        ConfigError: the policy sees other pictures.
+    """
+    targets = [REWARD if name == REWARD else "state" for name in recording.names]
+    columns = {"target": targets, "variable": recording.names, "data": recording.key}
+    rows, labels = pd.DataFrame(columns), recording.labels
+    if policy is not None:
+        actions, name = _actions(policy, recording.observations, str(agent.device))
+        numbers = [f"action {number + 1}" for number in range(actions.shape[1])]
+        columns = {"target": "action", "variable": numbers, "data": f"{recording.key} {name}"}
+        rows = pd.concat([rows, pd.DataFrame(columns)], ignore_index=True)
+        labels = np.concatenate([labels, actions], axis=1)
+    images = world.seen(agent, recording.observations)
+    latents, before = (
+        np.concatenate([world.latents(each, part) for part in images.split(_BATCH)])
+        for each in (agent, untrained)
+    )
+    split, width = linear.split_by_episode(recording.episodes), latents.shape[1]
+    pixels = linear.components(images.numpy(), split[0], width)
+    for name, features in (("r2", latents), ("untrained", before), ("pca", pixels)):
+        rows[name] = linear.readout(features, labels, split)
+    return rows.assign(updates=agent.update_step, dimensions=width)
+
+
+def _actions(folder: Path, obs: NDArray[np.uint8], device: str) -> tuple[NDArray[np.floating], str]:
+    """What a policy does at obs (N, ...), (N, A), 1 for a choice and else 0; whose policy it is."""
+    policy = load_policy(folder, device)
+    try:
+        parts = [policy(part) for part in np.array_split(obs, -(-len(obs) // _BATCH))]
+    except ValueError as error:
+        raise ConfigError(f"--policy={folder}: sees other pictures ({error})") from error
+    actions, config = np.concatenate(parts), policy.config
+    name = f"{config['agent']['name']} {config['tag']} {config['seed']} {policy.agent_step}"
+    return actions if actions.ndim > 1 else np.eye(policy.num_actions)[actions], one_line(name)
+
+
+def merged(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Add `rows` to the file in place of those of the same runs; everything that is then in it.
+
+    Raises:
+        ConfigError: the file holds other columns, or scores on other episodes or actions.
+    """
+    if path.is_file():
+        before = pd.read_csv(path, dtype=_WORDS)
+        if set(before) != set(rows):
+            raise ConfigError(f"{path}: has other columns; choose another --out")
+        new = pd.MultiIndex.from_frame(rows[_KEY])
+        rows = pd.concat([before[~pd.MultiIndex.from_frame(before[_KEY]).isin(new)], rows])
+    if (rows.groupby([*figures.PLACE, "target"])["data"].nunique() > 1).any():
+        raise ConfigError(
+            f"{path}: holds scores on other episodes, or actions of another policy; choose another "
+            "--out, or that --policy"
+        )
+    rows = rows.sort_values(_KEY, kind="stable", ignore_index=True)
+    rows = rows[[*_KEY, *rows.columns.difference(_KEY, sort=False)]]
+    write_atomically(path, rows.to_csv(index=False, float_format="%.6g", na_rep="nan"))
+    return rows
+
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -22,6 +22,10 @@ IMPORTS = ("ale_py", "cv2")  # what a run imports late
 HALF = (f"budget={BUDGET // 2}", "evaluation.final_episodes=1")
 WHOLE = (f"budget={BUDGET}", "evaluation.final_episodes=1")
 
+# A game in which probe.py knows the objects, and these.
+PROBED = (*GAME[:1], "game=boxing", *GAME[2:], "budget=100", "evaluation.final_episodes=1")
+VARIABLES = {"player x", "player y", "enemy x", "enemy y"}
+
 LONG = ("budget=1000",)  # 1,000 agent steps
 
 # Of an own game, 12 steps long, whose simulator fails in every second one.

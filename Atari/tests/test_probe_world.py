@@ -7,8 +7,7 @@ import pytest
 
 from mlr_atari.environment import AtariEnv, EnvironmentSettings
 from mlr_atari.errors import ConfigError
-from mlr_atari.games import canonical
-from mlr_atari.probe.world import OBJECTS, environment_of, positions
+from mlr_atari.probe.world import environment_of, labels
 from mlr_atari.settings import load
 
 SETTINGS = EnvironmentSettings(
@@ -36,25 +35,16 @@ def test_a_byte_follows_what_is_drawn(
     env.reset(seed=1)
     seen, stored, action = [], [], 0
     for step in range(400):
-        if step % 6 == 0:
-            action = int(random.integers(env.num_actions))
+        action = int(random.integers(env.num_actions)) if step % 6 == 0 else action
         if env.episode_over:
             env.reset(seed=step)
         env.step(action)
         places = np.argwhere((env.render()[rows, columns] == colour).all(-1))
         if len(places):
             seen.append(places[:, axis].mean())
-            stored.append(positions(game, env.memory)[name])
+            stored.append(labels(env)[name])
     assert len(seen) > 200
     assert abs(np.corrcoef(seen, stored)[0, 1]) > 0.9
-
-
-@pytest.mark.parametrize("game", OBJECTS)
-def test_addresses_of_a_game(game: str) -> None:
-    assert canonical(game) == game
-    assert len(set(OBJECTS[game].values())) == len(OBJECTS[game])
-    memory = np.arange(128, dtype=np.uint8)
-    assert positions(game, memory) == OBJECTS[game]
 
 
 def test_other_games_are_refused() -> None:

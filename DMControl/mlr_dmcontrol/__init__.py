@@ -1,14 +1,10 @@
 """Mask-based latent reconstruction (MLR): reinforcement learning from few pixels."""
 
-from __future__ import annotations
-
 import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .policy import load_policy
-
-__all__ = ["load_policy"]
+    from .policy import load_policy as load_policy
 
 # Threads that wait for each other spin, which beside a busy neighbour costs up to 60 times what is
 # gained; OpenMP reads how long when PyTorch is loaded. It changes no result. The user's word holds.

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
 
 from . import protocol
 from .device import named_device
@@ -34,8 +33,7 @@ from .run.disk import Fields, fields, one_line, read_bytes
 from .run.schema import check_device, construct
 
 WEIGHTS, CARD, SUMS = "policy.safetensors", "README.md", "SHA256SUMS"
-_MOST = {WEIGHTS: 2**30, CARD: 2**16, SUMS: 2**10}  # bytes of each
-_HEADER = 2**20  # bytes of the weights' header
+_MOST = 2**30  # bytes of a file
 _DAMAGE = (SafetensorError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 _KEPT = ("protocol", "observation", "actions", "revision", "hardware", "versions")  # of run.json
 
@@ -49,7 +47,6 @@ class SavedPolicy:
         config: the run's configuration, nested plain values; as it was found.
         agent_step: how far it had been trained.
         facts: all that is known of it; of an exported one also `scores` and their `seed`.
-        network: what acts, on `device`.
     """
 
     def __init__(self, facts: Fields, network: PolicyNetwork, device: torch.device) -> None:
@@ -63,16 +60,12 @@ class SavedPolicy:
     def __call__(
         self, obs: np.ndarray, generators: Sequence[np.random.Generator] | None = None
     ) -> np.ndarray:
-        """The action for one observation, or the actions (N, ...) for N of them.
+        """uint8 (S*C, H, W), as the environment gives it -> an action; (N, S*C, H, W) -> N of them.
 
-        Args:
-            obs: uint8 (S*C, H, W) or (N, S*C, H, W), values 0 to 255, as the environment gives it.
-            generators: of each episode, for a protocol that now and then acts at random; None:
-                never at random.
+        On DMControl an action is float32 (A,) in [-1, 1], the range of the actuators; on Atari
+        int64, its index.
 
-        Returns:
-            On DMControl float32 (A,), each in [-1, 1], the range of the actuators; on Atari int64,
-            the action's index. With N in front if `obs` has it.
+        Args: `generators`: of each episode, for a protocol that now and then acts at random.
 
         Raises:
             ValueError: another shape or type.
@@ -86,10 +79,7 @@ class SavedPolicy:
         return actions if obs.ndim == 4 else actions[0]
 
     def export(self, folder: Path, scores: Sequence[float], seed: int) -> None:
-        """Write it to `folder`, which `claim` has made sure of, with what it scored.
-
-        Args:
-            scores: of the episodes of `seed`, in their order.
+        """Write it, with its scores on `seed`'s episodes, to `folder`, of which `claim` is sure.
 
         Raises:
             StorageError: it cannot be written.
@@ -108,10 +98,8 @@ class SavedPolicy:
 def load_policy(folder: str | Path, device: str = "auto") -> SavedPolicy:
     """The policy of a run's newest checkpoint, or of an exported folder.
 
-    Args:
-        folder: of either; `~` is your home.
-        device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:<n>`; any, whatever it was
-            trained on.
+    Args: `device`: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:<n>`, wherever it was
+    trained.
 
     Raises:
         ConfigError: no such device; the folder is of neither kind or of the other benchmark, is
@@ -122,17 +110,20 @@ def load_policy(folder: str | Path, device: str = "auto") -> SavedPolicy:
     check_device(device)
     facts, weights = _exported(path) if is_exported(path) else _trained(path)
     try:
-        network = _network(facts)
-        expected = network.state_dict()
+        agent = facts.content["config"]["agent"]
+        names = [field.name for field in dataclasses.fields(PolicySettings) if field.name in agent]
+        settings = construct(PolicySettings, {name: agent[name] for name in names}, "agent")
+        channels, height, width = facts.get("run.observation", list)
+        sizes = (channels, height, width), facts.get("run.actions", int)
+        with torch.device("meta"):  # which takes no memory, whatever sizes it names
+            network = PolicyNetwork(settings, *sizes, facts.get("config.precision", str))
         if not is_exported(path):  # a checkpoint holds more than what acts
-            weights = {name: weights[PolicyNetwork.part][name] for name in expected}
-        if _forms(weights) != _forms(expected):
-            raise ValueError("weights of other names, shapes or types than its configuration has")
+            weights = {name: weights[PolicyNetwork.part][name] for name in network.state_dict()}
+        network.load_state_dict(weights, assign=True)
     except (*_DAMAGE, RuntimeError, ConfigError) as error:
         raise ConfigError(f"{path}: no policy that can be loaded: {one_line(error)}") from error
     place = named_device(device)
-    network.to_empty(device=place).load_state_dict(weights)
-    return SavedPolicy(facts, network, place)
+    return SavedPolicy(facts, network.to(place, torch.float32), place)
 
 
 def is_exported(folder: Path) -> bool:
@@ -184,34 +175,18 @@ def _trained(folder: Path) -> tuple[Fields, Any]:
 
 def _exported(folder: Path) -> tuple[Fields, Any]:
     """What the weights' header says, and the weights; all of the folder was checked before."""
-    if sorted(entry.name for entry in folder.iterdir()) != sorted(_MOST):
-        raise ConfigError(f"{folder}: must hold {', '.join(_MOST)} and nothing else")
-    content, card, sums = (read_bytes(folder / name, most) for name, most in _MOST.items())
-    if _sums({WEIGHTS: content, CARD: card}) != sums:
-        raise ConfigError(f"{folder}: {SUMS} are those of other files; copy the folder again")
+    if sorted(entry.name for entry in folder.iterdir()) != sorted((WEIGHTS, CARD, SUMS)):
+        raise ConfigError(f"{folder}: must hold {WEIGHTS}, {CARD}, {SUMS} and nothing else")
     try:
-        size = int.from_bytes(content[:8], "little")
-        if size > _HEADER:
-            raise ValueError(f"its header has {size:,} bytes")
-        facts = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["facts"])
-        return Fields(folder / WEIGHTS, facts), load(content)
-    except (*_DAMAGE, RecursionError) as error:
-        raise ConfigError(f"{folder / WEIGHTS}: is none of ours ({one_line(error)})") from error
-
-
-def _network(facts: Fields) -> PolicyNetwork:
-    """Of the configured sizes, without memory for its weights. Raises: ConfigError, _DAMAGE."""
-    agent = facts.content["config"]["agent"]
-    names = [field.name for field in dataclasses.fields(PolicySettings) if field.name in agent]
-    settings = construct(PolicySettings, {name: agent[name] for name in names}, "agent")
-    channels, height, width = facts.get("run.observation", list)
-    sizes = (channels, height, width), facts.get("run.actions", int)
-    with torch.device("meta"):
-        return PolicyNetwork(settings, *sizes, facts.get("config.precision", str))
-
-
-def _forms(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {name: (part.shape, part.dtype) for name, part in weights.items()}
+        content, card, sums = (read_bytes(folder / name, _MOST) for name in (WEIGHTS, CARD, SUMS))
+        if _sums({WEIGHTS: content, CARD: card}) != sums:
+            raise ValueError(f"{SUMS} are those of other files; copy the folder again")
+        weights = load(content)  # which bounds the header
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        facts = json.loads(header["__metadata__"]["facts"])
+    except (*_DAMAGE, OSError, RecursionError) as error:
+        raise ConfigError(f"{folder}: is none of ours: {one_line(error)}") from error
+    return Fields(folder / WEIGHTS, facts), weights
 
 
 def _sums(files: Mapping[str, bytes]) -> bytes:
@@ -233,10 +208,8 @@ def _card(facts: Mapping[str, Any]) -> str:
         "method": f"{agent}, seed {config['seed']}, after {facts['agent_step']:,} agent steps",
         protocol.METRIC: f"{mean:.1f} [{low:.1f}, {high:.1f}]: of this policy, mean of "
         f"{len(scores)} episodes (seed {facts['seed']}) and its 95 % interval",
-        "observation": f"uint8 {tuple(run['observation'])}: frames, oldest first, each with its "
-        "channels before its pixels, 0 to 255",
-        "actions": run["actions"],
-        **{name: run[name] for name in (protocol.SIMULATOR, "hardware", "revision", "versions")},
+        "observation": f"uint8 {tuple(run['observation'])}: frames, oldest first, channels first",
+        **{key: run[key] for key in ("actions", protocol.SIMULATOR, *_KEPT[3:])},
     }
     table = "\n".join(f"| {name} | {one_line(value)} |" for name, value in rows.items())
     return f"""# {one_line(agent)} on {one_line(task)}
@@ -245,13 +218,7 @@ def _card(facts: Mapping[str, Any]) -> str:
 |---|---|
 {table}
 
-```python
-from mlr_dmcontrol import load_policy
-
-policy = load_policy("this folder")
-action = policy(obs)
-```
-
-`python evaluate.py THIS_FOLDER --out results` plays such episodes again, and `sha256sum -c {SUMS}`
-checks the files. Weights and numbers only: nothing in this folder is run.
+`mlr_dmcontrol.load_policy("this folder")(obs)` acts, `python evaluate.py THIS_FOLDER --out results`
+plays such episodes again, and `sha256sum -c {SUMS}` checks the files. Weights and numbers only:
+nothing in this folder is run.
 """

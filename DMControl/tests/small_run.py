@@ -20,6 +20,9 @@ IMPORTS = ("scipy.ndimage",)  # what a run imports late
 HALF = (f"budget={BUDGET // 2}", "evaluation.final_episodes=1")
 WHOLE = (f"budget={BUDGET}", "evaluation.final_episodes=1")
 
+PROBED = (*TRAIN[:3], *HALF)  # probe.py knows what its state is
+VARIABLES = {"slider", "hinge_1 sine", "hinge_1 cosine", "slider velocity", "hinge_1 velocity"}
+
 LONG = ("budget=3000", "environment.action_repeat=3", "evaluation.every=900")  # 1,000 agent steps
 
 # Of an own environment, 12 steps an episode, whose simulator fails in every second one.

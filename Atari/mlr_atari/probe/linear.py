@@ -1,11 +1,9 @@
 """What a linear map reads out of features: ridge regression, R² on held-out episodes, PCA.
 
-N rows, D features, V variables.
+N rows, D features, V variables, P penalties.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,47 +13,40 @@ Rows = NDArray[np.bool_]
 
 # Per row, for standardised features; which one is chosen by the validation episodes.
 PENALTIES = tuple(10.0**power for power in range(-5, 4))
-_PARTS = (0.6, 0.8)  # of the episodes, where training ends and where validation does
 MIN_EPISODES = 5  # one to validate on, one to test on
-_CONSTANT = 1e-6  # deviation, relative to the size of the values, that is rounding only
 _PICTURES = 1000  # that components are computed from, and at least one more than components
 _BATCH = 256  # pictures at a time
 
 
-class Split(NamedTuple):
-    """Which rows are trained on, choose the penalty, and are scored; whole episodes, bool (N,)."""
+def split_by_episode(episodes: NDArray[np.int64]) -> Rows:
+    """Which rows are trained on, choose the penalty, and are scored, (3, N).
 
-    train: Rows
-    validation: Rows
-    test: Rows
-
-
-def split_by_episode(episodes: NDArray[np.int64]) -> Split:
-    """60 % of the episodes to train on, 20 % to validate, the last 20 % to test; in their order.
+    These are the first 60 % of the episodes, the next 20 % and the last 20 %.
 
     Args: `episodes`: (N,), the episode of each row, at least `MIN_EPISODES` different ones.
     """
     numbers = np.unique(episodes)
-    first, second = (numbers[int(share * len(numbers))] for share in _PARTS)
+    first, second = (numbers[int(share * len(numbers))] for share in (0.6, 0.8))
     train, test = episodes < first, episodes >= second
-    return Split(train, ~train & ~test, test)
+    return np.stack([train, ~train & ~test, test])
 
 
-def readout(features: NDArray[np.floating], labels: Floats, split: Split) -> Floats:
+def readout(features: NDArray[np.floating], labels: Floats, split: Rows) -> Floats:
     """R² of each variable on the test rows, (V,); NaN for one that never changes.
 
     Each variable has the penalty that is best on the validation rows.
 
-    Args: `features`: (N, D). `labels`: (N, V).
+    Args: `features`: (N, D). `labels`: (N, V). `split`: as `split_by_episode` gives it.
     """
-    inputs, targets = (_standardised(values, split.train) for values in (features, labels))
-    weights = ridge(inputs[split.train], targets[split.train])
-    guesses = inputs[split.validation] @ weights  # (P, rows, V)
-    scores = np.stack([r_squared(guess, targets[split.validation]) for guess in guesses])
+    train, validation, test = split
+    inputs, targets = (_standardised(values, train) for values in (features, labels))
+    weights = ridge(inputs[train], targets[train])
+    guesses = inputs[validation] @ weights  # (P, rows, V)
+    scores = np.stack([_r_squared(guess, targets[validation]) for guess in guesses])
     best = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=0)  # (V,)
     chosen = weights[best, :, np.arange(labels.shape[1])].T
-    tested = r_squared(inputs[split.test] @ chosen, targets[split.test])
-    return np.where(constant(labels[split.train]), np.nan, tested)
+    tested = _r_squared(inputs[test] @ chosen, targets[test])
+    return np.where(_constant(labels[train]), np.nan, tested)
 
 
 def ridge(inputs: Floats, targets: Floats) -> Floats:
@@ -72,17 +63,6 @@ def ridge(inputs: Floats, targets: Floats) -> Floats:
         left, right = inputs.T @ vectors, vectors.T @ targets / rows
     values = np.maximum(values, 0.0)[:, None]
     return np.stack([left @ (right / (values + penalty)) for penalty in PENALTIES])
-
-
-def r_squared(predicted: Floats, targets: Floats) -> Floats:
-    """1 - squared error / squared targets, (V,); NaN for targets that are all 0.
-
-    Targets are what is left after the training mean was taken off, so that predicting this mean
-    scores 0, also where the test episodes have another one.
-    """
-    error, spread = np.square(targets - predicted).sum(axis=0), np.square(targets).sum(axis=0)
-    still = spread == 0
-    return np.where(still, np.nan, 1.0 - error / np.where(still, 1.0, spread))
 
 
 def components(pictures: NDArray[np.uint8], train: Rows, count: int) -> NDArray[np.float32]:
@@ -102,12 +82,18 @@ def components(pictures: NDArray[np.uint8], train: Rows, count: int) -> NDArray[
     return np.concatenate([(part.astype(np.float32) - mean) @ directions for part in parts])
 
 
-def constant(values: Floats) -> Rows:
-    """Which columns of (N, V) do not change, (V,)."""
-    return np.asarray(values.std(axis=0) <= _CONSTANT * (1e-3 + np.abs(values).max(axis=0)))
+def _r_squared(predicted: Floats, targets: Floats) -> Floats:
+    """(V,), NaN for targets that are all 0; predicting the training mean, which is 0, scores 0."""
+    error, spread = np.square(targets - predicted).sum(axis=0), np.square(targets).sum(axis=0)
+    return 1.0 - np.divide(error, spread, out=np.full_like(error, np.nan), where=spread > 0)
+
+
+def _constant(values: Floats) -> Rows:
+    """Which columns of (N, V) change by no more than rounding, (V,)."""
+    return np.asarray(values.std(axis=0) <= 1e-6 * (1e-3 + np.abs(values).max(axis=0)))
 
 
 def _standardised(values: NDArray[np.floating], train: Rows) -> Floats:
     """Mean 0 and deviation 1 on the training rows; a constant column's deviation stays."""
     known = values[train].astype(np.float64)
-    return (values - known.mean(axis=0)) / np.where(constant(known), 1.0, known.std(axis=0))
+    return (values - known.mean(axis=0)) / np.where(_constant(known), 1.0, known.std(axis=0))

@@ -52,8 +52,6 @@ OBJECTS: dict[str, dict[str, int]] = {
 _FIGURES_Y, _FIGURES_X, _KINDS = slice(59, 66), slice(66, 73), slice(73, 80)
 _ENEMY = 32
 
-GAMES = ("amidar", *OBJECTS)
-
 Agent = Rainbow
 Environment = AtariEnv
 
@@ -64,25 +62,24 @@ def environment_of(cfg: Config) -> AtariEnv:
     Raises:
         ConfigError: where the game keeps its objects is not known.
     """
-    if cfg.game.name not in GAMES:
+    known = ("amidar", *OBJECTS)
+    if cfg.game.name not in known:
         raise ConfigError(
             f"game={cfg.game.name}: where it keeps its objects is not known; "
-            f"one of {', '.join(GAMES)}"
+            f"one of {', '.join(known)}"
         )
-    settings = cfg.environment
-    return AtariEnv(cfg.game.name, settings, training=False, seed=0)
+    return AtariEnv(cfg.game.name, cfg.environment, training=False, seed=0)
 
 
-def seen(agent: Rainbow, obs: Tensor) -> Tensor:
-    """What an evaluation shows the encoder of uint8 observations (N, S, H, W): all of it."""
-    del agent
-    return obs
+def seen(agent: Rainbow, obs: NDArray[np.uint8]) -> Tensor:
+    """What an evaluation shows the encoder of observations (N, S, H, W): all of it."""
+    return torch.from_numpy(obs)
 
 
 @torch.no_grad()
-def latents(agent: Rainbow, images: Tensor) -> Tensor:
-    """uint8 images (N, S, H, W) -> latents float32 (N, Z), on the CPU."""
-    return agent.encoder(images.to(agent.device) * (1 / 255)).flatten(1).cpu()
+def latents(agent: Rainbow, images: Tensor) -> NDArray[np.float32]:
+    """uint8 images (N, S, H, W) -> latents (N, Z)."""
+    return agent.encoder(images.to(agent.device) * (1 / 255)).flatten(1).cpu().numpy()
 
 
 def random_action(env: AtariEnv, draws: np.random.Generator) -> int:
@@ -92,13 +89,9 @@ def random_action(env: AtariEnv, draws: np.random.Generator) -> int:
 
 def labels(env: AtariEnv) -> dict[str, float]:
     """Where the objects of the newest picture are, by name."""
-    return positions(env.game, env.memory)
-
-
-def positions(game: str, memory: NDArray[np.uint8]) -> dict[str, float]:
-    """The objects of one of `GAMES` by name, in the console's memory (128,)."""
-    if game != "amidar":
-        return {name: float(memory[address]) for name, address in OBJECTS[game].items()}
+    memory = env.memory
+    if env.game != "amidar":
+        return {name: float(memory[address]) for name, address in OBJECTS[env.game].items()}
     x, y, enemy = memory[_FIGURES_X], memory[_FIGURES_Y], (memory[_KINDS] & _ENEMY) > 0
     figures = {"player x": x[~enemy], "player y": y[~enemy], "enemies x, mean": x[enemy]}
     return {name: float(axis.mean()) if len(axis) else 0.0 for name, axis in figures.items()}

@@ -1,62 +1,55 @@
-"""The probe's arithmetic, on features whose answer is known; its episodes; its files."""
+"""The probe's arithmetic on features with known answers, its files, and probe.py on real runs."""
 
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from small_run import PROBED, VARIABLES
 
+import probe
+import train
 from mlr_atari.errors import ConfigError
-from mlr_atari.probe import figures, linear, probe, recording
+from mlr_atari.probe import figures, linear, recording
 
 EPISODES = np.repeat(np.arange(10), 200)
 SPLIT = linear.split_by_episode(EPISODES)
-
-
-def labels(variables: int = 3) -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(len(EPISODES), variables)) * 5 + 2
+LABELS = np.random.default_rng(0).normal(size=(len(EPISODES), 3)) * 5 + 2
 
 
 # --- regression -----------------------------------------------------------------------------------
 
 
 def test_whole_episodes_are_held_out() -> None:
-    parts = [set(EPISODES[rows]) for rows in SPLIT]
-    assert parts == [set(range(6)), {6, 7}, {8, 9}]
-    assert (SPLIT.train.astype(int) + SPLIT.validation + SPLIT.test == 1).all()
+    assert [set(EPISODES[rows]) for rows in SPLIT] == [set(range(6)), {6, 7}, {8, 9}]
+    assert (SPLIT.sum(axis=0) == 1).all()
 
 
-@pytest.mark.parametrize("width", [3, 8, 1300])
-def test_a_linear_map_of_the_state_gives_one(width: int) -> None:
-    mixing = np.random.default_rng(1).normal(size=(3, width))
-    features = (labels() @ mixing + 7).astype(np.float32)
-    assert linear.readout(features, labels(), SPLIT) == pytest.approx(np.ones(3), abs=1e-3)
+@pytest.mark.parametrize("width", [8, 1300])
+def test_a_linear_map_of_the_state_gives_one_and_a_constant_nothing(width: int) -> None:
+    features = LABELS @ np.random.default_rng(1).normal(size=(3, width)) + 7
+    features[:, 0] = 1.0
+    labels = np.concatenate([LABELS, np.full((len(LABELS), 1), 3.25)], axis=1)
+    scores = linear.readout(features.astype(np.float32), labels, SPLIT)
+    assert scores == pytest.approx([1, 1, 1, np.nan], abs=1e-3, nan_ok=True)
 
 
 def test_half_of_the_variance_gives_a_half() -> None:
-    rng = np.random.default_rng(3)
-    episodes = np.repeat(np.arange(10), 1000)
+    rng, episodes = np.random.default_rng(3), np.repeat(np.arange(10), 1000)
     known = rng.normal(size=(len(episodes), 1))
     whole = known + rng.normal(size=known.shape)
     scores = linear.readout(known, whole, linear.split_by_episode(episodes))
     assert scores == pytest.approx([0.5], abs=0.05)
 
 
-def test_constants_are_left_out() -> None:
-    given = labels()
-    given[:, 1] = 3.25
-    features = np.concatenate([given, np.ones((len(given), 1))], axis=1)
-    assert np.isnan(linear.readout(features, given, SPLIT)).tolist() == [False, True, False]
-
-
 def test_nothing_is_learnt_from_the_test_episodes() -> None:
-    features = np.random.default_rng(4).normal(size=(len(EPISODES), 4))
-    changed = labels()
-    changed[SPLIT.test] = features[SPLIT.test][:, :3] * 50  # would be easy to fit
+    features, changed = np.random.default_rng(4).normal(size=(len(EPISODES), 4)), LABELS.copy()
+    changed[SPLIT[2]] = features[SPLIT[2]][:, :3] * 50  # would be easy to fit
     assert (linear.readout(features, changed, SPLIT) < 0.1).all()
 
 
@@ -83,33 +76,17 @@ def test_components_are_the_directions_of_largest_variance() -> None:
     assert linear.components(pictures[:3], train[:3], 10).shape == (3, 2)
 
 
-# --- episodes -------------------------------------------------------------------------------------
+def test_actions_depend_on_seed_and_episode_and_every_second_episode_holds_them() -> None:
+    def actions(seed: int, episode: int) -> list[int]:
+        drawn = recording.held_actions(seed, episode, lambda random: int(random.integers(1000)))
+        return list(itertools.islice(drawn, 200))
 
-
-def actions(seed: int, episode: int) -> list[int]:
-    drawn = recording.held_actions(seed, episode, lambda random: int(random.integers(1000)))
-    return list(itertools.islice(drawn, 200))
-
-
-def test_actions_depend_on_seed_and_episode_only() -> None:
-    assert actions(0, 3) == actions(0, 3)
-    assert len({tuple(actions(seed, episode)) for seed in (0, 1) for episode in (0, 1)}) == 4
-
-
-def test_every_second_episode_holds_its_actions() -> None:
-    changes = [np.mean(np.diff(actions(0, episode)) != 0) for episode in (0, 1)]
-    assert changes[0] > 0.95
-    assert 0.1 < changes[1] < 0.4
-
-
-def test_episodes_in_which_nothing_changes_are_refused() -> None:
-    values = labels(variables=2)
-    values[SPLIT.train] = 1.0
-    played = recording.Recording(np.zeros(0, np.uint8), values, EPISODES, np.array(["x", "y"]), "")
-    with pytest.raises(ConfigError, match="--episodes, --steps: too few, in these none of x, y"):
-        recording.require_changes(played)
-    values[SPLIT.train, 1] = EPISODES[SPLIT.train]
-    recording.require_changes(played)
+    played = {(seed, episode): actions(seed, episode) for seed in (0, 1) for episode in (0, 1)}
+    assert actions(0, 1) == played[0, 1]
+    assert len(set(map(tuple, played.values()))) == 4
+    free, held = (np.mean(np.diff(played[0, episode]) != 0) for episode in (0, 1))
+    assert free > 0.95
+    assert 0.1 < held < 0.4
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -119,37 +96,21 @@ def rows(*runs: tuple[str, int, float], data: str = "12345e6789", **changes: Any
     """Scores of one variable; the digest is one that is no number."""
     facts = {"subject": "pole", "preset": "laptop", "updates": 1, "dimensions": 50, "data": data}
     facts |= {"target": "state", "variable": "x", "untrained": 0.25, "pca": 0.125, "score": 7.0}
-    facts |= changes
-    return pd.DataFrame(
-        [{"method": method, "seed": seed, "r2": r2} | facts for method, seed, r2 in runs]
-    )
+    return pd.DataFrame(runs, columns=["method", "seed", "r2"]).assign(**(facts | changes))
 
 
-def test_rows_of_the_same_run_are_replaced(tmp_path: Path) -> None:
+def test_rows_of_the_same_run_are_replaced_and_other_episodes_refused(tmp_path: Path) -> None:
     path = tmp_path / "probe.csv"
     probe.merged(path, rows(("mlr", 1, 0.5), ("mlr", 2, 0.5)))
     whole = probe.merged(path, rows(("mlr", 2, 0.75), ("curl", 1, 0.5)))
-    assert whole[["method", "seed", "r2"]].values.tolist() == [
-        ["curl", 1, 0.5],
-        ["mlr", 1, 0.5],
-        ["mlr", 2, 0.75],
-    ]
+    expected = [["curl", 1, 0.5], ["mlr", 1, 0.5], ["mlr", 2, 0.75]]
+    assert whole[["method", "seed", "r2"]].values.tolist() == expected
     text = path.read_bytes()
     probe.merged(path, rows(("mlr", 2, 0.75)))
-    assert path.read_bytes() == text
-
-
-def test_scores_on_other_episodes_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "probe.csv"
-    probe.merged(path, rows(("mlr", 1, 0.5)))
-    before = path.read_bytes()
-    for words, new in (
-        ("on other episodes", rows(("mlr", 2, 0.5), data="other")),
-        ("has other columns", rows(("mlr", 2, 0.5)).drop(columns="score")),
-    ):
-        with pytest.raises(ConfigError, match=words):
+    for new in (rows(("mlr", 2, 0.5), data="other"), rows(("mlr", 2, 0.5)).drop(columns="score")):
+        with pytest.raises(ConfigError):
             probe.merged(path, new)
-    assert path.read_bytes() == before
+    assert path.read_bytes() == text
     # Actions are another policy's, not what the state was read from.
     probe.merged(path, rows(("mlr", 2, 0.5), data="mlr 1", target="action"))
 
@@ -157,10 +118,7 @@ def test_scores_on_other_episodes_are_refused(tmp_path: Path) -> None:
 def test_differences_are_within_a_seed() -> None:
     base = figures.BASELINE
     given = rows((base, 1, 0.2), (base, 2, 0.6), ("mlr", 1, 0.3), ("mlr", 2, 0.7), ("mlr", 3, 0.9))
-    runs = figures.by_run(given)
-    gains = (runs["r2"] - runs["baseline"]).round(6).dropna()
-    assert gains.to_dict() == {2: 0.1, 3: 0.1}
-    still = rows((base, 1, float("nan")), variable="y")  # a variable that never changes
+    still = rows((base, 1, np.nan), variable="y")  # a variable that never changes
     baseline, mlr = figures.table(pd.concat([given, still])).to_dict("records")
     assert baseline["R²"].startswith("0.400 [")
     assert baseline[f"− {base}"] == ""
@@ -175,23 +133,78 @@ def test_methods_are_ranked_as_their_scores_are_or_not() -> None:
     names, seeds = ("a", "b", "c", "d"), (1, 2)
     rising = [rows((n, s, 0.1 * i), score=9.0 * i) for i, n in enumerate(names) for s in seeds]
     falling = [one.assign(target="reward", score=-one["score"]) for one in rising]
-    unknown = [one.assign(target="action", r2=float("nan")) for one in rising]
+    unknown = [one.assign(target="action", r2=np.nan) for one in rising]
     table = figures.correlations(pd.concat([*rising, *falling, *unknown]))
     assert table["target"].tolist() == ["state", "reward"]
-    assert table["methods"].tolist() == [4, 4]
     assert [text[:5] for text in table["ρ with the score"]] == ["+1.00", "-1.00"]
     assert table["p"].tolist() == ["0.083", "0.083"]  # 2 of the 24 orders
     assert not len(figures.correlations(pd.concat(rising[:4])))
     # Seeds that differ more than methods do leave the rank open.
     wide = pd.concat([one.assign(r2=one["r2"] + 4 * (one["seed"] - 1)) for one in rising])
     (text,) = figures.correlations(wide)["ρ with the score"]
-    low = float(text.split("[")[1].split(",")[0])
-    assert low < 0
+    assert float(text.split("[")[1].split(",")[0]) < 0
 
 
-def test_signs_of_a_run_are_read_from_its_table(tmp_path: Path) -> None:
-    head = "agent_step,update_step,loss/mlr,mlr/projection_std,mlr/effective_rank"
-    (tmp_path / "train.csv").write_text(f"{head}\n10,0,,,\n20,5,0.5,0.25,3\n")
-    expected = {"update": 5, "loss": 0.5, "projection_std": 0.25, "effective_rank": 3.0}
-    assert probe.signs_of_collapse(tmp_path, "mlr").to_dict("records") == [expected]
-    assert not len(probe.signs_of_collapse(tmp_path, None))
+# --- the command ----------------------------------------------------------------------------------
+
+
+def call(folder: Path, *words: object) -> int:
+    return probe.main(["--episodes=5", "--steps=24", f"--out={folder}", *map(str, words)])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A finished run of an objective alone, and one of MLR."""
+    folder = tmp_path_factory.mktemp("probe")
+    for words in (("agent=mlr",), ("agent=curl", "agent.rl=false", "tag=alone")):
+        assert train.main([*PROBED, *words, f"runs_dir={folder}"]) == 0
+    return sorted(folder.glob("*/*/seed_1"))
+
+
+def test_every_variable_is_scored(runs: list[Path], tmp_path: Path) -> None:
+    assert call(tmp_path, *runs) == 0
+    rows = pd.read_csv(tmp_path / "probe.csv")
+    assert set(rows["method"]) == {"mlr", "curl alone"}
+    for _, run in rows.groupby("method"):
+        assert set(run[run["target"] == "state"]["variable"]) == VARIABLES
+        assert (run["target"] == "reward").sum() == 1
+        assert (run["target"] == "action").sum() >= 1
+        assert (run["updates"] > 0).all()
+        assert run["score"].nunique() == 1
+    # Two runs of a seed have the same untrained encoder, whatever their method.
+    assert (rows.groupby("variable")["untrained"].nunique() <= 1).all()
+    # Whose score is best is not asked for its own actions.
+    best = rows[(rows["score"] == rows["score"].max()) & (rows["target"] == "action")]
+    assert best.groupby("method")["r2"].count().min() == 0
+    assert (tmp_path / "probe.png").read_bytes().startswith(b"\x89PNG")
+    tables = (tmp_path / "probe.md").read_text().split("\n\n")
+    assert [table.count("curl alone") for table in tables] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["nowhere"], "RUN=nowhere: "),
+        (["nowhere", "--episodes=4"], "--episodes, --steps, --seed: "),
+        (["{run}", "{run}"], "RUN: two "),
+        (["{run}", "--out={run}/config.yaml"], "--out="),
+        (["{run}", "--policy=nowhere"], "nowhere: "),
+        (["{damaged}"], "{damaged}/run.json, line 1: "),
+    ],
+)
+def test_what_is_refused(
+    words: list[str],
+    key: str,
+    runs: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In one line, and nothing is written."""
+    damaged = shutil.copytree(runs[0], tmp_path / "damaged")
+    (damaged / "run.json").write_text("{")
+    places = {"run": runs[0], "damaged": damaged}
+    assert call(tmp_path / "out", *(word.format(**places) for word in words)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {key.format(**places)}")
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("out/*"))

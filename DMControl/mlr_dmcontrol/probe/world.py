@@ -44,15 +44,15 @@ def environment_of(cfg: Config) -> PixelControlEnv:
     return PixelControlEnv(cfg.task.name, cfg.environment)
 
 
-def seen(agent: SAC, obs: Tensor) -> Tensor:
-    """What an evaluation shows the encoder of uint8 observations (N, S*C, H, W); still uint8."""
-    return center_crop(obs, agent.settings.crop_size)
+def seen(agent: SAC, obs: NDArray[np.uint8]) -> Tensor:
+    """What an evaluation shows the encoder of observations (N, S*C, H, W); still uint8."""
+    return center_crop(torch.from_numpy(obs), agent.settings.crop_size)
 
 
 @torch.no_grad()
-def latents(agent: SAC, images: Tensor) -> Tensor:
-    """uint8 images as `seen` gives them -> latents float32 (N, Z), on the CPU."""
-    return agent.encoder(to_float(images.to(agent.device))).cpu()
+def latents(agent: SAC, images: Tensor) -> NDArray[np.float32]:
+    """uint8 images as `seen` gives them -> latents (N, Z)."""
+    return agent.encoder(to_float(images.to(agent.device))).cpu().numpy()
 
 
 def random_action(env: PixelControlEnv, draws: np.random.Generator) -> NDArray[np.float32]:
@@ -61,38 +61,26 @@ def random_action(env: PixelControlEnv, draws: np.random.Generator) -> NDArray[n
 
 
 def labels(env: PixelControlEnv) -> dict[str, float]:
-    """What the newest picture shows, by name."""
-    return state(env.physics, env.settings.camera_id)
-
-
-def state(physics: Any, camera_id: int) -> dict[str, float]:
-    """Positions by name, hinges as sine and cosine, then velocities.
+    """What the newest picture shows: positions, hinges as sine and cosine; then velocities.
 
     Where a body is along the floor is left out if the camera follows it: no picture shows that.
-
-    Args: `physics`: dm_control's. `camera_id`: what the pictures are taken with.
     """
-    model, data = physics.model, physics.data
-    values: dict[str, float] = {}
-    follows = camera_id >= 0 and int(model.cam_mode[camera_id]) in _TRACKING
-    followed = model.cam_bodyid[camera_id] if follows else None
-    joints = [
-        (joint, int(kind), model.id2name(joint, "joint") or f"joint {joint}")
-        for joint, kind in enumerate(model.jnt_type)
-    ]
-    for joint, kind, name in joints:
-        place, unseen = data.qpos[model.jnt_qposadr[joint] :], model.jnt_bodyid[joint] == followed
+    physics: Any = env.physics
+    model, data, camera = physics.model, physics.data, env.settings.camera_id
+    follows = camera >= 0 and int(model.cam_mode[camera]) in _TRACKING
+    followed = model.cam_bodyid[camera] if follows else None
+    places, speeds = dict[str, float](), dict[str, float]()
+    for joint, kind in enumerate(model.jnt_type):
+        name = model.id2name(joint, "joint") or f"joint {joint}"
+        place, speed = data.qpos[model.jnt_qposadr[joint] :], data.qvel[model.jnt_dofadr[joint] :]
+        unseen = model.jnt_bodyid[joint] == followed
         if kind == _HINGE:
-            values |= {f"{name} sine": np.sin(place[0]), f"{name} cosine": np.cos(place[0])}
-        elif kind == _SLIDE:
-            if not (unseen and abs(model.jnt_axis[joint][2]) < 0.5):
-                values[name] = place[0]
-        else:
-            for i, part in enumerate(_PLACES[kind]):
-                if not (unseen and part in ("x", "y")):
-                    values[f"{name} {part}"] = place[i]
-    for joint, kind, name in joints:
-        speed = data.qvel[model.jnt_dofadr[joint] :]
-        for i, part in enumerate(_SPEEDS[kind]):
-            values[f"{name} {part}".strip() + " velocity"] = speed[i]
-    return values
+            places |= {f"{name} sine": np.sin(place[0]), f"{name} cosine": np.cos(place[0])}
+        elif kind != _SLIDE:
+            parts = zip(_PLACES[kind], place, strict=False)
+            places |= {f"{name} {p}": at for p, at in parts if not (unseen and p in ("x", "y"))}
+        elif not unseen or abs(model.jnt_axis[joint][2]) >= 0.5:
+            places[name] = place[0]
+        for part, value in zip(_SPEEDS[kind], speed, strict=False):
+            speeds[f"{name} {part}".strip() + " velocity"] = value
+    return places | speeds
