@@ -1,31 +1,7 @@
 """A plan: what is claimed, and the runs that decide it, written down before they are run.
 
-`results/plans/<name>.yaml`, every key required but the last one::
-
-    hypothesis: MLR ends above its Baseline at preset laptop.
-    tasks: [walker_stand, finger_spin]    # on Atari: games
-    methods: [mlr, mlr tag=half agent.mask_ratio=0.5]    # an agent and words of its own
-    against: sac                          # what each of them is compared with
-    preset: laptop
-    budget: 100000
-    seeds: [1, 2, 3, 4, 5]                # 0 to 99; from 100 on they are for pilots
-    holds_if:                             # what counts as yes, of every method
-      test: welch                         # means over seeds, with Welch's t
-      above: 0                            # the difference of scores that must be exceeded
-      ahead_on: 2                         # on so many tasks; 0: in the mean of normalised scores
-      p: 0.05                             # one-sided, below which it is exceeded
-    power: {gain: 0.5, at: 0.8}           # chance, by the pilot's spread, to see a gain of 50 %
-    overrides: [threads=1]                # words of every run
-
-A sweep does what a plan lacks, since a run that is finished is left alone, and `report.py` says
-what came out::
-
-    plan = read(path, layout.subject, layout.canonical)
-    for words in plan.commands():         # ["task=walker_stand", "agent=mlr", ..., "seed=1"]
-        ...                               # one run each, as if typed: beside them may stand words
-                                          # that say where and how, such as runs_dir=, launcher=
-
-Needs neither PyTorch, Hydra nor pandas.
+`results/README.md` shows the file. A sweep does what a plan lacks, since a run that is finished is
+left alone, and `report.py --plan` says what came out. Needs neither PyTorch, Hydra nor pandas.
 """
 
 from __future__ import annotations
@@ -47,7 +23,7 @@ _NOT_OF_A_PLAN = ("runs_dir", "resume", "plan", "ablation", "runs_per_gpu", "job
 
 
 class PlannedRun(NamedTuple):
-    """A run by what names it, and the words that start it."""
+    """A run by what names it, and the words that start it, as one types them behind `train.py`."""
 
     task: str
     method: str  # <agent>, or <agent>-<tag>
@@ -124,10 +100,6 @@ class Plan:
             for method, words in self._spelled
         ]
 
-    def commands(self) -> list[list[str]]:
-        """The words of each run, as one types them behind `train.py`."""
-        return [list(run.words) for run in self.runs]
-
     @property
     def _spelled(self) -> list[tuple[str, list[str]]]:
         """Name and words of each method."""
@@ -138,7 +110,7 @@ class Plan:
             except ValueError as error:
                 raise ConfigError(f"{key}={text}: cannot be read ({error})") from error
             if not re.fullmatch(r"\w+", agent):
-                raise ConfigError(f"{key}={text}: must be an agent, or one and <key>=<value> words")
+                raise ConfigError(f"{key}={text}: must be an agent, and <key>=<value> words")
             for word in words:
                 _check(word, (self.subject, *_OF_THE_PLAN))
             tags = [word.removeprefix("tag=") for word in words if word.startswith("tag=")]
@@ -157,19 +129,13 @@ def read(path: Path, subject: str, canonical: Callable[[str], str]) -> Plan:
         ConfigError: the file cannot be read, or is not such a plan.
     """
     try:
-        values = dict(fields(path).content)
-    except OSError as error:
-        raise ConfigError(f"plan={path}: cannot be read ({error.strerror})") from error
-    key = f"{subject}s"
-    try:
+        values, key = dict(fields(path).content), f"{subject}s"
         names = values.pop(key, None)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ConfigError(f"{key}={one_line(names)}: must be a list of names")
-        for unknown in {"subject", "tasks"} & set(values):
-            raise ConfigError(f"{unknown}: unknown key of a plan; write {key}")
         own = {"subject": subject, "tasks": list(map(canonical, names))}
         return construct(Plan, values | own)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         raise ConfigError(f"plan={path}: {one_line(error)}") from error
 
 

@@ -149,7 +149,7 @@ def _planned(plans: Sequence[str], words: Sequence[str], layout: Layout) -> list
             raise ConfigError(f"{word}: a plan says what is run; beside it say only where and how")
     paths = [Path(word.partition("=")[2]).expanduser() for word in plans]
     read = (plan.read(path, layout.subject, layout.canonical) for path in paths)
-    return [[*command, *words] for one in read for command in one.commands()]
+    return [[*run.words, *words] for one in read for run in one.runs]
 
 
 def _settings(path: Path, words: Sequence[str]) -> dict[str, Any]:
