@@ -64,8 +64,8 @@ def append(of: Tree, folder: Path, paths: list[Path]) -> list[str]:
     lines, new = [f"unreadable: {line}" for line in found.unreadable], []
     for run in found.runs.itertuples():
         same = there.get(tuple(getattr(run, name) for name in identity))
-        if reasons := of.runs.unfit(run):
-            lines += reasons
+        if reason := of.runs.unfit(run):
+            lines.append(reason)
         elif same is None:
             new.append(run.Index)
             lines.append(f"appended: {run.origin}")
@@ -91,10 +91,11 @@ def write(of: Tree, folder: Path, runs: pd.DataFrame, curves: pd.DataFrame) -> N
     """Write `runs.csv` and `curves.csv` as `results` reads them; each number as Python shows it."""
     order = ["protocol", "preset", "budget", "task", "method", "seed"]
     runs = runs.sort_values(order)
+    evaluations = (*of.runs.IDENTITY, *of.runs.EVALUATION)
     points = runs[list(of.runs.IDENTITY)].join(curves.set_index("run"), how="inner")
     for name, rows, columns in (
         ("runs.csv", runs, of.runs.RUN_COLUMNS),
-        ("curves.csv", points.sort_values([*order, "step"]), of.runs.CURVE_COLUMNS),
+        ("curves.csv", points.sort_values([*order, "step"]), evaluations),
     ):
         text = rows[list(columns)].map(_cell).rename(columns={"task": of.protocol.TASK_KEY})
         text.to_csv(folder / name, index=False, lineterminator="\n")
@@ -119,17 +120,21 @@ def studies(of: Tree) -> list[Any]:
 
 
 def block(of: Tree, page: Path) -> str:
-    """Markdown between the markers: what each comparison says, its curves and its tables."""
+    """Markdown between the markers: curves and tables of each study."""
     parts = ["*Made from `results/` by `.ci/readme.py`.*"]
     references = of.protocol.REFERENCES
     for study in studies(of):
-        parts += [f"**{study.title}**", *of.tables.verdict(study, of.tables.comparisons(study))]
+        parts.append(f"**{study.title}**")
         if len(study.runs):
             figure = os.path.relpath(_figure(of, study), page.parent)
             parts.append(f"![Learning curves of {study.title}]({figure})")
         aggregates = of.tables.aggregates(study, references)
         scores = of.tables.task_scores(study, references)
-        tables = (of.tables.aggregate_table(study, aggregates), of.tables.task_table(scores))
+        tables = (
+            of.tables.aggregate_table(study, aggregates),
+            of.tables.comparison_table(of.tables.comparisons(study)),
+            of.tables.task_table(scores),
+        )
         for table, caption in tables:
             if len(table):
                 parts += [of.tables.markdown(table), caption]
@@ -155,7 +160,7 @@ def draw(of: Tree) -> None:
     for study in studies(of):
         if len(study.runs):
             curves = of.tables.task_curves(study)
-            figure = of.plots.learning_curves(curves, of.tables.task_scores(study, []))
+            figure = of.plots.curves(curves, of.tables.task_scores(study, []))
             of.plots.save(figure, _figure(of, study).with_suffix(""), kinds=("png",))
 
 

@@ -33,7 +33,6 @@ METRIC, VALUE_NAME, NORMALIZED_NAME = "score", "game score", "human-normalised s
 CHART = "game_score"  # the metric in TensorBoard, below `train/` and `eval/`
 SCALE = 1.0  # published aggregates are human-normalised already
 SCORE_RANGE = (-math.inf, math.inf)  # outside which no score lies
-PROFILE_RANGE = (0.0, 2.0)  # normalised scores over which performance profiles are drawn
 
 # Order and colours of our methods (others follow in alphabetical order), the published ones shown
 # beside them, as in the MLR paper's table, and of these the lines in learning curves and README.
@@ -47,7 +46,6 @@ PUBLISHED = (
     "random", "human",
 )  # fmt: skip
 REFERENCES = ("mlr", "mlr_baseline")
-TABLE_ONLY: tuple[str, ...] = ("random", "human")  # left out of figures, whose scale they would set
 PUBLISHED_FOLDER = Path(__file__).parents[1] / "results" / "published"
 
 

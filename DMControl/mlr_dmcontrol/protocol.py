@@ -31,7 +31,6 @@ METRIC, VALUE_NAME, NORMALIZED_NAME = "return", "episode return", "return / 1000
 CHART = "episode_return"  # the metric in TensorBoard, below `train/` and `eval/`
 SCALE = 1000.0  # largest possible return, which published aggregates are divided by too
 SCORE_RANGE = (0.0, SCALE)  # outside which no return of a task of the suite lies
-PROFILE_RANGE = (0.0, 1.0)  # normalised scores over which performance profiles are drawn
 
 # Order and colours of our methods (others follow in alphabetical order), the published ones shown
 # beside them, as in the MLR paper's table, and of these the lines in learning curves and README.
@@ -42,7 +41,6 @@ PUBLISHED = (
     "mlr", "mlr_baseline", "playvirtual", "drq", "curl", "slac", "sac_ae", "dreamer", "planet",
 )  # fmt: skip
 REFERENCES = ("mlr", "mlr_baseline")
-TABLE_ONLY: tuple[str, ...] = ()  # published rows left out of figures, whose scale they would set
 PUBLISHED_FOLDER = Path(__file__).parents[1] / "results" / "published"
 
 

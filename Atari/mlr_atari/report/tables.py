@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -12,30 +13,21 @@ import numpy as np
 import pandas as pd
 
 from .. import protocol
-from . import published, runs, statistics
+from . import runs, statistics
 from .runs import Runs, Setting
 from .statistics import METRICS
 
 OURS, PUBLISHED = "ours", "published"
-CURVE_METRICS = ("iqm", "mean")
-"""Aggregates drawn against steps."""
+CURVE_METRICS = ("iqm", "mean")  # aggregates drawn against steps
 METRIC_NAMES = dict(zip(METRICS, ("IQM", "Median", "Mean", "Optimality gap"), strict=True))
 INTERVALS = (
     "Intervals are 95 % percentile intervals of the stratified bootstrap over runs, stretched for"
     " their small number n by sqrt(n/(n-1)), t/z and 1+3/v (Student's t with Welch and"
     " Satterthwaite's degrees of freedom v; heavy tails); of differences they are Welch's."
 )
-JUDGEMENTS = (
-    "is ahead of",
-    "is not told apart from",
-    "is behind",
-    "cannot be judged, with one run of a task, against",
-)
-ALL_PAIRS = 8
-"""Up to so many methods every pair is compared; of more, the first one with each other."""
-GAINS = (0.1, 0.25, 0.5)
-"""Shares of a method's mean for which the seeds are counted that show them."""
-PROBABILITY = (0.0, 1.0)
+ALL_PAIRS = 8  # of up to so many methods every pair is compared; of more, the first with each
+GAINS = (10, 25, 50)  # percent of a method's mean for which the seeds are counted that show them
+_BY_TRUST = "printed", "recomputed_from_runs", "digitised_figure", "recomputed_from_game_means"
 _LIMITS = (protocol.SCORE_RANGE[0] / protocol.SCALE, protocol.SCORE_RANGE[1] / protocol.SCALE)
 
 
@@ -46,43 +38,41 @@ class Study:
     Attributes:
         runs: those with a valid score, as `Runs.runs`, in the benchmark's order.
         curves: theirs.
-        setting: what they share; None for several settings or without runs.
+        setting: what they share; None without runs.
         published: the published benchmark they may be compared with; None: no such comparison.
-        reasons: why they should not be compared; not empty only where that was overruled.
-        notes: runs that are left out or doubtful, a line each.
+        unreadable: what was left out, a line each.
     """
 
     runs: pd.DataFrame
     curves: pd.DataFrame
     setting: Setting | None
     published: str | None
-    reasons: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
-        """What is compared, in a line; says so where it should not be."""
-        if self.reasons:
-            return f"{protocol.NAME}: MIXED runs, not a fair comparison"
-        return f"{protocol.NAME}, {self.setting or f'published numbers ({self.published})'}"
+        """What is compared, in a line."""
+        if not self.setting:
+            return f"{protocol.NAME}, published numbers ({self.published})"
+        name, preset, budget = self.setting
+        steps = f"{budget:,} {protocol.STEP_NAME}"
+        return f"{protocol.NAME}, protocol {name}, preset {preset}, {steps}"
 
     @property
     def slug(self) -> str:
         """Name of the folder that its figures go to; safe whatever a run calls its setting."""
-        if self.reasons:
-            return "mixed"
         name = "-".join(map(str, self.setting)) if self.setting else f"published-{self.published}"
         return re.sub(r"[^\w-]+", "_", name)[:60]
 
     @property
     def methods(self) -> list[str]:
         """Our methods, in the benchmark's order."""
-        return list(self.runs["method"].unique())
+        return _ordered(self.runs["method"], protocol.METHODS)
 
     @property
     def tasks(self) -> list[str]:
         """Every task that some method was run on, in the benchmark's order."""
-        return sorted(self.runs["task"].unique(), key=lambda task: _place(task, protocol.TASKS))
+        return _ordered(self.runs["task"], protocol.TASKS)
 
     @property
     def common(self) -> list[str]:
@@ -107,44 +97,34 @@ class Study:
         return table.replace([np.inf, -np.inf], np.nan)
 
 
-def build(found: Runs, mixed: bool = False) -> Study:
-    """Group runs that have passed `runs.check`, or with `mixed` all those that have a score.
-
-    With `mixed`, runs of different settings become methods of their own and are never averaged.
-    """
-    valid = runs.fit(found.runs)
-    differing = [name for name in Setting._fields if valid[name].nunique() > 1]
-    if differing:
-        words = valid[differing].apply(lambda run: ", ".join(f"{k} {v}" for k, v in run.items()), 1)
-        valid = valid.assign(method=valid["method"] + " (" + words + ")")
-    places = [
-        (_place(run.method, protocol.METHODS), _place(run.task, protocol.TASKS), run.seed)
-        for run in valid.itertuples()
-    ]
-    valid = valid.iloc[sorted(range(len(places)), key=places.__getitem__)]
-    setting = None
-    if len(valid) and not differing:
-        setting = Setting(*(valid[name].iloc[0] for name in Setting._fields))
-    reasons = tuple(runs.check(found.runs)) if mixed else ()
-    name = protocol.published_benchmark(*setting) if setting and not reasons else None
-    return Study(valid, found.curves, setting, name, reasons, found.notes)
+def build(found: Runs) -> Study:
+    """Of runs of one setting that have passed `runs.check`."""
+    study = Study(found.runs, found.curves, None, None)
+    ranks = {name: rank for rank, name in enumerate([*study.methods, *study.tasks])}
+    rows = found.runs.sort_values(
+        ["method", "task", "seed"], key=lambda names: names.map(lambda name: ranks.get(name, name))
+    )
+    setting = Setting(*rows.iloc[0][list(Setting._fields)])
+    published = protocol.published_benchmark(*setting)
+    return Study(rows, found.curves, setting, published, found.unreadable)
 
 
 def shipped(found: Runs) -> list[Study]:
     """A study for each setting, so that they never meet, and for published benchmarks without."""
     settings = found.runs.groupby(list(Setting._fields))
     studies = [build(Runs(own, found.curves)) for _, own in settings]
-    covered = {study.published for study in studies}
-    none = found.runs.iloc[:0]
-    others = (name for name in protocol.PUBLISHED_BENCHMARKS if name not in covered)
-    return studies + [Study(none, found.curves, None, name) for name in others]
+    others = {*protocol.PUBLISHED_BENCHMARKS} - {study.published for study in studies}
+    return studies + [Study(found.runs[:0], found.curves, None, name) for name in sorted(others)]
 
 
 # --- numbers ------------------------------------------------------------------------------------
 
 
 def aggregates(study: Study, shown: Sequence[str]) -> pd.DataFrame:
-    """Aggregates of the normalised score: ours, then the published methods in `shown`."""
+    """Aggregates of the normalised score: ours, then the published methods in `shown`.
+
+    Published ones are over the whole benchmark, and stand beside such of ours only.
+    """
     rows: list[dict[str, Any]] = []
     for method, scores in study.scores().items():
         seeds = _span(map(len, scores.values()))
@@ -152,29 +132,50 @@ def aggregates(study: Study, shown: Sequence[str]) -> pd.DataFrame:
             limits = (0.0, 1.0 - _LIMITS[0]) if metric == "optimality_gap" else _LIMITS
             row = {"method": method, "source": OURS, "metric": metric}
             row |= statistics.interval(function, scores, limits)._asdict()
-            rows.append(row | {"tasks": len(scores), "runs": seeds, "note": ""})
-    over = study.common if len(study.runs) else protocol.TASKS
-    for method in shown if study.published else ():
-        for known in published.aggregates(study.published or "", method, over):
-            rows.append({"method": method, "source": PUBLISHED, **known})
-    columns = ("method", "source", "metric", "value", "low", "high", "tasks", "runs", "note")
+            rows.append(row | {"tasks": len(scores), "runs": seeds})
+    if study.published and (study.common == list(protocol.TASKS) or not len(study.runs)):
+        rows += [row for method in shown for row in _published(study.published, method)]
+    columns = ("method", "source", "metric", "value", "low", "high", "tasks", "runs")
     return pd.DataFrame(rows, columns=columns)
+
+
+def _published(name: str, method: str) -> list[dict[str, Any]]:
+    """Published aggregates of a method; NaN where no interval is known.
+
+    The value as printed if it is, with another source's interval if that has one; mean and median
+    that are not printed follow from the published task means.
+    """
+    scores = protocol.published_scores(name).get(method, {})
+    known = [protocol.normalize(task, scores[task][0]) for task in protocol.TASKS if task in scores]
+    rows: dict[str, dict[str, Any]] = {}
+    if len(known) == len(protocol.TASKS):
+        for metric, value in (("median", np.median(known)), ("mean", np.mean(known))):
+            rows[metric] = {"value": float(value), "low": math.nan, "high": math.nan, "runs": ""}
+    table = pd.read_csv(protocol.PUBLISHED_FOLDER / "aggregates.csv", dtype={"n_runs": str})
+    table = table.rename(columns={"ci_low": "low", "ci_high": "high", "n_runs": "runs"})
+    own = (table["benchmark"] == name) & (table["method"] == method) & table["metric"].isin(METRICS)
+    table = table[own].sort_values("kind", key=lambda kinds: kinds.map(_BY_TRUST.index))
+    # The first that is known, column by column.
+    best = table.groupby("metric")[["value", "low", "high", "runs"]].first().fillna({"runs": ""})
+    best[["value", "low", "high"]] /= protocol.SCALE
+    rows |= best.to_dict("index")
+    common = {"method": method, "source": PUBLISHED, "tasks": len(known)}
+    return [{**common, "metric": metric, **row} for metric, row in rows.items()]
 
 
 def task_scores(study: Study, shown: Sequence[str]) -> pd.DataFrame:
     """Raw final scores: mean over runs with its 95 % interval, and `std` over runs (n - 1)."""
     rows: list[dict[str, Any]] = []
     for (method, task), own in study.runs.groupby(["method", "task"], sort=False):
-        found = statistics.interval(
-            statistics.mean, {task: own["mean"]}, protocol.score_range(task)
-        )
+        limits = protocol.score_range(task)
+        found = statistics.interval(statistics.mean, {task: own["mean"]}, limits)
         row = {"task": task, "method": method, "source": OURS, "mean": found.value}
         row |= {"std": own["mean"].std(), "low": found.low, "high": found.high}
         rows.append(row | {"runs": str(len(own))})
     known = protocol.published_scores(study.published) if study.published else {}
-    for method in (method for method in shown if method in known):
+    for method in shown:
         for task in study.tasks or protocol.TASKS:
-            if task in known[method]:
+            if task in known.get(method, {}):
                 mean, std = known[method][task]
                 row = {"task": task, "method": method, "source": PUBLISHED, "mean": mean}
                 rows.append(row | {"std": std, "low": math.nan, "high": math.nan, "runs": ""})
@@ -187,38 +188,36 @@ def task_curves(study: Study) -> pd.DataFrame:
 
     Drawn are the steps at which all its runs were evaluated; `of` is at how many one was.
     """
-    tables = []
+    rows = []
     for (method, task), _ in study.runs.groupby(["method", "task"], sort=False):
         whole = study.curve(method, task, "mean")
-        names = {"what": task, "method": method}
-        points = _points(names, "mean", [whole.dropna()], protocol.score_range(task))
-        tables.append(points.assign(of=len(whole)))
-    return _together(tables)
+        names = {"what": task, "method": method, "of": len(whole)}
+        rows += _points(names, "mean", [whole.dropna()], protocol.score_range(task))
+    return pd.DataFrame(rows)
 
 
 def aggregate_curves(study: Study) -> pd.DataFrame:
     """Sample efficiency: aggregates of the normalised scores over the common tasks."""
-    tables = []
+    rows = []
     for method in study.scores():
         curves = [study.curve(method, task, "normalized").dropna() for task in study.common]
         steps = sorted(set.intersection(*(set(curve.index) for curve in curves)))
         shared = [curve.loc[steps] for curve in curves]
-        tables += [
-            _points({"what": metric, "method": method}, metric, shared, _LIMITS)
-            for metric in CURVE_METRICS
-        ]
-    return _together(tables)
+        for metric in CURVE_METRICS:
+            rows += _points({"what": metric, "method": method}, metric, shared, _LIMITS)
+    return pd.DataFrame(rows)
 
 
-def profiles(study: Study, points: int = 101) -> pd.DataFrame:
-    """Performance profiles: share of a method's runs above each normalised score."""
-    levels = np.linspace(*protocol.PROFILE_RANGE, points)
-    tables = []
-    for method, scores in study.scores().items():
-        share = statistics.interval(statistics.profile(levels), scores, PROBABILITY)
-        rows = {"method": method, "threshold": levels, **share._asdict()}
-        tables.append(pd.DataFrame(rows).rename(columns={"value": "share"}))
-    return _together(tables)
+def _points(
+    names: dict[str, Any], metric: str, curves: Sequence[pd.DataFrame], limits: tuple[float, float]
+) -> list[dict[str, Any]]:
+    """A row a step of curves that share their steps."""
+    steps, scores = curves[0].index, dict(enumerate(curves))
+    if not len(steps):
+        return []
+    found = statistics.interval(METRICS[metric], scores, limits)._asdict()
+    seeds = _span(curve.shape[-1] for curve in curves)
+    return pd.DataFrame({**names, "step": steps, **found, "runs": seeds}).to_dict("records")
 
 
 def comparisons(study: Study) -> pd.DataFrame:
@@ -228,18 +227,18 @@ def comparisons(study: Study) -> pd.DataFrame:
     of `other` on the same task, ties half; each with its 95 % interval.
     """
     rows, scores = [], study.scores()
-    methods = list(scores)
-    for place, method in enumerate(methods if len(methods) <= ALL_PAIRS else methods[:1]):
-        for other in methods[place + 1 :]:
-            pair = list(scores[method].values()), list(scores[other].values())
-            row: dict[str, Any] = {"method": method, "other": other}
-            both = dict(enumerate([*pair[0], *pair[1]]))
-            for name, found in (
-                ("difference", statistics.welch(*pair)),
-                ("probability", statistics.interval(statistics.improvement, both, PROBABILITY)),
-            ):
-                row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-            rows.append(row | {"tasks": len(study.common)})
+    for method, other in itertools.combinations(scores, 2):
+        if len(scores) > ALL_PAIRS and method != study.methods[0]:
+            continue
+        x, y = (list(scores[name].values()) for name in (method, other))
+        both = dict(enumerate([*x, *y]))
+        row: dict[str, Any] = {"method": method, "other": other}
+        for name, found in (
+            ("difference", statistics.welch(x, y)),
+            ("probability", statistics.interval(statistics.improvement, both, (0.0, 1.0))),
+        ):
+            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        rows.append(row | {"tasks": len(study.common)})
     return pd.DataFrame(rows)
 
 
@@ -255,44 +254,10 @@ def seeds_needed(study: Study) -> pd.DataFrame:
     own = own.assign(minutes=hours * 60).groupby(["task", "method"], sort=False)
     table = own.agg(minutes=("minutes", "mean"), mean=("mean", "mean"), std=("mean", "std"))
     for gain in GAINS:
-        table[f"seeds_{gain * 100:.0f}"] = [
-            statistics.seeds_needed(gain * row.mean, row.std) for row in table.itertuples()
+        table[f"seeds_{gain}"] = [
+            statistics.seeds_needed(gain / 100 * row.mean, row.std) for row in table.itertuples()
         ]
     return table.assign(runs=own.size()).reset_index()
-
-
-def verdict(study: Study, pairs: pd.DataFrame) -> list[str]:
-    """What a comparison says, in sentences: the first method against its Baseline and the rest."""
-    if study.reasons:
-        return ["These runs should not be compared: " + " | ".join(study.reasons)]
-    if not len(study.runs):
-        return ["No finished runs of ours in this setting yet."]
-    if not len(pairs):
-        return ["One method only: nothing to compare." if study.common else "No common task."]
-    first = pairs[pairs["method"] == study.methods[0]]
-    over = f"{len(study.common)} {protocol.TASK_KEY}{'s' * (len(study.common) > 1)}"
-    lines = [
-        f"{pair.method} {_judgement(pair)} its Baseline, {pair.other}: the mean"
-        f" {protocol.NORMALIZED_NAME} over {over} differs by"
-        f" {bracketed(pair.difference, pair.difference_low, pair.difference_high, '+.3f')},"
-        f" and a run of it is the better one with probability"
-        f" {bracketed(pair.probability, pair.probability_low, pair.probability_high, '.2f')}."
-        for pair in first[first["other"] == protocol.BASELINE].itertuples()
-    ]
-    groups: dict[str, list[str]] = {judgement: [] for judgement in JUDGEMENTS}
-    for pair in first[first["other"] != protocol.BASELINE].itertuples():
-        groups[_judgement(pair)].append(pair.other)
-    said = [f"{judgement} {', '.join(others)}" for judgement, others in groups.items() if others]
-    return [*lines, f"{study.methods[0]} {'; '.join(said)}."] if said else lines
-
-
-def _judgement(pair: Any) -> str:
-    ahead, same, behind, unknown = JUDGEMENTS
-    if math.isnan(pair.difference_low):
-        return unknown
-    if pair.difference_low > 0.0:
-        return ahead
-    return behind if pair.difference_high < 0.0 else same
 
 
 # --- text ---------------------------------------------------------------------------------------
@@ -315,9 +280,27 @@ def aggregate_table(study: Study, rows: pd.DataFrame) -> tuple[pd.DataFrame, str
         few = ", ".join(lacking) if len(lacking) <= runs.NAMED else f"{len(lacking)} methods"
         reason = f"not run with {few}" if lacking else "no score to normalise by"
         caption += f" {task} is left out: {reason}."
-    if len(study.runs) and study.published is None and not study.reasons:
-        caption += " Published numbers are for another setting."
+    if len(study.runs) and PUBLISHED not in set(rows["source"]):
+        caption += " Published numbers are for another setting, or over all of the benchmark."
     return pd.DataFrame(lines), caption
+
+
+def comparison_table(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Text cells, a line a pair of methods, and the caption."""
+    lines = []
+    for row in rows.to_dict("records"):
+        apart = "ahead" if row["difference_low"] > 0.0 else "not told apart"
+        apart = "behind" if row["difference_high"] < 0.0 else apart
+        line = {"X": row["method"], "Y": row["other"]}
+        line["X is"] = "not judged" if math.isnan(row["difference_low"]) else apart
+        shown = (("X − Y", "difference", "+.3f"), ("P(X > Y)", "probability", ".2f"))
+        for title, name, form in shown:
+            low, high = row[f"{name}_low"], row[f"{name}_high"]
+            line[title] = bracketed(row[name], low, high, form)
+        lines.append(line)
+    caption = f"Difference of the mean {protocol.NORMALIZED_NAME}, and chance that a run of X is"
+    caption += f" above one of Y on the same {protocol.TASK_KEY}, ties half; brackets: 95 %"
+    return pd.DataFrame(lines), f"{caption} intervals, not corrected for the number of pairs."
 
 
 def task_table(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -338,14 +321,13 @@ def task_table(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 def seeds_table(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Text cells, a line a task, and the caption."""
-    names = {f"seeds_{gain * 100:.0f}": f"seeds for +{gain * 100:.0f} %" for gain in GAINS}
-    table = rows.rename(columns={"task": protocol.TASK_KEY, "minutes": "minutes a run", **names})
+    table = rows.rename(columns={"task": protocol.TASK_KEY, "minutes": "minutes a run"})
     for name in table.columns.drop([protocol.TASK_KEY, "method"]):
         form = "{:.1f}" if name in ("mean", "std", "minutes a run") else "{:.0f}"
         table[name] = [form.format(x) if math.isfinite(x) else "–" for x in table[name]]
-    caption = f"Which {protocol.TASK_KEY} tells what: seeds of each of two methods that spread as"
-    caption += " this one does, to see a gain of so much of its mean with 80 % power (two-sided"
-    return table, f"{caption} Welch test at 95 %). –: over 1,000, or not known."
+    caption = f"Which {protocol.TASK_KEY} tells what. seeds_10: seeds of each of two methods that"
+    caption += " spread as this one does, to see a gain of 10 % of its mean with 80 % power"
+    return table, f"{caption} (two-sided Welch test at 95 %). –: over 1,000, or not known."
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -370,28 +352,13 @@ def _escaped(cell: str) -> str:
     return cell.replace("|", r"\|").replace("<", "&lt;")
 
 
-def _points(
-    names: dict[str, str],
-    metric: str,
-    curves: Sequence[pd.DataFrame],
-    limits: tuple[float, float],
-) -> pd.DataFrame:
-    steps, scores = curves[0].index, dict(enumerate(curves))
-    found = statistics.interval(METRICS[metric], scores, limits)._asdict() if len(steps) else {}
-    seeds = _span(curve.shape[-1] for curve in curves)
-    return pd.DataFrame({**names, "step": steps, **found, "runs": seeds})
-
-
-def _together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
 def _span(counts: Iterable[int]) -> str:
     counts = set(counts)
     low, high = min(counts), max(counts)
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _place(name: str, order: Sequence[str]) -> tuple[int, str]:
-    first = name.split(" ")[0]
-    return (order.index(first) if first in order else len(order), name)
+def _ordered(names: Iterable[str], first: Sequence[str]) -> list[str]:
+    """The names once each: those that stand in `first` in its order, then the others."""
+    ranks = {name: rank for rank, name in enumerate(first)}
+    return sorted(set(names), key=lambda name: (ranks.get(name, len(ranks)), name))

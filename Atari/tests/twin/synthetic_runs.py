@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +12,8 @@ from omegaconf import OmegaConf
 from mlr_atari import protocol
 
 BUDGET = 100_000
-REPEAT = 1 if protocol.STEP == "agent_step" else 4
-"""Environment steps per agent step where the budget counts environment steps."""
-PROTOCOL = "atari100k" if protocol.STEP == "agent_step" else "dmcontrol"
+# Environment steps per agent step where the budget counts environment steps.
+REPEAT, PROTOCOL = (1, "atari100k") if protocol.STEP == "agent_step" else (4, "dmcontrol")
 A, B, C = protocol.TASKS[:3]
 BASELINE = protocol.BASELINE
 
@@ -36,12 +34,8 @@ def make_run(
 ) -> Path:
     """Write a run folder; returns it.
 
-    Args:
-        values: episodes of the final evaluation.
-        curve: mean by step of the evaluations in training.
-        config: further keys of config.yaml, in dotted form.
-        final: keys of final.json that are to be something else; empty means no such file.
-        record: keys of run.json that are to be something else.
+    Args: `values`: of the final episodes. `curve`: mean by step. `config`: further keys, dotted.
+    `final`, `record`: what is to be something else in final.json (`{}`: no such file), run.json.
     """
     folder = root / task.replace("/", "-") / method / f"seed_{seed}"
     folder.mkdir(parents=True)
@@ -54,38 +48,18 @@ def make_run(
         "status": "finished",
         "protocol": PROTOCOL,
         "command": f"train.py {protocol.TASK_KEY}={task} agent={method} seed={seed}",
-        "revision": "abc123",
-        "device": "cpu",
         "versions": {"python": "3.11", "torch": "2.13.0"},
         "seconds": {"update": 1800.0, "evaluation": 1800.0},
-        **record,
     }
-    (folder / "run.json").write_text(json.dumps(info))
-    _write_curve(folder, task, curve or {})
-    if final is None or final:
-        score = _score(task, values, budget) | dict(final or {})
+    (folder / "run.json").write_text(json.dumps(info | record))
+    rows = [f"{step // REPEAT},{step},2,{mean},0,0\n" for step, mean in (curve or {}).items()]
+    header = "agent_step,env_step,episodes,mean,std,normalized\n"
+    (folder / "eval.csv").write_text(header + "".join(rows))
+    score = {"agent_step": budget // REPEAT, "env_step": budget}
+    score |= {"values": list(values), "mean": sum(values) / len(values), **(final or {})}
+    if final != {}:
         (folder / "final.json").write_text(json.dumps(score))
     return folder
-
-
-def _write_curve(folder: Path, task: str, curve: Mapping[int, float]) -> None:
-    with (folder / "eval.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["agent_step", "env_step", "episodes", "mean", "std", "normalized"])
-        for step, mean in curve.items():
-            writer.writerow([step // REPEAT, step, 2, mean, 0.0, protocol.normalize(task, mean)])
-
-
-def _score(task: str, values: Sequence[float], budget: int) -> dict[str, Any]:
-    mean = sum(values) / len(values)
-    return {
-        "agent_step": budget // REPEAT,
-        "env_step": budget,
-        "metric": "return",
-        "values": list(values),
-        "mean": mean,
-        "normalized": protocol.normalize(task, mean),
-    }
 
 
 def raw(task: str, normalized: float) -> float:

@@ -20,23 +20,19 @@ MEAN = "mean"
 
 
 def judge(plan: Plan, found: Runs) -> tuple[str, bool]:
-    """The verdict of a plan as text, and whether all of its runs are there.
-
-    On the runs that are there; it says so where some are missing or have no valid score.
+    """The verdict of a plan as text, on the runs that are there, and whether these are all.
 
     Raises:
         ConfigError: a planned run is there twice, or runs of a method differ in their settings.
     """
     own, lines = _planned(plan, found)
-    lacking = len(plan.runs) - len(own)
-    table = tests(plan, own)
-    holds, answers = plan.holds_if, []
+    table, holds, answers = tests(plan, own), plan.holds_if, []
     for method in plan.names[:-1]:
         p = claim(holds.ahead_on, table[table["method"] == method].set_index("task")["p"])
         answers.append("open" if math.isnan(p) else "yes" if p < holds.p else "no")
         lines.append(f"{method} against {plan.names[-1]}: {answers[-1]}, p = {p:.2g}")
-    whole = next((answer for answer in ("no", "open") if answer in answers), "yes")
-    if lacking:
+    whole = min(answers, key=("no", "open", "yes").index)
+    if lacking := len(plan.runs) - len(own):
         whole += f", so far: {lacking} of {len(plan.runs)} runs are missing or have no valid score"
     scope = f"in the mean of the {plan.subject}s"
     if holds.ahead_on:
@@ -46,10 +42,8 @@ def judge(plan: Plan, found: Runs) -> tuple[str, bool]:
         f" p < {holds.p:g}. Power: chance to see a gain of {plan.power.gain:.0%} of the mean of"
         f" {plan.names[-1]}, with the spread of these runs; planned: {plan.power.at:g}."
     )
-    text = markdown(_text(table, plan))
-    return "\n".join(
-        [plan.hypothesis, "", text, "", rule, *lines, f"VERDICT: {whole}"]
-    ), not lacking
+    text = (plan.hypothesis, "", markdown(_text(table, plan)), "", rule, *lines)
+    return "\n".join([*text, f"VERDICT: {whole}"]), not lacking
 
 
 def tests(plan: Plan, own: pd.DataFrame) -> pd.DataFrame:
@@ -82,22 +76,21 @@ def tests(plan: Plan, own: pd.DataFrame) -> pd.DataFrame:
 
 def _planned(plan: Plan, found: Runs) -> tuple[pd.DataFrame, list[str]]:
     """The plan's runs that have a valid score, and a line for each of the others."""
-    wanted = {(run.task, run.method, run.seed): run for run in plan.runs}
+    wanted = {(run.task, run.method, run.seed): run.words for run in plan.runs}
     keys = pd.MultiIndex.from_frame(found.runs[["task", "method", "seed"]])
     setting = (found.runs["preset"] == plan.preset) & (found.runs["budget"] == plan.budget)
     own = found.runs[setting & keys.isin(list(wanted))]
-    there = set(keys[own.index])
-    lines = [f"no valid score: {reason}" for run in own.itertuples() for reason in runs.unfit(run)]
-    lines += [f"missing: {'/'.join(map(str, key))}" for key in wanted if key not in there]
+    lines = [f"no valid score: {reason}" for reason in map(runs.unfit, own.itertuples()) if reason]
+    missing = (key for key in wanted if key not in keys[own.index])
+    lines += [f"missing: {'/'.join(map(str, key))}" for key in missing]
+    apart = tuple(f"{key}=" for key in (plan.subject, "agent", "tag", "seed", "preset", "budget"))
     for run in own.itertuples():
-        words = wanted[run.task, run.method, run.seed].words
-        typed = shlex.split(run.command)
-        apart = tuple(f"{x}=" for x in (plan.subject, "agent", "tag", "seed", "preset", "budget"))
+        words, typed = wanted[run.task, run.method, run.seed], shlex.split(run.command)
         if without := [w for w in words if not w.startswith(apart) and w not in typed]:
             lines.append(f"started without {' '.join(without)}: {run.origin}")
     valid = runs.fit(own)
-    if reasons := [*runs.duplicates(own), *runs.check(valid)]:
-        raise ConfigError("not the runs of one plan: " + " | ".join(dict.fromkeys(reasons)))
+    if reasons := runs.check(valid):
+        raise ConfigError("not the runs of one plan: " + " | ".join(reasons))
     return valid, lines
 
 
