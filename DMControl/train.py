@@ -72,7 +72,7 @@ class Trainer:
             facts["expected"] = f"{sweep.hours_text(estimate(cfg).hours)} without a GPU"
         with self.records:
             self.checkpointer.load(self.state, self.replay)
-            self.folder.begin(**facts)
+            self.folder.begin(protocol.PACKAGES, **facts)
             self.schedule.saved(self.progress.agent_step)
             self.records.open(facts)
             work(self)
@@ -188,7 +188,7 @@ def train(cfg: Config, work: Callable[[Trainer], None] = methodcaller("train")) 
         device = set_up_process(cfg)
         evaluation_factory(cfg)().close()
     with (
-        RunFolder(path, plain(cfg), resume=cfg.resume, packages=protocol.PACKAGES) as folder,
+        RunFolder(path, plain(cfg), cfg.resume) as folder,
         StopRequest(last=__name__ == "__main__") as stop,
     ):
         if folder.finished:

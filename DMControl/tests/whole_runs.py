@@ -11,8 +11,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -31,7 +29,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mlr_dmcontrol.run.checkpoint import Checkpoint, Checkpointer
 
 TREE = Path(__file__).resolve().parents[1]
-TABLES = ("train.csv", "eval.csv", "eval_episodes.csv")
+LEFT = ("train.csv", "eval.csv", "eval_episodes.csv", "final.json")
 
 # Each run is forked from a process that has imported everything, which takes longer than a run.
 processes = multiprocessing.get_context("forkserver")
@@ -100,22 +98,11 @@ def words(runs: Path, *more: str) -> list[str]:
     return [*usual, f"runs_dir={runs}", *more]
 
 
-def train(runs: Path, *more: str, what: tuple[faults.Fault, ...] = ()) -> Ended:
-    """Run `train.py` to its end, in `runs`."""
-    return Started(runs, *more, what=what).end()
-
-
-def train_alone(runs: Path, *more: str, **environment: str) -> Ended:
-    """`python train.py` in a new process, nothing shared with others."""
-    result = subprocess.run(
-        [sys.executable, "train.py", *words(runs, *more)],
-        cwd=TREE,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return Ended(result.returncode, result.stdout)
+def train(runs: Path, *more: str, what: tuple[faults.Fault, ...] = (), code: int = 0) -> Ended:
+    """Run `train.py` in `runs` to its end, which must have that code."""
+    ended = Started(runs, *more, what=what).end()
+    assert ended.code == code, ended.output
+    return ended
 
 
 def folder(runs: Path) -> Path:
@@ -127,15 +114,13 @@ def folder(runs: Path) -> Path:
 def uninterrupted(*more: str) -> Path:
     """`runs` of a run that nothing disturbed, made once for all tests of this process."""
     runs = new_folder()
-    ended = train(runs, *more)
-    assert ended.code == 0, ended.output
+    train(runs, *more)
     return runs
 
 
 def finish(runs: Path, *more: str) -> Ended:
     """Go on to the end, which is that of a run that nothing disturbed."""
     ended = train(runs, *more)
-    assert ended.code == 0, ended.output
     assert_same(runs, uninterrupted())
     return ended
 
@@ -169,12 +154,11 @@ def left(runs: Path) -> dict[str, Any]:
     """All that must not depend on interruptions: the state, every table's bytes, the scores."""
     checkpoint, path = newest(runs), folder(runs)
     del checkpoint.items["records"]["charts"]  # a file for each start; what they show is below
-    names = (*TABLES, *(["final.json"] if (path / "final.json").exists() else []))
     return {
         "step": checkpoint.step,
         **checkpoint.items,
         "frames": frames(runs),
-        **{name: (path / name).read_bytes() for name in names},
+        **{name: (path / name).read_bytes() for name in LEFT},
         "tb": curves(path / "tb"),
     }
 

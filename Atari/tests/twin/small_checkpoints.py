@@ -18,23 +18,19 @@ from mlr_atari.run.seeding import Streams
 CAPACITY, BLOCK = 20, 4
 
 
-class Part:
-    """A part of a run whose tensors are a function of the step, changed in place."""
-
-    def __init__(self, size: int = 50) -> None:
-        self.tensors: dict[str, Any] = {"weight": torch.zeros(size)}
-        self.step = 0
+class Part(dict[str, Any]):
+    """A part of a run whose tensor is a function of the step, changed in place."""
 
     def advance(self, step: int) -> None:
-        self.step = step
-        self.tensors["weight"].copy_(torch.arange(len(self.tensors["weight"])) * 0.5 + step)
+        self["step"] = step
+        self["weight"].copy_(torch.arange(len(self["weight"])) * 0.5 + step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"tensors": self.tensors, "step": self.step}
+        return self
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.tensors["weight"].copy_(state["tensors"]["weight"])
-        self.step = state["step"]
+        self["weight"].copy_(state["weight"])
+        self["step"] = state["step"]
 
 
 class Ring:
@@ -72,7 +68,8 @@ class Run:
     """Everything of a small run, `frames_a_step` frames a step."""
 
     def __init__(self, folder: Path, past: int = 0, frames_a_step: int = 1, size: int = 50) -> None:
-        self.part, self.ring, self.streams = Part(size), Ring(past), Streams(1)
+        self.part = Part(weight=torch.zeros(size), step=0)
+        self.ring, self.streams = Ring(past), Streams(1)
         self.state = {"agent": self.part, "replay": self.ring, "streams": self.streams}
         self.checkpointer = Checkpointer(folder, run="this", block_size=BLOCK)
         self.frames_a_step = frames_a_step
@@ -91,12 +88,12 @@ class Run:
 
     def numbers(self) -> list[Any]:
         draws = torch.rand(5, generator=self.streams["replay"])
-        tensors = (self.part.tensors["weight"], self.ring.frames, draws)
-        return [self.part.step, *(tensor.tolist() for tensor in tensors)]
+        tensors = (self.part["weight"], self.ring.frames, draws)
+        return [self.part["step"], *(tensor.tolist() for tensor in tensors)]
 
 
 class FailingCall:
-    """The `number`-th call of a system function fails (0: none; -1: all)."""
+    """The `number`-th call of a system function fails (-1: all), or kills (`code` 0)."""
 
     def __init__(self, name: str, number: int, code: int, owner: Any = os) -> None:
         self.real, self.number, self.code, self.count = getattr(owner, name), number, code, 0
@@ -104,6 +101,8 @@ class FailingCall:
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         self.count += 1
         if self.number in (self.count, -1):
+            if not self.code:
+                os._exit(9)
             raise OSError(self.code, os.strerror(self.code))
         return self.real(*arguments, **options)
 

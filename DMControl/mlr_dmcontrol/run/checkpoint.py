@@ -77,13 +77,10 @@ class FrameStore(Protocol):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint's JSON says, and what was read with it.
-
-    `run` is the identity of the run that it belongs to.
-    """
+    """What a checkpoint's JSON says, and what was read with it."""
 
     path: Path  # of the JSON
-    run: str
+    run: str  # identity of the run that it belongs to
     step: int
     final: bool = False
     parts: dict[str, str] = field(default_factory=dict)  # the file of each part of the state
@@ -139,9 +136,8 @@ class Checkpointer:
         """Write a checkpoint; it either becomes complete or leaves no trace but a warning.
 
         Args:
-            step: the x-axis of the run; an earlier checkpoint of the same step is replaced.
-            state: the parts of the run, by name.
-            frames: the replay's frames, which are no part of `state`.
+            step: where the run is; an earlier checkpoint of the same step is replaced.
+            state: the parts of the run, by name, but for the replay's `frames`.
             final: to be kept for good.
             required: a failure ends the run (the last save before the process ends).
 

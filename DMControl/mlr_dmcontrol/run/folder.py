@@ -63,28 +63,19 @@ class RunFolder:
         path: the folder; created if missing.
         config: the resolved configuration, nested plain values.
         resume: `auto` continues what is there, `never` refuses to, `must` insists on it.
-        packages: distributions whose versions are recorded.
 
     Attributes:
         finished: the run was completed earlier and nothing more is asked of it.
-        identity: digest of all of the configuration that may not change; a checkpoint bears it.
         seconds: what the run has spent by phase, over all starts.
 
     Raises:
-        ConfigError: another process works there; the folder holds another configuration, links,
-            something else, or no checkpoint where there was one; or (`never`) it holds a run.
+        ConfigError: another process works there, or this run may not go on with what is there.
         StorageError: the disk is full or does not answer. All that writes there raises it too.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        config: Mapping[str, Any],
-        resume: str = "auto",
-        packages: Iterable[str] = (),
-    ) -> None:
+    def __init__(self, path: Path, config: Mapping[str, Any], resume: str = "auto") -> None:
         self.path, self.identity, self._begun = path, identity(config), False
-        self._config, self._packages = dict(config), tuple(packages)
+        self._config = dict(config)
         try:
             disk.patiently(self._claim, resume)
         except OSError as error:
@@ -104,12 +95,12 @@ class RunFolder:
             self.close()
             raise
 
-    def begin(self, **facts: Any) -> None:
+    def begin(self, packages: Iterable[str] = (), **facts: Any) -> None:
         """Everything is built and restored: write `config.yaml` and mark the run as running.
 
-        Args: `facts`: JSON values to record: protocol, budget, device, simulator, ...
+        Args: `packages`: whose versions are recorded; `facts`: JSON values to record too.
         """
-        versions = {name: installed(name) for name in self._packages}
+        versions = {name: installed(name) for name in packages}
         versions["python"] = platform.python_version()
         if self._changes:
             log.info("continuing with %s", self._changes)
@@ -142,11 +133,7 @@ class RunFolder:
 
     @contextmanager
     def stopwatch(self, phase: str) -> Iterator[None]:
-        """Add what passes within to the seconds of a phase.
-
-        On a GPU a phase ends when its work is queued; the wait for it is booked where the loop
-        waits.
-        """
+        """Add what passes within to the seconds of a phase; on a GPU, until its work is queued."""
         start = time.perf_counter()
         try:
             yield
@@ -200,9 +187,8 @@ def look(
 ) -> tuple[str, str]:
     """What a process started with `config` (None: the folder's own) would find; only reads.
 
-    Returns:
-        `waiting` (to be begun), `running`, `finished`, `resumes` or `refused`, and the reason:
-        who is at work, how the last process ended, or the error.
+    Returns: `waiting` (to be begun), `running`, `finished`, `resumes` or `refused`, and the
+    reason: who is at work, how the last process ended, or the error.
     """
     try:
         record, _, finished = _examine(path, config, resume)

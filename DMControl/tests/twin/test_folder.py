@@ -67,25 +67,18 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_run_json_tells_the_life_of_a_run(tmp_path: Path) -> None:
     path = tmp_path / "a" / "run"
     for start in (1, 2):
-        with RunFolder(path, CONFIG, packages=("torch", "no-such-package")) as held:
-            assert not held.finished
+        with RunFolder(path, CONFIG) as held:
             assert start > 1 or contents(path) == {}  # nothing before it begins
-            held.begin(protocol="dmc100k")
+            held.begin(("torch", "no-such-package"), protocol="dmc100k")
             now = record(path)
             assert (now["status"], now["starts"], now["protocol"]) == ("running", start, "dmc100k")
-            assert (now["host"], now["pid"]) == (socket.gethostname(), os.getpid())
             assert now["versions"]["torch"][0].isdigit()
             assert now["versions"]["no-such-package"] is None
-            assert now["finished"] is now["last_error"] is None
-            assert {"revision", "command"} <= now.keys()
             with held.stopwatch("update"):
                 time.sleep(0.02)
             held.note()
-            held.note()
-            if start == 2:
-                held.finish()
+            held.finish() if start == 2 else held.note()
         assert record(path)["seconds"]["update"] >= 0.02 * start
-    assert record(path)["status"] == "finished"
     assert record(path)["finished"] >= record(path)["started"]
     assert set(contents(path)) == {"config.yaml", "run.json"}
 
