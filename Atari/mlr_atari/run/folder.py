@@ -33,17 +33,8 @@ log = logging.getLogger(__name__)
 # What may differ when a run is continued: where and how it is computed and watched, not what.
 # Everything else is part of what a run's numbers mean, `deterministic` and `precision` too.
 MAY_CHANGE = (
-    "preset",
-    "device",
-    "compile",
-    "cuda_graph",
-    "fused_kernels",
-    "threads",
-    "runs_dir",
-    "resume",
-    "evaluation.processes",
-    "logging",
-    "checkpoint",
+    *("preset", "device", "compile", "cuda_graph", "fused_kernels", "threads"),
+    *("runs_dir", "resume", "evaluation.processes", "logging", "checkpoint"),
 )
 MAY_GROW = ("budget",)
 

@@ -264,17 +264,14 @@ class Checkpointer:
     def _read_parts(self, checkpoint: Checkpoint, names: Collection[str] | None) -> Checkpoint:
         if checkpoint.wrong:
             raise checkpoint.wrong
-        parts, needed = checkpoint.parts, checkpoint.files
-        if names is not None:
-            if missing := set(names) - set(parts):
-                raise Damaged(f"has no {', '.join(missing)}")
-            parts = needed = {name: parts[name] for name in names}
+        parts = {name: checkpoint.parts.get(name, "") for name in names or checkpoint.parts}
+        needed = parts if names else checkpoint.files
         paths = {name: self._files / file for name, file in needed.items()}
         if sum(paths[name].stat().st_size for name in parts) > psutil.virtual_memory().total:
             raise Damaged("is larger than this machine's memory")
         for name, path in paths.items():
             if not path.is_file() or _digest(path) != path.name:
-                raise Damaged(f"{name}, files/{path.name}, is missing or was changed")
+                raise Damaged(f"{name}, {path}, is missing or was changed")
         return replace(checkpoint, items={name: self._read(file) for name, file in parts.items()})
 
     def _read(self, file: str) -> Any:
