@@ -52,6 +52,7 @@ SINGLES = (
     "{package}/names.py",
     "{package}/objectives/__init__.py",
     "{package}/objectives/decoder.py",
+    "{package}/objectives/latents.py",
     "{package}/objectives/masking.py",
     "{package}/own_environment.py",
     "{package}/policy.py",

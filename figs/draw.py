@@ -27,7 +27,7 @@ sys.path[:0] = [str(HERE.parent / "DMControl"), str(HERE.parent / "Atari")]
 from mlr_atari import environment as atari  # noqa: E402
 
 from mlr_dmcontrol import environment as control  # noqa: E402
-from mlr_dmcontrol.objectives.masking import CubeMasking  # noqa: E402
+from mlr_dmcontrol.objectives.masking import CubeMasking, MaskSettings  # noqa: E402
 
 STEPS = 16  # K, observations in a masked sequence
 INK, GREY, PALE = "#20262e", "#66717d", "#f1f4f7"
@@ -59,7 +59,16 @@ class Example:
 
 
 def masks(side: int, patch: int, depth: int, seed: int) -> np.ndarray:
-    masking = CubeMasking(side, patch, STEPS, depth, mask_ratio=0.5)
+    settings = MaskSettings(
+        sequence_length=STEPS,
+        mask_ratio=0.5,
+        patch_size=patch,
+        cube_depth=depth,
+        mask_mode="cube",
+        mask_per="batch",
+        mask_level="pixel",
+    )
+    masking = CubeMasking(settings, side)
     grid = masking.draw(torch.Generator().manual_seed(seed), 1)
     return masking.pixels(grid).numpy()
 

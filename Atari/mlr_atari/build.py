@@ -16,7 +16,7 @@ from .device import named_device
 from .environment import GameEnv, make_environment
 from .kernels import switch
 from .machine import hardware, processes_beside
-from .networks import make_network, make_values
+from .networks import QNetwork, make_values
 from .objectives import objective_type
 from .protocol import Plan, plan
 from .rainbow import Rainbow
@@ -155,7 +155,7 @@ def build_agent(
     """
     settings = agent_settings(agent)
     with initialisation(seed, "agent"):
-        network = make_network(settings, obs_shape, num_actions, precision)
+        network = QNetwork(settings, obs_shape, num_actions, precision)
     augmentation = Augmentation(
         settings.augmentation, obs_shape[-1], settings.shift_pad, settings.intensity_scale
     )

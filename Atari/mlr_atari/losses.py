@@ -32,11 +32,8 @@ def project_distribution(
 ) -> Tensor:
     """Distribution of `returns + discounts * Z` on the fixed support (Bellemare et al., eq. 7).
 
-    Args:
-        probabilities: (B, N) of Z. returns, discounts: (B,). support: (N,), evenly spaced.
-
-    Returns:
-        (B, N); mass beyond the ends of the support moves to them.
+    Args: `probabilities`: of Z, (B, N). `returns`, `discounts`: (B,). `support`: (N,), evenly
+    spaced. Mass beyond its ends moves to them.
     """
     spacing = (support[-1] - support[0]) / (len(support) - 1)
     moved = returns[:, None] + discounts[:, None] * support
@@ -46,13 +43,9 @@ def project_distribution(
 
 
 def categorical_loss(log_probabilities: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy to a fixed target, and the priority.
+    """Cross-entropy to a fixed target, and KL(target || prediction), clamped, as the priority.
 
-    Args:
-        log_probabilities, target: (..., B, N).
-
-    Returns:
-        losses (..., B); priorities (..., B) = KL(target || prediction), clamped, no gradient.
+    (..., B, N) twice -> (..., B) twice; no gradient for the priority.
     """
     losses = -(target * log_probabilities).sum(dim=-1)
     floored = target.clamp(MIN_PRIORITY, 1)
@@ -77,19 +70,15 @@ class ActionValues(nn.Module, ABC):
 
     @abstractmethod
     def target(self, outputs: Tensor, action: Tensor, returns: Tensor, discounts: Tensor) -> Tensor:
-        """Regression target of an n-step transition.
+        """Regression target (B, N) of an n-step transition: R + γⁿ Z; no gradient of its own.
 
-        Args:
-            outputs: the target network's at o_{t+n}, (B, A, N). action: int64 (B,), the
-                bootstrap action. returns, discounts: (B,); a discount of 0 bootstraps nothing.
-
-        Returns:
-            (B, N), without gradient when `outputs` has none.
+        Args: `outputs`: the target network's at o_{t+n}, (B, A, N). `action`: int64 (B,), the
+        bootstrap action. `returns`, `discounts`: (B,); a discount of 0 bootstraps nothing.
         """
 
     @abstractmethod
     def loss(self, outputs: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses and priorities (..., B).
+        """Losses and priorities (..., B) of what was done.
 
         Args: `outputs`: (..., B, A, N); `action`: int64 (B,); `target`: (B, N).
         """
@@ -106,16 +95,16 @@ class CategoricalValues(ActionValues):
         self.register_buffer("support", torch.linspace(v_min, v_max, num_atoms), persistent=False)
 
     def q_values(self, outputs: Tensor) -> Tensor:
-        """Means of the distributions: (..., A, N) -> (..., A)."""
+        """Means of the distributions."""
         return outputs.softmax(dim=-1) @ self.support
 
     def target(self, outputs: Tensor, action: Tensor, returns: Tensor, discounts: Tensor) -> Tensor:
-        """Probabilities (B, N) of R + γⁿ Z, projected; (B, A, N), (B,), (B,), (B,)."""
+        """Projected probabilities."""
         probabilities = select_action(outputs, action).softmax(dim=-1)
         return project_distribution(probabilities, returns, discounts, self.support)
 
     def loss(self, outputs: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """`categorical_loss` of what was done: (..., B, A, N), (B,), (B, N) -> (..., B) twice."""
+        """`categorical_loss`."""
         return categorical_loss(select_action(outputs, action).log_softmax(dim=-1), target)
 
 
@@ -129,14 +118,14 @@ class ScalarValues(ActionValues):
         self.huber_delta = huber_delta
 
     def q_values(self, outputs: Tensor) -> Tensor:
-        """The outputs themselves: (..., A, 1) -> (..., A)."""
+        """The outputs themselves."""
         return outputs.squeeze(-1)
 
     def target(self, outputs: Tensor, action: Tensor, returns: Tensor, discounts: Tensor) -> Tensor:
-        """R + γⁿ Q, (B, 1); (B, A, 1), (B,), (B,), (B,)."""
+        """(B, 1)."""
         return (returns + discounts * select_action(outputs, action).squeeze(-1))[:, None]
 
     def loss(self, outputs: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """`scalar_loss` of what was done: (..., B, A, 1), (B,), (B, 1) -> (..., B) twice."""
+        """`scalar_loss`."""
         values = select_action(outputs, action).squeeze(-1)
         return scalar_loss(values, target.squeeze(-1), self.huber_delta)

@@ -36,9 +36,7 @@ def renormalize(features: Tensor) -> Tensor:
 def feature_shape(image_size: int, layout: str, channels: Sequence[int]) -> tuple[int, int, int]:
     """(C, h, w) of what the encoder's convolutions make of a square image.
 
-    Raises:
-        ConfigError: the number of `channels` is not the layout's number of layers, or nothing is
-            left of the image.
+    Raises: ConfigError: `channels` are not as many as the layout's layers, or nothing is left.
     """
     layers, side = ENCODERS[layout], image_size
     if len(channels) != len(layers):
@@ -75,8 +73,7 @@ class Encoder(nn.Module):
         """Args: `image_shape`: (S*C, H, W). `layout`: key of `ENCODERS`. `precision`: `bf16`
         computes convolutions in bfloat16; weights and latents stay float32.
 
-        Raises:
-            ConfigError: as `feature_shape`.
+        Raises: ConfigError: as `feature_shape`.
         """
         super().__init__()
         self.feature_shape = feature_shape(image_shape[1], layout, channels)
@@ -139,9 +136,8 @@ class NoisyLinear(nn.Module):
     def forward(self, inputs: Tensor, noise: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """inputs (N, in) -> (N, out).
 
-        Args:
-            noise: scaled draws (in,) and (out,), or None for the mean weights. Their outer
-                product multiplies the weights' sigma; it is never formed.
+        Args: `noise`: scaled draws (in,) and (out,), or None for the mean weights. Their outer
+        product multiplies the weights' sigma; it is never formed.
         """
         outputs = F.linear(inputs, self.weight_mu, self.bias_mu)
         if noise is None or self.weight_sigma is None or self.bias_sigma is None:
@@ -155,13 +151,11 @@ class _ScaledGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, scale: float) -> Tensor:
-        """(*) -> (*)."""
         ctx.scale = scale
         return inputs.view_as(inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        """(*) -> (*)."""
         return grad * ctx.scale, None
 
 
@@ -194,7 +188,7 @@ class DuelingHead(nn.Module):
         ]
         self.noise_size = sum(self.noise_sizes) if self.noisy else 0
         self.register_buffer("noise", torch.empty(self.noise_size))
-        self.redraw(nn.init.normal_(torch.empty(self.noise_size)))
+        self.redraw(torch.randn(self.noise_size))
 
     @torch.no_grad()
     def redraw(self, normals: Tensor) -> None:
@@ -203,16 +197,15 @@ class DuelingHead(nn.Module):
 
     def forward(self, latents: Tensor, noisy: bool) -> Tensor:
         """latents (N, Z) -> unnormalised values (N, A, num_atoms); noise is used if `noisy`."""
-        noise = self._layer_noise() if noisy and self.noisy else [None] * len(self.layers)
+        noise: Sequence[Any] = [None] * len(self.layers)
+        if noisy and self.noisy:
+            parts = self.noise.split(self.noise_sizes)
+            noise = list(zip(parts[0::2], parts[1::2], strict=True))
         inputs = _ScaledGradient.apply(latents, 1 / math.sqrt(2))
         advantage = self.advantage_out(F.relu(self.advantage_hidden(inputs, noise[0])), noise[1])
         value = self.value_out(F.relu(self.value_hidden(inputs, noise[2])), noise[3])
         advantage = advantage.view(-1, self.num_actions, self.num_atoms)
         return value[:, None, :] + advantage - advantage.mean(dim=1, keepdim=True)
-
-    def _layer_noise(self) -> list[tuple[Tensor, Tensor]]:
-        parts = self.noise.split(self.noise_sizes)
-        return list(zip(parts[0::2], parts[1::2], strict=True))
 
 
 class Projection(nn.Module):
@@ -229,18 +222,6 @@ class Projection(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """latents (N, Z) -> (N, 2 * hidden)."""
         return torch.cat([self.value_hidden(latents), self.advantage_hidden(latents)], dim=-1)
-
-
-class QNetwork(nn.Module):
-    """Encoder and head."""
-
-    def __init__(self, encoder: Encoder, head: DuelingHead) -> None:
-        super().__init__()
-        self.encoder, self.head = encoder, head
-
-    def forward(self, images: Tensor, noisy: bool) -> Tensor:
-        """images float (N, S*C, H, W), in [0, 1] -> unnormalised values (N, A, num_atoms)."""
-        return self.head(self.encoder(images).flatten(1), noisy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,25 +241,6 @@ class PolicySettings:
     epsilon_evaluation: float = bounded(0, 1)
 
 
-def make_network(
-    settings: PolicySettings, obs_shape: tuple[int, int, int], num_actions: int, precision: str
-) -> QNetwork:
-    """The Q network; weights from torch's global generator.
-
-    Args: `obs_shape`: (S*C, H, W). `num_actions`: A. `precision`: as the encoder's.
-
-    Raises:
-        ConfigError: as `feature_shape`.
-    """
-    filters, renormalizes = settings.num_filters, settings.renormalize
-    encoder = Encoder(obs_shape, settings.encoder, filters, renormalizes, precision)
-    atoms = settings.num_atoms if settings.values == "categorical" else ScalarValues.num_atoms
-    head = DuelingHead(
-        encoder.latent_dim, num_actions, atoms, settings.hidden_dim, settings.noisy_sigma
-    )
-    return QNetwork(encoder, head)
-
-
 def make_values(settings: PolicySettings) -> ActionValues:
     """How the network's outputs are read."""
     if settings.values == "categorical":
@@ -286,10 +248,8 @@ def make_values(settings: PolicySettings) -> ActionValues:
     return ScalarValues(settings.huber_delta)
 
 
-class PolicyNetwork(QNetwork):
-    """A Q network that acts, under the same names."""
-
-    part = "network"  # of an agent's state, where its weights are
+class QNetwork(nn.Module):
+    """Encoder and head."""
 
     def __init__(
         self,
@@ -298,9 +258,32 @@ class PolicyNetwork(QNetwork):
         num_actions: int,
         precision: str,
     ) -> None:
-        """As `make_network`."""
-        network = make_network(settings, obs_shape, num_actions, precision)
-        super().__init__(network.encoder, network.head)
+        """Weights from torch's global generator.
+
+        Args: `obs_shape`: (S*C, H, W). `num_actions`: A. `precision`: as the encoder's.
+
+        Raises: ConfigError: as `feature_shape`.
+        """
+        super().__init__()
+        filters, scaled = settings.num_filters, settings.renormalize
+        self.encoder = Encoder(obs_shape, settings.encoder, filters, scaled, precision)
+        atoms = settings.num_atoms if settings.values == "categorical" else ScalarValues.num_atoms
+        sizes = self.encoder.latent_dim, num_actions, atoms, settings.hidden_dim
+        self.head = DuelingHead(*sizes, settings.noisy_sigma)
+
+    def forward(self, images: Tensor, noisy: bool) -> Tensor:
+        """images float (N, S*C, H, W), in [0, 1] -> unnormalised values (N, A, num_atoms)."""
+        return self.head(self.encoder(images).flatten(1), noisy)
+
+
+class PolicyNetwork(QNetwork):
+    """A Q network that acts, under the same names."""
+
+    part = "network"  # of an agent's state, where its weights are
+
+    def __init__(self, settings: PolicySettings, *sizes: Any) -> None:
+        """As `QNetwork`."""
+        super().__init__(settings, *sizes)
         self._settings = settings
 
     @cached_property

@@ -8,11 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam
-
-from . import kernels
-
-_OPTIONS = ("lr", "eps", "weight_decay", "amsgrad", "maximize", "capturable")  # passed on to Adam
 
 
 @dataclass(frozen=True)
@@ -70,8 +65,6 @@ class Optimizer:
         """One step down the gradient of `loss`; the groups' norms before they were cut, 0-d."""
         self._adam.zero_grad(set_to_none=True)
         loss.backward(inputs=self.parameters)
-        if kernels.fused(loss):
-            return dict(zip(self.metric_names, self._scaled_step(), strict=True))
         norms = [
             nn.utils.clip_grad_norm_(group.parameters, self.max_norm, foreach=True)
             for group in self.clip
@@ -82,47 +75,12 @@ class Optimizer:
         self._adam.step()
         return dict(zip(self.metric_names, norms, strict=True))
 
-    @torch.no_grad()
-    def _scaled_step(self) -> list[Tensor]:
-        """Clip and step; Adam's kernel divides the gradients itself, which saves a pass over them.
-
-        Groups share no parameters. Returns the norms.
-        """
-        (options,), norms = self._adam.param_groups, []
-        parts = [group.parameters for group in self.clip] + [self.unclipped] * bool(self.unclipped)
-        for place, parameters in enumerate(parts):
-            stepped: list[Tensor] = [each for each in parameters if each.grad is not None]
-            gradients = [each.grad for each in stepped if each.grad is not None]
-            state = [self._adam.state[each] for each in stepped]
-            norms.append(nn.utils.get_total_norm(gradients, foreach=True))
-            scale = ((norms[-1] + 1e-6) / self.max_norm).clamp_min(1.0)
-            adam(
-                stepped,
-                gradients,
-                [each["exp_avg"] for each in state],
-                [each["exp_avg_sq"] for each in state],
-                [],
-                [each["step"] for each in state],
-                fused=True,
-                grad_scale=scale if place < len(self.clip) else None,
-                beta1=options["betas"][0],
-                beta2=options["betas"][1],
-                **{name: options[name] for name in _OPTIONS},
-            )
-        return norms
-
     def state_dict(self) -> dict[str, Any]:
         """Step counts and moments, in the order of the parameters."""
         return {"moments": [dict(self._adam.state[parameter]) for parameter in self.parameters]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state` was taken.
-
-        Raises:
-            ValueError: it belongs to other parameters.
-        """
+        """Continue where `state` was taken."""
         for mine, saved in zip(self.state_dict()["moments"], state["moments"], strict=True):
             for name, tensor in mine.items():
-                if saved[name].shape != tensor.shape:
-                    raise ValueError(f"{name} {tuple(saved[name].shape)} of another network")
                 tensor.copy_(saved[name])

@@ -19,9 +19,10 @@ from .frames import FrameStacks
 from .losses import ActionValues
 from .momentum import MomentumTarget
 from .networks import PolicySettings, QNetwork
-from .objectives.interface import Metrics, Objective, Streams
+from .objectives.interface import Metrics, Objective
 from .optimization import ClipGroup, Optimizer
 from .run.schema import bounded, choice
+from .run.seeding import Streams
 
 _METRICS = ("loss/rl", "rl/q_value", "rl/priority")
 

@@ -32,7 +32,7 @@ from mlr_atari.networks import (
     QNetwork,
 )
 from mlr_atari.objectives.decoder import LatentDecoder
-from mlr_atari.objectives.heads import distance
+from mlr_atari.objectives.latents import distance
 from mlr_atari.objectives.mlr import MLR, MLRNoise
 from mlr_atari.rainbow import Rainbow
 
@@ -98,7 +98,7 @@ class PlainRainbow:
 
     def _mlr_loss(self, mlr: MLR, batch: Batch, noise: MLRNoise) -> tuple[Tensor, Metrics]:
         lead, obs = batch.obs.lead, _floats(batch.obs)  # (K * B, C, H, W), 0..255
-        visible = ~mlr.hidden_pixels(noise.grid)  # (K, H, W), or (B, K, H, W)
+        visible = ~mlr.masking.pixels(mlr.hidden(noise.grid))  # (K, H, W), or (B, K, H, W)
         visible = visible[:, None] if visible.ndim == 3 else visible.transpose(0, 1)
         visible = visible.expand(*lead, *visible.shape[-2:]).flatten(0, 1)
         masked = obs * visible[:, None].float() * (mlr.settings.masked_input_scale / 255.0)

@@ -9,13 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlr_atari.losses import (
-    CategoricalValues,
-    ScalarValues,
-    project_distribution,
-    scalar_loss,
-    select_action,
-)
+from mlr_atari.losses import CategoricalValues, ScalarValues, project_distribution
 
 
 def _slowly_projected(probability: Tensor, returns: Tensor, discounts: Tensor) -> Tensor:
@@ -77,29 +71,3 @@ def test_dqn_matches_published(golden: Callable[[str], Any]) -> None:
     losses, priorities = values.loss(outputs, file.tensor("all_action")[1], target)
     file.check("dqn/losses", losses)
     file.check("dqn/td_abs", priorities)
-
-
-def test_scalar_loss_by_hand() -> None:
-    losses, priorities = scalar_loss(torch.tensor([1.0, 3.0]), torch.tensor([1.5, 0.0]), delta=1.0)
-    assert torch.allclose(losses, torch.tensor([0.125, 2.5]))
-    assert torch.allclose(priorities, torch.tensor([0.5, 1.0]))
-
-
-def test_selection_and_its_gradient() -> None:
-    outputs = torch.randn(2, 3, 4, requires_grad=True)
-    selected = select_action(outputs, torch.tensor([2, 0]))
-    assert torch.equal(selected, torch.stack([outputs[0, 2], outputs[1, 0]]))
-    selected.sum().backward()
-    expected = torch.zeros(2, 3, 4)
-    expected[0, 2] = expected[1, 0] = 1
-    assert torch.equal(outputs.grad, expected)
-
-
-def test_a_perfect_prediction_has_the_lowest_priority() -> None:
-    values = CategoricalValues(51, -10.0, 10.0)
-    outputs = torch.randn(4, 3, 51)
-    action = torch.tensor([0, 1, 2, 0])
-    target = select_action(outputs, action).softmax(-1)
-    _, priorities = values.loss(outputs, action, target)
-    assert priorities.max() < 1e-5
-    assert priorities.min() >= 1e-6

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from agents import diagnostics, preview, small_agent, synthetic_batch, updated
+from agents import diagnostics, small_agent, synthetic_batch, updated
 from torch import Tensor, nn
 
 from mlr_atari.augmentation import AugmentationNoise
 from mlr_atari.batch import Batch
 from mlr_atari.frames import FrameStacks
-from mlr_atari.momentum import MomentumTarget
 from mlr_atari.networks import Encoder
-from mlr_atari.objectives.heads import distance, effective_rank
-from mlr_atari.objectives.mlr import MLR, MLRNoise
-from mlr_atari.objectives.pixels import PixelDecoder
+from mlr_atari.objectives.latents import distance
+from mlr_atari.objectives.mlr import MLR, MLRNoise, PixelDecoder
 from mlr_atari.official import export_official, load_official
 from mlr_atari.rainbow import Rainbow
 from mlr_atari.run.seeding import Streams
@@ -135,76 +132,13 @@ def test_decoder_is_clipped_without_its_action_embedding() -> None:
     }
 
 
-def test_importance_weights_the_sequences() -> None:
-    agent = small_agent()
-    objective = mlr(agent)
-    batch, noise = synthetic_batch(0), objective.draw_noise(Streams(1), AugmentationNoise())
-    encoder = agent.encoder
-    distances = distance(
-        objective.predictions(encoder, batch, noise),
-        objective.target_projection(objective.target_latents(batch, noise)),
-    )
-    loss, metrics = objective.loss(encoder, batch, noise)
-    expected = (distances.mean(0) * batch.importance_weights).sum() / 3
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    assert metrics["loss/mlr"].item() == pytest.approx(distances.mean().item(), rel=1e-6)
-    silent = replace(batch, importance_weights=torch.zeros(3))
-    assert objective.loss(encoder, silent, noise)[0] == 0
-
-
-@pytest.mark.parametrize("per", ["batch", "sequence"])
-@pytest.mark.parametrize("polarity", ["masked", "kept"])
-def test_masked_pixels_are_black_and_others_are_not(per: str, polarity: str) -> None:
-    agent = small_agent(mask_per=per, mask_polarity=polarity, augmentation=[], cube_depth=3)
-    objective = mlr(agent)
-    batch, noise = synthetic_batch(0), objective.draw_noise(Streams(2), AugmentationNoise())
-    images = objective.masked_images(batch.obs, noise).unflatten(0, (4, 3))
-    original = agent.augmentation(batch.obs, AugmentationNoise()).unflatten(0, (4, 3))
-    hidden = objective.hidden_pixels(noise.grid)  # (K, H, W) or (B, K, H, W)
-    assert hidden.shape == ((3, 4, 84, 84) if per == "sequence" else (4, 84, 84))
-    share = 24 / 49 if polarity == "masked" else 25 / 49
-    assert hidden.float().mean().item() == pytest.approx(share, abs=1e-6)
-    for sample in range(3):
-        mask = hidden[sample] if per == "sequence" else hidden
-        for step in range(4):
-            expected = original[step, sample] * ~mask[step]
-            assert torch.equal(images[step, sample], expected)
-
-
 def test_official_scale_of_masked_images() -> None:
     batch, maxima = synthetic_batch(0), []
     for name in ("mlr", "mlr_official"):
         objective = mlr(small_agent(name, augmentation=[]))
-        images = objective.masked_images(
-            batch.obs, objective.draw_noise(Streams(2), AugmentationNoise())
-        )
-        maxima.append(images.max().item())
+        noise = objective.draw_noise(Streams(2), AugmentationNoise())
+        maxima.append(objective.masked_images(batch, noise).max().item())
     assert maxima == pytest.approx([1.0, 255.0])
-
-
-def test_diagnostics_and_preview() -> None:
-    agent = small_agent()
-    batch, noise = synthetic_batch(0), agent.draw_noise(Streams(1))
-    values = diagnostics(agent, batch, noise)
-    assert values["mlr/masked_fraction"] == pytest.approx(24 / 49)
-    assert -1 <= values["mlr/cosine_similarity"] <= 1
-    picture = preview(agent, batch, noise)
-    assert picture.shape == (3, 3 * 84, 4 * 84)
-    assert torch.equal(picture[0, :84, :84], batch.obs.dense()[0, 0, -1])
-
-
-def test_effective_rank_by_hand() -> None:
-    vectors = torch.zeros(6, 5)
-    vectors[0, 0], vectors[1, 0] = 1.0, -1.0
-    vectors[2, 1], vectors[3, 1] = 1.0, -1.0
-    assert effective_rank(vectors).item() == pytest.approx(2.0, abs=1e-4)
-    assert effective_rank(torch.ones(4, 3)).item() == pytest.approx(1.0, abs=1e-3)
-
-
-def test_distance_of_short_vectors() -> None:
-    short, zero = torch.tensor([5e-4, 0.0]), torch.zeros(2)
-    assert distance(short, zero).item() == pytest.approx(0.25)
-    assert distance(torch.tensor([3.0, 0]), torch.tensor([0, 2.0])).item() == pytest.approx(2)
 
 
 # ---- options ------------------------------------------------------------------------------
@@ -243,28 +177,24 @@ def test_every_option_learns(changes: dict[str, Any]) -> None:
         parameter.grad = None
     loss, _ = objective.loss(agent.encoder, batch, noise)
     loss.backward()
-    idle = [key for key, p in objective.named_parameters() if p.requires_grad and p.grad is None]
-    assert not idle
+    assert all(each.grad is not None for each in objective.trained())
     assert agent.encoder.convs[0].weight.grad is not None
     found = diagnostics(agent, batch, agent.draw_noise(Streams(1)))
     assert set(found) == set(objective.diagnostic_names)
     other = small_agent("mlr", decoder_width=16, seed=9, **changes)
     other.load_state_dict(agent.state_dict())
-    assert other.objective is not None
     theirs, _ = other.objective.loss(other.network.encoder, batch, noise)
     assert torch.equal(theirs, loss)
 
 
 def test_the_token_stands_for_hidden_latents() -> None:
-    _, objective, batch, noise = given(mask_level="latent", mask_per="sequence", mask_ratio=0.5)
-    hidden = objective.hidden_steps(noise.grid)
-    assert hidden.shape == (4, 3)
+    agent, objective, batch, noise = given(mask_level="latent", mask_per="sequence", mask_ratio=0.5)
+    hidden = objective.masking.steps(noise.grid)
     assert hidden.sum(dim=0).tolist() == [2, 2, 2]
     seen = []
     objective.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     objective.token.data.fill_(7.0)
-    encoder = small_agent("mlr").network.encoder
-    objective.decoded(encoder, batch, noise)
+    objective.decoded(agent.encoder, batch, noise)
     (latents,) = seen  # (B, K, Z)
     assert torch.equal((latents == 7).all(-1), hidden.t())
 
@@ -273,32 +203,22 @@ def test_loss_of_masked_positions_by_hand() -> None:
     changes = {"mask_mode": "temporal", "mask_per": "sequence"}
     agent, objective, batch, noise = given(loss_positions="masked", **changes)
     errors = objective.errors(agent.encoder, batch, noise)
-    hidden, expected = objective.hidden_steps(noise.grid), 0.0
-    for sample, weight in enumerate(batch.importance_weights):
-        counted = [errors[k, sample] for k in range(4) if hidden[k, sample]]
-        assert len(counted) == 2
-        expected += weight.item() * sum(each.item() for each in counted) / 2 / 3
+    hidden = objective.masking.steps(noise.grid)
+    means = torch.stack([errors[hidden[:, b], b].mean() for b in range(3)])
     loss, _ = objective.loss(agent.encoder, batch, noise)
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(loss, (means * batch.importance_weights).mean())
 
 
-def test_without_momentum_targets_are_the_online_network() -> None:
-    agent, objective, batch, noise = given(target_ema_tau=None)
-    assert not [each for each in objective.modules() if isinstance(each, MomentumTarget)]
+def test_without_momentum_and_heads_latents_of_the_online_network_are_compared() -> None:
+    agent, objective, batch, noise = given(target_ema_tau=None, projection_heads=False)
+    assert not any("target_" in name for name in objective.state_dict())
     target = objective.target_latents(batch, noise)
     images = agent.augmentation(batch.obs, noise.target)
-    expected = agent.encoder(images).flatten(1).view_as(target)
-    assert torch.equal(target, expected)
+    assert torch.equal(target, agent.encoder(images).flatten(1).view_as(target))
     assert not target.requires_grad
-
-
-def test_without_heads_latents_are_compared() -> None:
-    agent, objective, batch, noise = given(projection_heads=False)
-    encoder = agent.encoder
-    prediction = objective.predictions(encoder, batch, noise)
-    assert torch.equal(prediction, objective.decoded(encoder, batch, noise))
-    loss, _ = objective.loss(encoder, batch, noise)
-    loss.backward()
+    prediction = objective.predictions(agent.encoder, batch, noise)
+    assert torch.equal(prediction, objective.decoded(agent.encoder, batch, noise))
+    objective.loss(agent.encoder, batch, noise)[0].backward()
     assert all(each.grad is None for each in agent.network.head.parameters())
 
 
@@ -316,14 +236,14 @@ def test_pixel_decoder_gives_images_of_the_size(
     assert [each.out_channels for each in convs] == [*channels[-2::-1], 4]
 
 
-def test_hidden_pixels_of_the_reconstruction() -> None:
+@pytest.mark.parametrize("polarity", ["masked", "kept"])
+def test_hidden_pixels_of_the_reconstruction(polarity: str) -> None:
     changes = {"reconstruction": "pixel", "loss_positions": "masked", "augmentation": []}
-    agent, objective, batch, noise = given(**changes)
+    agent, objective, batch, noise = given(mask_polarity=polarity, **changes)
     errors = objective.errors(agent.encoder, batch, noise)
     latents = objective.decoded(agent.encoder, batch, noise)
-    assert objective.pixel_decoder is not None
     images = objective.pixel_decoder(latents.flatten(0, 1)).view(4, 3, 4, 84, 84)
-    hidden = objective.hidden_pixels(noise.grid)
+    hidden = objective.masking.pixels(noise.grid) == (polarity == "masked")
     for step in range(4):
         wrong = (images[step, 1] - batch.obs.dense()[step, 1] / 255).square()
         expected = wrong[:, hidden[step]].mean()

@@ -11,7 +11,6 @@ import torch
 from agents import (
     CONFIGS,
     CPU,
-    agent_settings,
     batch_for,
     diagnostics,
     objective_of,
@@ -37,10 +36,9 @@ AGENTS = sorted(path.stem for path in (CONFIGS / "agent").glob("*.yaml"))
 PRESETS = sorted(path.stem for path in (CONFIGS / "preset").glob("*.yaml"))
 
 
-def objective_loss(agent: Rainbow, batch: Batch, seed: int = 1) -> Tensor:
-    noise = agent.draw_noise(Streams(seed)).objective
-    loss, _ = objective_of(agent).loss(agent.network.encoder, batch, noise)
-    return loss
+def objective_loss(agent: Rainbow, batch: Batch) -> Tensor:
+    noise = agent.draw_noise(Streams(1)).objective
+    return objective_of(agent).loss(agent.encoder, batch, noise)[0]
 
 
 def same(first: Any, second: Any) -> bool:
@@ -56,11 +54,6 @@ def same(first: Any, second: Any) -> bool:
 
 
 # ---- every agent file ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_the_loss_is_logged_under_the_name(name: str) -> None:
-    assert f"loss/{name}" in available()[name].metric_names
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -107,12 +100,6 @@ def test_agents_work_at_every_preset(name: str, preset: str) -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_each_has_a_file_of_its_settings(name: str) -> None:
-    assert agent_settings(name)["objective"] == name
-    assert f"{name}_weight" in agent_settings(name)
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
 def test_weight_zero_is_rainbow_bit_for_bit(name: str) -> None:
     without = small_agent("rainbow", seed=3, sequence_length=4)
     zero = small_agent(name, seed=3, sequence_length=4, **{f"{name}_weight": 0})
@@ -138,13 +125,6 @@ def test_by_itself_it_trains_the_encoder_and_nothing_of_rl(name: str) -> None:
     assert update_cost(agent)[0] < update_cost(small_agent(name))[0]
 
 
-def test_curl_published_is_der_published_with_an_objective() -> None:
-    without = small_agent("der_published", seed=3, sequence_length=1)
-    zero = small_agent("curl_published", seed=3, curl_weight=0)
-    assert same(run_updates(without, 3), run_updates(zero, 3))
-    assert same(without.state_dict(), zero.state_dict())
-
-
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_initial_weights_and_draws_of_the_agent_are_left_alone(name: str) -> None:
     without = small_agent("rainbow", seed=3, sequence_length=4)
@@ -153,9 +133,6 @@ def test_initial_weights_and_draws_of_the_agent_are_left_alone(name: str) -> Non
     ours, theirs = without.draw_noise(Streams(1)), agent.draw_noise(Streams(1))
     for each in ("head", "obs", "n_step_obs", "selection"):
         assert same(getattr(ours, each), getattr(theirs, each))
-    run_updates(without, 1)
-    run_updates(agent, 1)
-    assert not same(dict(without.network.state_dict()), dict(agent.network.state_dict()))
 
 
 @pytest.mark.parametrize("renormalize", [True, False])
@@ -177,33 +154,23 @@ SHARED = {
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_gradient_goes_where_it_should(name: str) -> None:
+def test_gradient_goes_where_it_should_and_is_stepped_once(name: str) -> None:
     agent = small_agent(name)
+    network, objective, optimizer = agent.network, objective_of(agent), agent.optimizer
     objective_loss(agent, batch_for(agent, 0)).backward()
-    encoder = {key for key, _ in agent.network.named_parameters() if key.startswith("encoder.")}
-    expected = encoder | (set() if name == "curl" else SHARED)
-    reached = {k for k, each in agent.network.named_parameters() if each.grad is not None}
-    assert reached == expected
-    for key, each in agent.network.named_parameters():
-        assert each.grad is None or each.grad.abs().sum() > 0, key
-    for key, each in objective_of(agent).named_parameters():
+    expected = {key for key, _ in network.named_parameters() if key.startswith("encoder.")}
+    expected |= set() if name == "curl" else SHARED
+    reached = {key: each for key, each in network.named_parameters() if each.grad is not None}
+    assert set(reached) == expected
+    assert all(each.grad.abs().sum() > 0 for each in reached.values())
+    for key, each in objective.named_parameters():
         assert (each.grad is None) == (not each.requires_grad) == ("target_" in key), key
     assert all(each.grad is None for each in agent.target_network.parameters())
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_own_parameters_are_trained_and_those_of_the_agent_not_registered(name: str) -> None:
-    agent = small_agent(name)
-    own = {id(each) for each in objective_of(agent).parameters()}
-    assert not own & {id(each) for each in agent.network.parameters()}
-    parameters = agent.optimizer.parameters
-    trained = {id(each) for each in parameters}
-    assert trained >= {id(p) for p in objective_of(agent).parameters() if p.requires_grad}
-    assert not trained & {id(p) for p in objective_of(agent).parameters() if not p.requires_grad}
-    assert len(trained) == len(parameters)
-    clipped = [id(each) for group in agent.optimizer.clip for each in group.parameters]
-    assert len(clipped) == len(set(clipped))
-    assert set(clipped) <= trained
+    own = [each for each in objective.parameters() if each.requires_grad]
+    stepped = [id(each) for each in optimizer.parameters]
+    assert sorted(stepped) == sorted(id(each) for each in (*network.parameters(), *own))
+    clipped = [id(each) for group in optimizer.clip for each in group.parameters]
+    assert sorted(clipped + [id(each) for each in optimizer.unclipped]) == sorted(stepped)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -238,36 +205,21 @@ def test_importance_weights_scale_the_loss(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_draws_depend_on_the_seed_alone(name: str) -> None:
-    agent = small_agent(name)
-    batch = batch_for(agent, 0)
-    first, again, other = (objective_loss(agent, batch, seed).item() for seed in (1, 1, 2))
-    assert first == again != other
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_signs_of_health_and_picture(name: str) -> None:
-    agent = small_agent(name)
-    batch = batch_for(agent, 0)
-    noise = agent.draw_noise(Streams(1))
+def test_signs_of_a_collapse_and_a_picture_of_what_it_sees(name: str) -> None:
+    agent = small_agent(name, augmentation=[])
+    batch, noise = batch_for(agent, 0), agent.draw_noise(Streams(1))
+    spread, rank = f"{name}/projection_std", f"{name}/effective_rank"
     values = diagnostics(agent, batch, noise)
     assert set(values) == set(objective_of(agent).diagnostic_names)
-    assert {f"{name}/projection_std", f"{name}/effective_rank"} <= set(values)
     assert all(torch.tensor(value).isfinite() for value in values.values())
-    assert 1 <= values[f"{name}/effective_rank"] <= batch.action.numel()
-    assert 0 < values[f"{name}/projection_std"] <= 1.3
-    picture = preview(agent, batch, noise)
-    assert picture.dtype == torch.uint8
-    assert picture.shape[0] == 3
-    assert all(side % 84 == 0 for side in picture.shape[1:])
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_collapse_is_seen(name: str) -> None:
-    """Every image the same: latents and projections do not vary."""
-    agent = small_agent(name, augmentation=[])
-    batch = batch_for(agent, 0)
+    assert 1.5 <= values[rank] <= batch.action.numel()
+    assert 1e-3 < values[spread] <= 1.3
+    image = preview(agent, batch, noise)
+    assert image.dtype == torch.uint8
+    assert image.shape[0] == 3
+    assert all(side % 84 == 0 for side in image.shape[1:])
+    # Every image the same: latents and projections do not vary.
     batch.obs.frames.fill_(7)
-    values = diagnostics(agent, batch, agent.draw_noise(Streams(1)))
-    assert values[f"{name}/projection_std"] < 1e-3
-    assert values[f"{name}/effective_rank"] < 1.5
+    values = diagnostics(agent, batch, noise)
+    assert values[spread] < 1e-3
+    assert values[rank] < 1.5

@@ -18,7 +18,7 @@ from .errors import ConfigError
 from .kernels import switch
 from .machine import hardware, processes_beside
 from .names import is_own
-from .networks import Networks, make_encoder
+from .networks import Networks
 from .objectives import objective_type
 from .protocol import Plan, plan
 from .renderer import choose_renderer
@@ -166,16 +166,7 @@ def build_agent(
     """
     settings = agent_settings(agent)
     with initialisation(seed, "agent"):
-        networks = Networks(
-            make_encoder(settings, obs_shape[0], precision),
-            action_dim,
-            hidden_dim=settings.hidden_dim,
-            log_std=(settings.log_std_min, settings.log_std_max),
-            initial_temperature=settings.initial_temperature,
-            critic_tau=settings.critic_tau,
-            encoder_tau=settings.encoder_tau,
-            conv_init=settings.conv_init,
-        )
+        networks = Networks(settings, obs_shape[0], action_dim, precision)
     views = partial(
         Augmentation,
         image_size=obs_shape[-1],

@@ -47,13 +47,11 @@ class Optimizer:
         self.scales = [group.scale for group in groups]
         self.parameters = [parameter for group in groups for parameter in group.parameters]
         device = self.parameters[0].device
+        rates = [torch.tensor(learning_rate * group.scale, device=device) for group in groups]
         self._adam = torch.optim.Adam(
             [
-                {
-                    "params": list(group.parameters),
-                    "lr": torch.tensor(learning_rate * group.scale, device=device),
-                }
-                for group in groups
+                {"params": list(group.parameters), "lr": rate}
+                for group, rate in zip(groups, rates, strict=True)
             ],
             betas=betas,
             fused=True,
@@ -95,13 +93,7 @@ class Optimizer:
         return {"moments": [dict(self._adam.state[parameter]) for parameter in self.parameters]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state` was taken.
-
-        Raises:
-            ValueError: it belongs to other parameters.
-        """
+        """Continue where `state` was taken."""
         for mine, saved in zip(self.state_dict()["moments"], state["moments"], strict=True):
             for name, tensor in mine.items():
-                if saved[name].shape != tensor.shape:
-                    raise ValueError(f"{name} {tuple(saved[name].shape)} of another network")
                 tensor.copy_(saved[name])

@@ -19,10 +19,11 @@ from .batch import Batch, UpdateNoise
 from .device import to_device
 from .errors import ConfigError
 from .losses import actor_loss, critic_loss, soft_target, squashed_gaussian, temperature_loss
-from .networks import CONV_INITS, Networks, PolicySettings
-from .objectives.interface import Metrics, Objective, Streams
+from .networks import Networks, NetworkSettings
+from .objectives.interface import Metrics, Objective
 from .optimization import Optimizer, ParameterGroup
 from .run.schema import bounded, choice
+from .run.seeding import Streams
 
 _METRICS = (
     "loss/critic",
@@ -37,7 +38,7 @@ _METRICS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SACSettings(PolicySettings):
+class SACSettings(NetworkSettings):
     """Keys of configs/agent/sac.yaml, which says what each one is."""
 
     rl: bool
@@ -47,7 +48,6 @@ class SACSettings(PolicySettings):
     skip_last_crop_offset: bool
     num_target_augmentations: int = bounded(1, 64)
     num_q_augmentations: int = bounded(1, 64)
-    conv_init: str = choice(*CONV_INITS)
     exact_log_prob: bool
     batch_size: int = bounded(1)
     learning_starts: int = bounded(1)
@@ -56,9 +56,6 @@ class SACSettings(PolicySettings):
     actor_learning_rate: float = bounded(above=0)
     temperature_learning_rate: float = bounded(above=0)
     temperature_beta1: float = bounded(0, below=1)
-    initial_temperature: float = bounded(above=0)
-    critic_tau: float = bounded(0, 1)
-    encoder_tau: float = bounded(0, 1)
     actor_update_every: int = bounded(1)
     target_update_every: int = bounded(1)
 

@@ -26,7 +26,7 @@ from mlr_dmcontrol.losses import (
 from mlr_dmcontrol.momentum import MomentumTarget
 from mlr_dmcontrol.networks import Encoder, LatentHead
 from mlr_dmcontrol.objectives.decoder import LatentDecoder
-from mlr_dmcontrol.objectives.heads import distance
+from mlr_dmcontrol.objectives.latents import distance
 from mlr_dmcontrol.objectives.mlr import MLR, MLRNoise
 from mlr_dmcontrol.sac import SAC
 

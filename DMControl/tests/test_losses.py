@@ -8,13 +8,7 @@ import pytest
 import torch
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
-from mlr_dmcontrol.losses import (
-    actor_loss,
-    critic_loss,
-    soft_target,
-    squashed_gaussian,
-    temperature_loss,
-)
+from mlr_dmcontrol.losses import soft_target, squashed_gaussian
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -40,45 +34,10 @@ def test_where_tanh_is_1_only_the_exact_form_still_knows_how_far_out_a_sample_is
     assert log_prob.item() == pytest.approx(gaussian - math.log(1e-6), rel=1e-5)
 
 
-def test_target_over_two_views() -> None:
+def test_target_over_two_views_and_at_a_true_end() -> None:
     """The numbers of the DrQ check: y_k = 10.999 and 10.108, y their mean."""
-    values = torch.tensor([[[10.0], [12.0]], [[11.0], [9.0]]])
-    log_prob = torch.tensor([[-1.0], [-2.0]])
-    one, zero = torch.ones(1), torch.zeros(1)
-    arguments = (torch.tensor(0.1), one, zero, 0.99)
-    for view, expected in enumerate((10.999, 10.108)):
-        part = slice(view, view + 1)
-        target = soft_target(values[:, part], log_prob[part], *arguments)
-        assert target.item() == pytest.approx(expected, rel=1e-6)
-    target = soft_target(values, log_prob, *arguments)
-    assert target.item() == pytest.approx(10.5535, rel=1e-6)
-
-
-def test_loss_sums_critics_and_views() -> None:
-    values = torch.tensor([[[10.0], [11.0]], [[10.0], [10.0]]])
-    assert critic_loss(values, torch.tensor([10.5535])).item() == pytest.approx(1.118449, rel=1e-5)
-    # The mean is over transitions only.
-    twice = values.expand(2, 2, 2)
-    assert critic_loss(twice, torch.tensor([10.5535] * 2)).item() == pytest.approx(
-        1.118449, rel=1e-5
-    )
-
-
-def test_a_true_end_is_not_bootstrapped() -> None:
-    values, log_prob = torch.full((2, 1, 2), 7.0), torch.zeros(1, 2)
-    target = soft_target(
-        values, log_prob, torch.tensor(0.5), torch.ones(2), torch.tensor([0.0, 1.0]), 0.5
-    )
-    assert target.tolist() == [4.5, 1.0]
-
-
-def test_actor_and_temperature() -> None:
-    values, log_prob = torch.tensor([[1.0, 5.0], [2.0, 3.0]]), torch.tensor([2.0, -4.0])
-    assert actor_loss(values, log_prob, torch.tensor(0.5)).item() == pytest.approx(-2.5)
-    log_temperature = torch.tensor(0.0, requires_grad=True)
-    log_prob.requires_grad_()
-    loss = temperature_loss(log_temperature, log_prob, target_entropy=-3.0)
-    assert loss.item() == pytest.approx(4.0)  # ((-2 + 3) + (4 + 3)) / 2
-    loss.backward()
-    assert log_temperature.grad == pytest.approx(4.0)
-    assert log_prob.grad is None
+    values = torch.tensor([[[10.0], [12.0]], [[11.0], [9.0]]]).expand(2, 2, 2)
+    log_prob = torch.tensor([[-1.0], [-2.0]]).expand(2, 2)
+    terminated = torch.tensor([0.0, 1.0])
+    target = soft_target(values, log_prob, torch.tensor(0.1), torch.ones(2), terminated, 0.99)
+    assert target.tolist() == pytest.approx([10.5535, 1.0], rel=1e-6)

@@ -21,24 +21,17 @@ from small_agents import (
 )
 from torch import Tensor
 
-from mlr_dmcontrol.batch import Batch, UpdateNoise
+from mlr_dmcontrol.batch import UpdateNoise
 from mlr_dmcontrol.cost import update_cost
 from mlr_dmcontrol.momentum import MomentumTarget
 from mlr_dmcontrol.networks import Encoder
 from mlr_dmcontrol.objectives import available
 from mlr_dmcontrol.run.seeding import Streams
-from mlr_dmcontrol.sac import SAC
 from mlr_dmcontrol.settings import LAYOUT, load
 
 OBJECTIVES = sorted(available())
 AGENTS, PRESETS = LAYOUT.options("agent"), LAYOUT.options("preset")
-WITH_OBJECTIVE = [name for name in AGENTS if agent_cfg(name)["objective"] is not None]
 DUE = {"actor_step": True, "target_step": True}
-
-
-def objective_loss(agent: SAC, batch: Batch, seed: int = 1) -> Tensor:
-    noise = agent.draw_noise(Streams(seed)).objective
-    return objective_of(agent).loss(agent.networks.encoder, batch, noise)[0]
 
 
 def same(first: Any, second: Any) -> bool:
@@ -54,11 +47,6 @@ def same(first: Any, second: Any) -> bool:
 # --- every agent file -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(available()))
-def test_the_loss_is_logged_under_the_name(name: str) -> None:
-    assert f"loss/{name}" in available()[name].metric_names
-
-
 @pytest.mark.parametrize("name", AGENTS)
 def test_updates_are_finite_and_report_what_they_name(name: str) -> None:
     agent = tiny(name)
@@ -69,11 +57,6 @@ def test_updates_are_finite_and_report_what_they_name(name: str) -> None:
         assert all(each.isfinite() and each.ndim == 0 for each in values.values())
         assert not any(each.requires_grad for each in values.values())
         assert all(values[key] > 0 for key in values if key.startswith("gradient_norm/"))
-    batch, noise = batch_for(agent), agent.draw_noise(Streams(0))
-    if agent.objective is not None:
-        found = diagnostics(agent, batch, noise)
-        assert set(found) == set(agent.objective.diagnostic_names)
-        assert all(torch.tensor(list(found.values())).isfinite())
     after = agent.networks.state_dict()
     changed = {key.split(".")[0] for key in after if not torch.equal(before[key], after[key])}
     assert changed == {key.split(".")[0] for key in after}
@@ -99,21 +82,12 @@ def test_agents_work_at_every_preset(name: str, preset: str) -> None:
     cfg = load([f"agent={name}", f"preset={preset}", *words])
     side = cfg.environment.image_size
     agent = build_agent(cfg.agent, obs_shape=(9, side, side), action_dim=3, device="cpu", seed=0)
-    assert agent.augmentation.image_size == side
     batch = make_batch(agent, size=side)
     metrics = agent.update(batch, agent.draw_noise(Streams(1)), **DUE)
     assert all(value.isfinite() for value in metrics.values())
-    assert agent.act(batch.obs.dense()).isfinite().all()
 
 
 # --- every objective ------------------------------------------------------------------------------
-
-
-def test_every_objective_has_an_agent_file() -> None:
-    assert {agent_cfg(name)["objective"] for name in WITH_OBJECTIVE} == set(OBJECTIVES)
-    for name in OBJECTIVES:
-        assert agent_cfg(name)["objective"] == name
-        assert agent_cfg(name)[f"{name}_weight"] > 0
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -146,9 +120,6 @@ def test_first_weights_and_draws_of_the_agent_are_left_alone(name: str) -> None:
         if field.name != "objective":
             first, second = (getattr(each, field.name) for each in (mine, theirs))
             assert same(getattr(first, "offsets", first), getattr(second, "offsets", second))
-    assert updates(plain, 1)[0]["loss/critic"] == updates(agent, 1)[0]["loss/critic"]
-    weight = "encoder.head.linear.weight"
-    assert not same(plain.networks.state_dict()[weight], agent.networks.state_dict()[weight])
 
 
 @pytest.mark.parametrize(
@@ -171,32 +142,24 @@ def test_works_with_every_encoder(name: str, changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_gradient_goes_where_it_should(name: str) -> None:
+def test_gradient_goes_where_it_should_and_is_stepped_once(name: str) -> None:
     agent = tiny(name)
-    objective_loss(agent, batch_for(agent)).backward()
-    networks = agent.networks
+    networks, objective = agent.networks, objective_of(agent)
+    noise = agent.draw_noise(Streams(1)).objective
+    objective.loss(agent.encoder, batch_for(agent), noise)[0].backward()
     reached = {key for key, each in networks.named_parameters() if each.grad is not None}
-    assert reached == {f"encoder.{key}" for key, _ in networks.encoder.named_parameters()}
-    for key, each in objective_of(agent).named_parameters():
+    assert reached == {f"encoder.{key}" for key, _ in agent.encoder.named_parameters()}
+    for key, each in objective.named_parameters():
         assert (each.grad is None) == (not each.requires_grad) == key.startswith("target_"), key
-    trained = [*networks.encoder.parameters(), *objective_of(agent).parameters()]
-    assert all(each.grad.abs().sum() > 0 for each in trained if each.requires_grad)
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_its_optimiser_has_the_encoder_and_what_it_owns_once(name: str) -> None:
-    agent = tiny(name)
-    own = [each for each in objective_of(agent).parameters() if each.requires_grad]
-    expected = [id(each) for each in (*agent.networks.encoder.parameters(), *own)]
-    trained = [id(each) for each in agent.objective_optimizer.parameters]
-    assert sorted(trained) == sorted(expected)
-    assert not {id(each) for each in objective_of(agent).parameters()} & {
-        id(each) for each in agent.networks.parameters()
-    }
-    for group in objective_of(agent).clip_groups(agent.networks.encoder):
+    own = [each for each in objective.parameters() if each.requires_grad]
+    trained = [*agent.encoder.parameters(), *own]
+    assert all(each.grad.abs().sum() > 0 for each in trained)
+    stepped = [id(each) for each in agent.objective_optimizer.parameters]
+    assert sorted(stepped) == sorted(id(each) for each in trained)
+    assert not set(map(id, objective.parameters())) & set(map(id, networks.parameters()))
+    for group in objective.clip_groups(agent.encoder):
         members = [id(each) for each in group.parameters]
-        assert len(members) == len(set(members))
-        assert set(members) <= set(trained)
+        assert len(members) == len(set(members) & set(stepped))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -221,25 +184,23 @@ def test_targets_move_as_tau_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_draws_depend_on_the_seed_alone(name: str) -> None:
+def test_signs_of_a_collapse_and_a_picture_of_what_it_sees(name: str) -> None:
     agent = tiny(name)
-    batch = batch_for(agent)
-    first, again, other = (objective_loss(agent, batch, seed).item() for seed in (1, 1, 2))
-    assert first == again != other
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_collapse_is_visible(name: str) -> None:
-    agent = tiny(name)
-    batch, noise = batch_for(agent), agent.draw_noise(Streams(0))
+    objective, batch, noise = objective_of(agent), batch_for(agent), agent.draw_noise(Streams(0))
+    image = preview(agent, batch, noise)
+    assert image.dtype == torch.uint8
+    assert image.shape[0] == 3
+    assert not {side % agent.settings.crop_size for side in image.shape[1:]} - {0}
+    assert image.float().std() > 1
     spread, rank = f"{name}/projection_std", f"{name}/effective_rank"
     healthy = diagnostics(agent, batch, noise)
+    assert set(healthy) == set(objective.diagnostic_names)
+    assert all(torch.tensor(list(healthy.values())).isfinite())
     assert healthy[spread] > 0.01
     assert healthy[rank] > 1.1
-    networks = [agent.networks.encoder, agent.networks.encoder_target.target]
-    own = [each for each in objective_of(agent).modules() if isinstance(each, MomentumTarget)]
+    own = [each.target for each in objective.modules() if isinstance(each, MomentumTarget)]
     with torch.no_grad():
-        for network in (*networks, *(each.target for each in own)):
+        for network in (agent.encoder, agent.networks.encoder_target.target, *own):
             if isinstance(network, Encoder):
                 network.head.norm.weight.zero_()
                 network.head.norm.bias.fill_(1.0)
@@ -248,14 +209,3 @@ def test_a_collapse_is_visible(name: str) -> None:
     values = diagnostics(agent, batch, noise)
     assert values[spread] < 1e-3
     assert values[rank] < 1.1
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_picture_of_what_it_sees(name: str) -> None:
-    agent = tiny(name)
-    picture = preview(agent, batch_for(agent), agent.draw_noise(Streams(0)))
-    assert picture.dtype == torch.uint8
-    assert picture.ndim == 3
-    assert picture.shape[0] == 3
-    assert not {side % agent.settings.crop_size for side in picture.shape[1:]} - {0}
-    assert picture.float().std() > 1

@@ -16,15 +16,15 @@ __all__ = ["Objective", "available", "objective_type"]
 
 
 def available() -> dict[str, type[Objective]]:
-    """The objectives by name: `{"mlr": MLR, ...}`, sorted."""
-    found: dict[str, type[Objective]] = {}
-    for name in sorted(info.name for info in pkgutil.iter_modules(__path__)):
-        module = import_module(f"{__name__}.{name}")
+    """The objectives by name: `{"mlr": MLR, ...}`."""
+    types: dict[str, type[Objective]] = {}
+    for info in pkgutil.iter_modules(__path__):
+        module = import_module(f"{__name__}.{info.name}")
         for value in vars(module).values():
             is_own = isinstance(value, type) and value.__module__ == module.__name__
             if is_own and issubclass(value, Objective) and value is not Objective:
-                found[name] = value
-    return found
+                types[info.name] = value
+    return types
 
 
 def objective_type(name: str) -> type[Objective]:

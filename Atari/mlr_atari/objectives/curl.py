@@ -18,8 +18,9 @@ from ..momentum import MomentumTarget
 from ..networks import Encoder, QNetwork
 from ..optimization import ClipGroup
 from ..run.schema import bounded, choice
-from .heads import health, health_names, picture
-from .interface import Metrics, Objective, Streams
+from ..run.seeding import Streams
+from .interface import Metrics, Objective
+from .latents import health, health_names, picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +47,9 @@ class CURLNoise:
 def crop_pad_crop(stacks: FrameStacks, offsets: Tensor, margin: int) -> Tensor:
     """Crop `margin` pixels away, repeat the border `margin` times, crop to the old size.
 
-    Args:
-        stacks: leading shape (B,). offsets: int64 (B, 2, 2) in [0, margin], of `CURLNoise`.
+    Args: `stacks`: lead (B,). `offsets`: int64 (B, 2, 2) in [0, margin], of `CURLNoise`.
 
-    Returns:
-        uint8 (B, S*C, H, W), channels last in memory.
+    Returns: uint8 (B, S*C, H, W), channels last in memory.
     """
     images = stacks.dense()
     side = images.shape[-1]
@@ -72,10 +71,8 @@ class ContrastHead(nn.Module):
 
     def __init__(self, latent_dim: int, hidden_dim: int, contrast_dim: int) -> None:
         super().__init__()
-        self.hidden, self.out = (
-            nn.Linear(latent_dim, hidden_dim),
-            nn.Linear(hidden_dim, contrast_dim),
-        )
+        self.hidden = nn.Linear(latent_dim, hidden_dim)
+        self.out = nn.Linear(hidden_dim, contrast_dim)
         for layer in (self.hidden, self.out):
             nn.init.uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -95,16 +92,17 @@ class CURL(Objective):
 
     def __init__(self, settings: Settings, network: QNetwork, augmentation: Augmentation) -> None:
         super().__init__(settings, network, augmentation)
-        size = settings.contrast_dim
+        size, tau = settings.contrast_dim, settings.target_ema_tau
         self.head = ContrastHead(network.encoder.latent_dim, settings.contrast_hidden_dim, size)
         self.matrix = nn.Parameter(nn.init.uniform_(torch.empty(size, size)))
-        self.target_encoder = MomentumTarget(network.encoder, settings.target_ema_tau)
-        self.target_head = MomentumTarget(self.head, settings.target_ema_tau)
+        self.target_encoder = MomentumTarget(network.encoder, tau)
+        self.target_head = MomentumTarget(self.head, tau)
         # A tuple, because its weights belong to the agent and not to this module.
         self._network = (network,)
 
     @classmethod
     def check(cls, settings: Any, image_size: int) -> None:
+        """Something is left of the image."""
         if settings.crop_margin >= image_size:
             raise ConfigError(
                 f"agent.crop_margin={settings.crop_margin}: cuts away the image's {image_size} "
@@ -119,22 +117,24 @@ class CURL(Objective):
 
     def loss(self, encoder: Encoder, batch: Batch, noise: CURLNoise) -> tuple[Tensor, Metrics]:
         """Mean cross-entropy over the batch, times the mean importance weight (published)."""
-        key = self.target_head(self.key_latents(batch, noise))
-        query = self.head(encoder(self.view(batch, noise.query)).flatten(1))
-        logits = contrast(query, key, self.matrix, self.settings.logit_scale)
+        logits = self.logits(*self.projections(encoder, batch, noise)[:2])
         loss = F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
         return loss * batch.importance_weights.mean(), {"loss/curl": loss.detach()}
 
-    @torch.no_grad()
-    def key_latents(self, batch: Batch, noise: CURLNoise) -> Tensor:
-        """f̄ of the second view, (B, F)."""
-        latents: Tensor = self.target_encoder(self.view(batch, noise.key)).flatten(1)
-        return latents
+    def projections(self, encoder: Encoder, batch: Batch, noise: CURLNoise) -> tuple[Tensor, ...]:
+        """z and z̄ of the two views, (B, D), and the latents of z̄, (B, F); the latter constant."""
+        obs = batch.obs.select(0)
+        latents = self.target_encoder(self.view(obs, noise.key)).flatten(1)
+        key = self.target_head(latents)
+        return self.head(encoder(self.view(obs, noise.query)).flatten(1)), key, latents
 
-    def view(self, batch: Batch, offsets: Tensor) -> Tensor:
-        """A view of o_0: float32 (B, S*C, H, W) in [0, 1]."""
-        images = crop_pad_crop(batch.obs.select(0), offsets, self.settings.crop_margin)
-        return images.float() * (1 / 255)
+    def logits(self, query: Tensor, key: Tensor) -> Tensor:
+        """(B, B), of each query the keys in a row."""
+        return contrast(query, key, self.matrix, self.settings.logit_scale)
+
+    def view(self, obs: FrameStacks, offsets: Tensor) -> Tensor:
+        """Of stacks (B,): float32 (B, S*C, H, W) in [0, 1]."""
+        return crop_pad_crop(obs, offsets, self.settings.crop_margin).float() * (1 / 255)
 
     def clip_groups(self) -> Sequence[ClipGroup]:
         """One group for the head and W, or as published one for them and the network."""
@@ -147,17 +147,14 @@ class CURL(Objective):
     @torch.no_grad()
     def diagnostics(self, encoder: Encoder, batch: Batch, noise: CURLNoise) -> dict[str, float]:
         """Collapse watch of the views' projections; share of queries that find their key."""
-        latents = self.key_latents(batch, noise)
-        key = self.target_head(latents)
-        query = self.head(encoder(self.view(batch, noise.query)).flatten(1))
-        found = contrast(query, key, self.matrix, self.settings.logit_scale).argmax(dim=1)
-        hits = found == torch.arange(len(found), device=found.device)
+        query, key, latents = self.projections(encoder, batch, noise)
+        nearest = self.logits(query, key).argmax(dim=1)
+        hits = nearest == torch.arange(len(nearest), device=nearest.device)
         values = health("curl", query, key, latents)
         return {**values, "curl/accuracy": hits.float().mean().item()}
 
     @torch.no_grad()
     def preview(self, batch: Batch, noise: CURLNoise) -> Tensor:
-        """Newest frames of up to 8 stacks: original, query and key view, in rows."""
-        first, margin = batch.obs.select(0), self.settings.crop_margin
-        views = [crop_pad_crop(first, offsets, margin) for offsets in (noise.query, noise.key)]
-        return picture([rows[:8] for rows in (first.dense(), *views)])
+        """Up to 8 stacks: original, query and key view, in rows."""
+        obs = batch.obs.select((0, slice(8)))
+        return picture(obs, [self.view(obs, offsets[:8]) for offsets in (noise.query, noise.key)])

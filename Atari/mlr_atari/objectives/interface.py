@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from ..augmentation import Augmentation, AugmentationNoise
@@ -14,14 +13,9 @@ from ..batch import Batch
 from ..momentum import MomentumTarget
 from ..networks import Encoder, QNetwork
 from ..optimization import ClipGroup
+from ..run.seeding import Streams
 
 Metrics = dict[str, Tensor]
-
-
-class Streams(Protocol):
-    """CPU generators by name: exploration, replay, augmentation, masking, objective, noise."""
-
-    def __getitem__(self, name: str, /) -> torch.Generator: ...
 
 
 class Objective(nn.Module, ABC):
@@ -46,9 +40,7 @@ class Objective(nn.Module, ABC):
     targets_move: str = "after_step"
 
     def __init__(self, settings: Any, network: QNetwork, augmentation: Augmentation) -> None:
-        """Args: `settings`: the agent's, and so a `settings_type` too. `network`: the online
-        network, not registered.
-        """
+        """Args: `settings`: the agent's, and so a `settings_type` too. `network`: the online."""
         super().__init__()
         self.settings, self.augmentation = settings, augmentation
         self.batch_size: int = settings.batch_size
@@ -56,12 +48,11 @@ class Objective(nn.Module, ABC):
 
     @classmethod
     def check(cls, settings: Any, image_size: int) -> None:
-        """What must hold between its keys and others; looked at before anything is built.
+        """Look at keys that must fit others, before anything is built.
 
         Args: `settings`: the whole section `agent`. `image_size`: side of a rendered image.
 
-        Raises:
-            ConfigError: it does not.
+        Raises: ConfigError: they do not.
         """
         del settings, image_size
 

@@ -15,10 +15,10 @@ from ..batch import Batch
 from ..networks import Encoder, QNetwork
 from ..optimization import ClipGroup
 from ..run.schema import bounded
-from .heads import distance, health_names
-from .interface import Metrics, Streams
-from .spr import SPR, PredictionNoise, PredictionSettings
-from .transition import TransitionModel, cycle
+from ..run.seeding import Streams
+from .interface import Metrics
+from .latents import distance, health_names
+from .spr import SPR, PredictionNoise, PredictionSettings, TransitionModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +52,7 @@ def cycle_ramp(step: int, steps: int) -> float:
 
 
 class PlayVirtual(SPR):
-    """Prediction as in SPR, plus cycles of virtual actions forward and back.
-
-    Only the end of the way back is compared, with the projection of o_0.
-    """
+    """Prediction as in SPR, plus cycles of virtual actions forward and back."""
 
     name = "playvirtual"
     settings_type = Settings
@@ -105,20 +102,17 @@ class PlayVirtual(SPR):
         0 where the first real action ends the episode.
         """
         count, size = noise.virtual_actions.shape[1:]
-        start = latent.expand(count, *latent.shape).flatten(0, 1)  # sequence by sequence: m * B + b
+        end = latent.expand(count, *latent.shape).flatten(0, 1)  # sequence by sequence: m * B + b
         with encoder.autocast():
-            actions = noise.virtual_actions.flatten(1)
-            end = cycle(self.dynamics, self.reverse_dynamics, start, actions)
-        distances = distance(self.projected(end), self.cycle_targets(batch, noise))
+            for action in noise.virtual_actions.flatten(1):
+                end = self.dynamics(end, action)
+            for action in noise.virtual_actions.flatten(1).flip(0):  # back, last first
+                end = self.reverse_dynamics(end, action)
+        # o_0 is seen anew for each imagined sequence.
+        images = self.augmentation(batch.obs.select(0).repeated(count), noise.home)
+        target = self.target_projection(self.target_encoder(images).flatten(1))
+        distances = distance(self.projected(end), target)
         return distances.view(count, size).mean(dim=0) * (~batch.ends[0])
-
-    @torch.no_grad()
-    def cycle_targets(self, batch: Batch, noise: PlayVirtualNoise) -> Tensor:
-        """Momentum projections of o_0, seen anew for each imagined sequence, (M*B, P)."""
-        first = batch.obs.select(0).repeated(noise.virtual_actions.shape[1])
-        images = self.augmentation(first, noise.home)
-        target: Tensor = self.target_projection(self.target_encoder(images).flatten(1))
-        return target
 
     def clip_groups(self) -> Sequence[ClipGroup]:
         """Both dynamics, each by itself."""

@@ -8,16 +8,18 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..augmentation import Augmentation, AugmentationNoise
 from ..batch import Batch
+from ..losses import one_hot
 from ..momentum import MomentumTarget
-from ..networks import Encoder, Projection, QNetwork
+from ..networks import Encoder, Projection, QNetwork, renormalize
 from ..optimization import ClipGroup
 from ..run.schema import bounded
-from .heads import distance, health, health_names, picture
-from .interface import Metrics, Objective, Streams
-from .transition import TransitionModel, rollout
+from ..run.seeding import Streams
+from .interface import Metrics, Objective
+from .latents import distance, health, health_names, picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +46,40 @@ class PredictionNoise:
     target: AugmentationNoise
 
 
-def real_targets(ends: Tensor, strict: bool) -> Tensor:
-    """m_k: whether o_k lies in the same episode as o_0, bool (K+1, B) -> float32 (K, B).
+class TransitionModel(nn.Module):
+    """Two convolutions on the latent map and the action: the latent one step later, or earlier.
 
-    Args: `strict`: the published mask, which also drops the o_k in which the end is decided.
+    conv 3x3, ReLU, batch normalisation, conv 3x3, ReLU, and the encoder's renormalisation, if it
+    has one. No residual. Batch normalisation always uses the statistics of the batch.
     """
-    goes_on = (~ends).float().cumprod(dim=0)  # an end at i leaves 0 from i on
-    return goes_on[1:] if strict else goes_on[:-1]
+
+    def __init__(self, encoder: Encoder, num_actions: int) -> None:
+        super().__init__()
+        channels = encoder.feature_shape[0]
+        self.num_actions, self.renormalize = num_actions, encoder.renormalize
+        self.first = nn.Conv2d(channels + num_actions, channels, 3, padding=1)
+        self.norm = nn.BatchNorm2d(channels, track_running_stats=False)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, latents: Tensor, action: Tensor) -> Tensor:
+        """(N, C, h, w), int64 (N,) -> float32 (N, C, h, w); the action is A constant planes."""
+        planes = one_hot(action, self.num_actions)[..., None, None]
+        inputs = torch.cat([latents, planes.expand(-1, -1, *latents.shape[2:])], dim=1)
+        features = self.norm(F.relu(self.first(inputs)))
+        features = F.relu(self.second(features)).float()
+        return renormalize(features) if self.renormalize else features
 
 
 def masked_losses(predictions: Tensor, targets: Tensor, ends: Tensor, strict: bool) -> Tensor:
-    """ℓ (B,): mean distance over K, terms beyond an end are 0; (K, B, P) twice, bool (K+1, B)."""
-    return (real_targets(ends, strict) * distance(predictions, targets)).mean(dim=0)
+    """ℓ (B,): mean distance over K, 0 where o_k lies beyond an end of the episode of o_0.
+
+    Args: `predictions`, `targets`: (K, B, P). `ends`: bool (K+1, B). `strict`: the published mask,
+    which also drops the o_k in which the end is decided.
+    """
+    goes_on = (~ends).float().cumprod(dim=0)  # an end at i leaves 0 from i on
+    counts = goes_on[1:] if strict else goes_on[:-1]
+    return (counts * distance(predictions, targets)).mean(dim=0)
 
 
 class SPR(Objective):
@@ -98,8 +122,7 @@ class SPR(Objective):
 
     def first_latent(self, encoder: Encoder, batch: Batch, noise: PredictionNoise) -> Tensor:
         """ẑ_0, the online latent of the image that the RL loss sees, (B, C, h, w)."""
-        latents: Tensor = encoder(self.augmentation(batch.obs.select(0), noise.first))
-        return latents
+        return encoder(self.augmentation(batch.obs.select(0), noise.first))
 
     def prediction_losses(
         self, encoder: Encoder, latent: Tensor, batch: Batch, noise: PredictionNoise
@@ -111,15 +134,17 @@ class SPR(Objective):
 
     def predicted(self, encoder: Encoder, latent: Tensor, batch: Batch) -> Tensor:
         """y_1 ... y_K from ẑ_0 = `latent` and the first K of the K + 1 actions, (K, B, P)."""
+        latents = []
         with encoder.autocast():
-            latents = rollout(self.dynamics, latent, batch.action[:-1])
-        return self.projected(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+            for action in batch.action[:-1]:
+                latent = self.dynamics(latent, action)
+                latents.append(latent)
+        return self.projected(torch.cat(latents)).unflatten(0, (len(latents), -1))
 
     def projected(self, latents: Tensor) -> Tensor:
         """y = P(q(ẑ)): (N, C, h, w) -> (N, P)."""
         (projection,) = self._projection
-        prediction: Tensor = self.predictor(projection(latents.flatten(1)))
-        return prediction
+        return self.predictor(projection(latents.flatten(1)))
 
     def target_latents(self, batch: Batch, noise: PredictionNoise) -> Tensor:
         """Momentum latents of o_1 ... o_K, (K, B, Z); no gradient."""
@@ -140,8 +165,7 @@ class SPR(Objective):
 
     @torch.no_grad()
     def preview(self, batch: Batch, noise: Any) -> Tensor:
-        """Newest frames of o_1 ... o_K of the first sequence: originals and targets, in rows."""
-        some = (slice(None), slice(1))
+        """o_1 ... o_K of the first sequence: originals and targets, in rows."""
         obs = batch.obs.select((slice(1, None), slice(1)))
-        targets = self.augmentation(obs, noise.target.select(some), scale=1.0)
-        return picture([obs.dense()[:, 0], targets])
+        views = noise.target.select((slice(None), slice(1)))
+        return picture(obs, [self.augmentation(obs, views)])

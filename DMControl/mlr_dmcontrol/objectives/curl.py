@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..augmentation import Augmentation, AugmentationNoise, center_crop
+from ..augmentation import Augmentation, AugmentationNoise
 from ..batch import Batch
 from ..networks import Encoder, Networks
 from ..run.schema import bounded, choice
-from .heads import health, health_names, picture
-from .interface import TARGETS_MOVE, Metrics, Objective, Streams
-
-_SHOWN = 6
+from ..run.seeding import Streams
+from .interface import Metrics, Objective
+from .latents import health, health_names, picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +23,7 @@ class Settings:
 
     curl_weight: float = bounded(0)
     batch_size: int = bounded(1)
-    targets_move: str = choice(*TARGETS_MOVE)
+    targets_move: str = choice("after_step", "before_step")
     objective_encoder_learning_rate_scale: float = bounded(above=0)
     objective_learning_rate_scale: float = bounded(above=0)
 
@@ -73,24 +72,23 @@ class CURL(Objective):
 
     def loss(self, encoder: Encoder, batch: Batch, noise: CURLNoise) -> tuple[Tensor, Metrics]:
         """Gradient for the encoder and W, none for the key's side."""
-        key = self.key_latents(batch, noise)
-        loss = info_nce(encoder(self.augmentation(batch.obs, noise.anchor)), key, self.bilinear)
+        loss = info_nce(*self.latents(encoder, batch, noise), self.bilinear)
         return loss, {"loss/curl": loss.detach()}
 
-    def key_latents(self, batch: Batch, noise: CURLNoise) -> Tensor:
-        """z̄ of the second view, (B, Z); no gradient."""
-        return self._key_encoder[0](self.augmentation(batch.obs, noise.key))
+    def latents(self, encoder: Encoder, batch: Batch, noise: CURLNoise) -> tuple[Tensor, Tensor]:
+        """z and z̄ of the two views, (B, Z); no gradient for z̄."""
+        key = self._key_encoder[0](self.augmentation(batch.obs, noise.key))
+        return encoder(self.augmentation(batch.obs, noise.anchor)), key
 
     @torch.no_grad()
     def diagnostics(self, encoder: Encoder, batch: Batch, noise: CURLNoise) -> dict[str, float]:
         """Similarity of the views' latents, and collapse watch."""
-        anchor = encoder(self.augmentation(batch.obs, noise.anchor))
-        key = self.key_latents(batch, noise)
+        anchor, key = self.latents(encoder, batch, noise)
         return health("curl", anchor, key, key)
 
     @torch.no_grad()
     def preview(self, batch: Batch, noise: CURLNoise) -> Tensor:
-        """Newest frames of the first observations: whole, the anchor's view, the key's; rows."""
-        obs, some = batch.obs.select(slice(_SHOWN)), slice(_SHOWN)
-        views = [self.augmentation(obs, each.select(some)) for each in (noise.anchor, noise.key)]
-        return picture([center_crop(obs.dense(), self.augmentation.crop_size) / 255.0, *views])
+        """The first observations: whole, the anchor's view, the key's; rows."""
+        obs, some = batch.obs.select(slice(6)), slice(6)
+        views = (noise.anchor.select(some), noise.key.select(some))
+        return picture(obs, [self.augmentation(obs, view) for view in views])

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..run.schema import bounded
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderSettings:
+    """Keys of the decoder's sizes. `decoder_width`: None is the latents', without a map."""
+
+    decoder_depth: int = bounded(1, 64)
+    decoder_heads: int = bounded(1, 4096)
+    decoder_width: int | None = bounded(1)
+    decoder_mlp_ratio: float = bounded(above=0)
+    decoder_actions: bool
 
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:
@@ -21,16 +33,6 @@ def sinusoidal_positions(length: int, width: int) -> Tensor:
     return table
 
 
-def check_heads(num_heads: int, width: int) -> None:
-    """Raises: ConfigError: the width of a token cannot be shared out among the heads."""
-    if width % num_heads:
-        divisors = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
-        raise ConfigError(
-            f"agent.decoder_heads={num_heads}: does not divide the decoder's width {width}; "
-            f"use one of {divisors}"
-        )
-
-
 class Attention(nn.Module):
     """Attention of the first `queries` tokens to all tokens; no mask, no dropout, no QKV bias.
 
@@ -39,7 +41,6 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        check_heads(num_heads, width)
         self.num_heads = num_heads
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(width, 2 * width, bias=False)
@@ -86,40 +87,27 @@ class LatentDecoder(nn.Module):
     positions: Tensor
 
     def __init__(
-        self,
-        latent_dim: int,
-        action_dim: int,
-        depth: int,
-        num_heads: int = 1,
-        mlp_ratio: float = 2.0,
-        width: int | None = None,
-        max_length: int = 128,
-        use_actions: bool = True,
+        self, settings: DecoderSettings, latent_dim: int, action_dim: int, length: int
     ) -> None:
-        """Args: `latent_dim`: Z. `action_dim`: A. `depth`: blocks. `width`: of the tokens;
-        None means Z, another value adds a linear map in and one out. `max_length`: largest K.
-        """
+        """Args: `latent_dim`: Z. `action_dim`: A. `length`: K, or more."""
         super().__init__()
-        tokens = latent_dim if width is None else width
-        self.use_actions = use_actions
-        self.action_embedding = nn.Linear(action_dim, tokens) if use_actions else None
-        self.narrow = nn.Identity() if width is None else nn.Linear(latent_dim, tokens)
-        self.widen = nn.Identity() if width is None else nn.Linear(tokens, latent_dim)
-        self.blocks = nn.ModuleList(Block(tokens, num_heads, mlp_ratio) for _ in range(depth))
-        table = sinusoidal_positions(max_length, tokens)
-        self.register_buffer("positions", table, persistent=False)
+        given, heads = settings.decoder_width, settings.decoder_heads
+        width, ratio = given or latent_dim, settings.decoder_mlp_ratio
+        self.action_embedding = nn.Linear(action_dim, width) if settings.decoder_actions else None
+        self.narrow = nn.Linear(latent_dim, width) if given else nn.Identity()
+        self.widen = nn.Linear(width, latent_dim) if given else nn.Identity()
+        self.blocks = nn.ModuleList(
+            Block(width, heads, ratio) for _ in range(settings.decoder_depth)
+        )
+        self.register_buffer("positions", sinusoidal_positions(length, width), persistent=False)
 
     def embed(self, latents: Tensor, actions: Tensor) -> Tensor:
         """Tokens (B, 2K, W), the K states first; without actions (B, K, W)."""
-        length = latents.shape[1]
-        if length > len(self.positions):
-            raise ValueError(f"{length} steps exceed max_length={len(self.positions)}")
-        states = self.narrow(latents) + self.positions[:length]
+        positions = self.positions[: latents.shape[1]]
+        states = self.narrow(latents) + positions
         if self.action_embedding is None:
             return states
-        if actions.shape[:2] != latents.shape[:2]:
-            raise ValueError(f"actions {tuple(actions.shape)}, latents {tuple(latents.shape)}")
-        return torch.cat([states, self.action_embedding(actions) + self.positions[:length]], dim=1)
+        return torch.cat([states, self.action_embedding(actions) + positions], dim=1)
 
     def forward(self, latents: Tensor, actions: Tensor) -> Tensor:
         """latents (B, K, Z), actions (B, K, A; floats, or one-hot) -> (B, K, Z)."""

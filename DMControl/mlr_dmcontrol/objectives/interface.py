@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from ..augmentation import Augmentation, AugmentationNoise
-from ..batch import Batch
+from ..batch import Batch, SequenceBatch
 from ..momentum import MomentumTarget
 from ..networks import Encoder, Networks
 from ..optimization import ClipGroup, ParameterGroup
+from ..run.seeding import Streams
 
 Metrics = dict[str, Tensor]
-TARGETS_MOVE = ("after_step", "before_step")
-
-
-class Streams(Protocol):
-    """CPU generators by name: exploration, replay, augmentation, masking, objective, noise."""
-
-    def __getitem__(self, name: str, /) -> torch.Generator: ...
 
 
 class Objective(nn.Module, ABC):
@@ -48,9 +41,7 @@ class Objective(nn.Module, ABC):
     targets_move: str = "after_step"
 
     def __init__(self, settings: Any, networks: Networks, augmentation: Augmentation) -> None:
-        """Args: `settings`: the agent's, and so a `settings_type` too. `networks`: the agent's, not
-        registered.
-        """
+        """Args: `settings`: the agent's, and so a `settings_type` too. `networks`: the agent's."""
         super().__init__()
         self.settings, self.augmentation = settings, augmentation
         self.sequence_length: int = getattr(settings, "sequence_length", 1)
@@ -58,12 +49,11 @@ class Objective(nn.Module, ABC):
 
     @classmethod
     def check(cls, settings: Any, image_size: int) -> None:
-        """What must hold between its keys and others; looked at before anything is built.
+        """Look at keys that must fit others, before anything is built.
 
         Args: `settings`: the whole section `agent`. `image_size`: side of a rendered image.
 
-        Raises:
-            ConfigError: it does not.
+        Raises: ConfigError: they do not.
         """
         del settings, image_size
 
@@ -106,10 +96,8 @@ class Objective(nn.Module, ABC):
         """
         scale = getattr(self.settings, "objective_learning_rate_scale", 1.0)
         shared = getattr(self.settings, "objective_encoder_learning_rate_scale", scale)
-        return [
-            ParameterGroup(list(encoder.parameters()), shared),
-            ParameterGroup(self.trained(), scale),
-        ]
+        both = (encoder.parameters(), shared), (self.trained(), scale)
+        return [ParameterGroup(list(parameters), rate) for parameters, rate in both]
 
     def clip_groups(self, encoder: Encoder) -> Sequence[ClipGroup]:
         """Joint gradient norms that are cut before each step, in this order.
@@ -134,3 +122,9 @@ class Objective(nn.Module, ABC):
     def preview(self, batch: Batch, noise: Any) -> Tensor | None:
         """What the objective sees of one sequence, as a picture: uint8 RGB (3, H, W)."""
         return None
+
+
+def windows_of(batch: Batch) -> SequenceBatch:
+    """The batch's windows, of an objective that wants some."""
+    assert batch.sequence is not None
+    return batch.sequence

@@ -16,10 +16,10 @@ from ..frames import FrameStacks
 from ..networks import Encoder, Networks
 from ..optimization import ClipGroup
 from ..run.schema import bounded
-from .heads import distance, health_names, windows_of
-from .interface import Metrics, Streams
-from .spr import SPR, PredictionNoise, PredictionSettings
-from .transition import TransitionModel, cycle, rollout
+from ..run.seeding import Streams
+from .interface import Metrics, windows_of
+from .latents import distance, health_names
+from .spr import SPR, PredictionNoise, PredictionSettings, TransitionModel, rollout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +84,7 @@ class PlayVirtual(SPR):
         known = super().draw_noise(streams, views)
         shape = (settings.cycle_steps, settings.num_cycles, size, self.action_dim)
         actions = torch.rand(shape, generator=stream) * 2 - 1
-        home = self.augmentation.draw(stream, (settings.num_cycles, size))
-        real = self.augmentation.draw(stream, (2, size))
+        home, real = (self.augmentation.draw(stream, (n, size)) for n in (settings.num_cycles, 2))
         return PlayVirtualNoise(known.first, known.target, actions, home, real)
 
     def set_schedules(self, agent_step: int) -> None:
@@ -114,18 +113,27 @@ class PlayVirtual(SPR):
     ) -> Tensor:
         """M virtual cycles from ẑ_0 = `latent` (B', Z); only where they end is compared."""
         count = self.settings.num_cycles
-        start = latent.expand(count, *latent.shape)
-        end = cycle(self.dynamics, self.reverse_dynamics, start, noise.virtual_actions)
+        end = self.returned(latent.expand(count, *latent.shape), noise.virtual_actions)
         first = sequence.obs.select(0).repeated(count)
         return self._distance(end, self._targets(first, noise.home).view_as(end))
+
+    def returned(self, start: Tensor, actions: Tensor) -> Tensor:
+        """Where the actions that led on from `start` lead, taken back last first.
+
+        (*, Z), (C, *, A) -> (*, Z).
+        """
+        for action in actions:
+            start = self.dynamics(start, action)
+        for action in actions.flip(0):
+            start = self.reverse_dynamics(start, action)
+        return start
 
     def real_cycle_loss(
         self, latent: Tensor, sequence: SequenceBatch, noise: PlayVirtualNoise
     ) -> Tensor:
         """One cycle through the actions that were taken."""
-        end = cycle(self.dynamics, self.reverse_dynamics, latent, sequence.action[:-1])
-        obs = sequence.obs.select(0)
-        return self._distance(end, self._targets(obs, noise.real.select(0)))
+        target = self._targets(sequence.obs.select(0), noise.real.select(0))
+        return self._distance(self.returned(latent, sequence.action[:-1]), target)
 
     def backward_loss(
         self, encoder: Encoder, sequence: SequenceBatch, noise: PlayVirtualNoise
@@ -147,4 +155,4 @@ class PlayVirtual(SPR):
         return self.target_projection(self.target_encoder(self.augmentation(obs, noise)))
 
     def _distance(self, latents: Tensor, target: Tensor) -> Tensor:
-        return distance(self.predictor(self.projection(latents)), target).mean()
+        return distance(self.projected(latents), target).mean()

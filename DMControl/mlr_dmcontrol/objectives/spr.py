@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ..augmentation import EFFECTS, PLACES, Augmentation, AugmentationNoise, center_crop
+from ..augmentation import EFFECTS, PLACES, Augmentation, AugmentationNoise
 from ..batch import Batch, SequenceBatch
 from ..momentum import MomentumTarget
-from ..networks import Encoder, Networks
+from ..networks import Encoder, Networks, mlp
 from ..run.schema import bounded, choice
-from .heads import distance, health, health_names, picture, projection_head, windows_of
-from .interface import Metrics, Objective, Streams
-from .transition import TransitionModel, rollout
+from ..run.seeding import Streams
+from .interface import Metrics, Objective, windows_of
+from .latents import distance, health, health_names, picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,29 @@ class PredictionNoise:
     target: AugmentationNoise
 
 
+class TransitionModel(nn.Module):
+    """W₂ ReLU(LN(W₁ [z; a])): the latent one action later, or earlier. No residual."""
+
+    def __init__(self, latent_dim: int, action_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(latent_dim + action_dim, hidden_dim)
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.second = nn.Linear(hidden_dim, latent_dim)
+
+    def forward(self, latent: Tensor, action: Tensor) -> Tensor:
+        """(*, Z), (*, A) -> (*, Z)."""
+        return self.second(F.relu(self.norm(self.first(torch.cat([latent, action], dim=-1)))))
+
+
+def rollout(model: nn.Module, start: Tensor, actions: Tensor) -> Tensor:
+    """Latents after each of the actions: (*, Z), (K, *, A) -> (K, *, Z)."""
+    latents = []
+    for action in actions:
+        start = model(start, action)
+        latents.append(start)
+    return torch.stack(latents)
+
+
 class SPR(Objective):
     """Roll the online latent of o_0 forward, and compare with momentum latents of o_1 ... o_K.
 
@@ -64,25 +88,22 @@ class SPR(Objective):
         self, settings: PredictionSettings, networks: Networks, augmentation: Augmentation
     ) -> None:
         super().__init__(settings, networks, augmentation)
-        latent_dim, hidden = networks.encoder.latent_dim, settings.projection_dim
-        self.dynamics = TransitionModel(
-            latent_dim, networks.action_dim, settings.transition_hidden_dim
-        )
-        self.projection = projection_head(latent_dim, hidden)
-        self.predictor = projection_head(latent_dim, hidden)
-        tau = settings.target_ema_tau
+        latent_dim, tau = networks.encoder.latent_dim, settings.target_ema_tau
+        sizes = latent_dim, networks.action_dim, settings.transition_hidden_dim
+        self.dynamics = TransitionModel(*sizes)
+        widths = latent_dim, settings.projection_dim, latent_dim
+        self.projection, self.predictor = mlp(*widths), mlp(*widths)
         self.target_encoder = MomentumTarget(networks.encoder, tau)
         self.target_projection = MomentumTarget(self.projection, tau)
         if settings.redraw_target_projection:
-            other = projection_head(latent_dim, hidden)
-            self.target_projection.target.load_state_dict(other.state_dict())
+            self.target_projection.target.load_state_dict(mlp(*widths).state_dict())
 
     def draw_noise(self, streams: Streams, views: AugmentationNoise) -> PredictionNoise:
         """Of stream `objective` first and target, in this order."""
         stream, size = streams["objective"], self.sequence_batch_size
+        first = self.augmentation.draw(stream, (size,))
         return PredictionNoise(
-            self.augmentation.draw(stream, (size,)),
-            self.augmentation.draw(stream, (self.sequence_length - 1, size)),
+            first, self.augmentation.draw(stream, (self.sequence_length - 1, size))
         )
 
     def loss(self, encoder: Encoder, batch: Batch, noise: Any) -> tuple[Tensor, Metrics]:
@@ -107,7 +128,10 @@ class SPR(Objective):
 
     def predicted(self, latent: Tensor, sequence: SequenceBatch) -> Tensor:
         """y_1 ... y_K from ẑ_0 = `latent`, (K, B', Z)."""
-        latents = rollout(self.dynamics, latent, sequence.action[:-1])
+        return self.projected(rollout(self.dynamics, latent, sequence.action[:-1]))
+
+    def projected(self, latents: Tensor) -> Tensor:
+        """y = P(q(ẑ)), (*, Z) -> (*, Z)."""
         return self.predictor(self.projection(latents))
 
     def target_latents(self, sequence: SequenceBatch, noise: PredictionNoise) -> Tensor:
@@ -125,10 +149,9 @@ class SPR(Objective):
 
     @torch.no_grad()
     def preview(self, batch: Batch, noise: Any) -> Tensor:
-        """Newest frames of the first window in time: original; o_0 as input, then targets."""
-        obs = windows_of(batch).obs.select((slice(None), slice(1)))
+        """The first window in time: original; o_0 as input, then targets."""
+        one = (slice(None), slice(1))
+        obs = windows_of(batch).obs.select(one)
         first = self.augmentation(obs.select(0), noise.first.select(slice(1)))
-        some = noise.target.select((slice(None), slice(1)))
-        rest = self.augmentation(obs.select(slice(1, None)), some)
-        originals = center_crop(obs.dense()[:, 0], self.augmentation.crop_size) / 255.0
-        return picture([originals, torch.cat([first, rest])])
+        rest = self.augmentation(obs.select(slice(1, None)), noise.target.select(one))
+        return picture(obs, [torch.cat([first, rest])])
