@@ -14,7 +14,7 @@ from itertools import cycle
 from pathlib import Path
 
 from mlr_atari.cost import estimate
-from mlr_atari.environment import make_environment
+from mlr_atari.environment import GameEnv
 from mlr_atari.games import BENCHMARK_GAMES, rom_folder
 from mlr_atari.protocol import run_path
 from mlr_atari.run import doctor
@@ -37,7 +37,7 @@ def simulator(cfg: Config) -> tuple[list[Line], float | None]:
     settings = cfg.environment
     seeds, actions = partial(episode_seed, cfg.seed, "train"), cycle(range(18))
     played, seconds = doctor.play(
-        partial(make_environment, name, settings, training=True, seed=cfg.seed, episode_seed=seeds),
+        partial(GameEnv, name, settings, training=True, seed=cfg.seed, episode_seed=seeds),
         lambda env: next(actions) % env.num_actions,
     )
     return [line, played], seconds

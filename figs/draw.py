@@ -96,7 +96,7 @@ def atari_example(skip: int = 75) -> Example:
     settings = atari.EnvironmentSettings(
         protocol="atari100k", emulator="ale_py", image_size=84, frame_stack=4, frame_skip=4
     )
-    env = atari.make_environment("pong", settings, training=False, seed=1)
+    env = atari.GameEnv("pong", settings, training=False, seed=1)
     env.reset(seed=1)
     random = np.random.default_rng(0)
     frames = [env.step(random.integers(env.action_space.n))[0][-1] for _ in range(skip + STEPS)]

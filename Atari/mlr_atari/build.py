@@ -13,7 +13,7 @@ import torch
 
 from .augmentation import Augmentation
 from .device import named_device
-from .environment import GameEnv, make_environment
+from .environment import GameEnv
 from .kernels import switch
 from .machine import hardware, processes_beside
 from .networks import QNetwork, make_values
@@ -105,7 +105,7 @@ def build_parts(cfg: Config, device: torch.device) -> Parts:
     Raises ConfigError: settings that do not fit each other, missing ROM or emulator.
     """
     numbers, evaluation = plan(cfg), cfg.evaluation
-    env = make_environment(
+    env = GameEnv(
         cfg.game.name,
         cfg.environment,
         training=True,
@@ -125,7 +125,7 @@ def build_parts(cfg: Config, device: torch.device) -> Parts:
 def evaluation_factory(cfg: Config) -> Callable[[], GameEnv]:
     """Makes the game to evaluate in, whole, with raw rewards; can be sent to processes."""
     settings = cfg.environment
-    return partial(make_environment, cfg.game.name, settings, training=False, seed=cfg.seed)
+    return partial(GameEnv, cfg.game.name, settings, training=False, seed=cfg.seed)
 
 
 def agent_for(cfg: Config, env: GameEnv, device: torch.device) -> Rainbow:

@@ -40,12 +40,5 @@ def known_games() -> tuple[str, ...]:
 
 
 def canonical(name: str) -> str:
-    """The one name that any spelling stands for.
-
-    `KungFuMaster`, `kung-fu-master`, `ALE/KungFuMaster-v5` and `KungFuMasterNoFrameskip-v4` are
-    all `kung_fu_master`; a Gymnasium id stands for itself.
-
-    Raises:
-        ConfigError: no such game; suggests the nearest.
-    """
+    """As `names.canonical`: the ROM's name of any spelling, or a Gymnasium id."""
     return names.canonical("game", name, known_games(), BENCHMARK_GAMES)

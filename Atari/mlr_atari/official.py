@@ -58,7 +58,7 @@ stay; a test calls each::
     objectives.interface.Objective.loss(encoder, batch, noise)
     environment.EnvironmentSettings(protocol, emulator, image_size, frame_stack, frame_skip,
                                     max_steps, kwargs)
-    environment.make_environment(game, settings, training, seed, episode_seed)
+    environment.GameEnv(game, settings, training, seed, episode_seed)
 """
 
 from __future__ import annotations

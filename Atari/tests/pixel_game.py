@@ -13,8 +13,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-STAY, LEFT, RIGHT = 0, 1, 2
-
 
 class Catch(gymnasium.Env[np.ndarray, np.int64]):
     """Each ball caught gives 1, each missed -1 and costs a life (info["lives"]).
@@ -33,7 +31,6 @@ class Catch(gymnasium.Env[np.ndarray, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin a game with the paddle in the middle."""
         super().reset(seed=seed)
         self.position = (self.size - self.paddle) // 2
         self.balls_left, self.lives_left = self.balls, self.lives
@@ -41,27 +38,22 @@ class Catch(gymnasium.Env[np.ndarray, np.int64]):
         return self._picture(), {"lives": self.lives_left}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Move the paddle, then let the ball fall by a row."""
-        move = {STAY: 0, LEFT: -1, RIGHT: 1}[int(action)]
+        move = (0, -1, 1)[int(action)]  # stay, left, right
         self.position = int(np.clip(self.position + move, 0, self.size - self.paddle))
         self.row += 1
         if not 0 <= self.column + self.drift < self.size:
             self.drift = -self.drift
         self.column += self.drift
-        reward = self._landed() if self.row == self.size - 1 else 0.0
+        reward, landed = 0.0, self.row == self.size - 1
+        if landed:
+            caught = self.position <= self.column < self.position + self.paddle
+            reward = 1.0 if caught else -1.0
+            self.balls_left -= 1
+            self.lives_left -= not caught
         over = self.balls_left == 0 or self.lives_left == 0
-        picture = self._picture()
-        if reward and not over:
+        if landed and not over:
             self._drop()
-            picture = self._picture()
-        return picture, reward, over, False, {"lives": self.lives_left}
-
-    def _landed(self) -> float:
-        self.balls_left -= 1
-        if self.position <= self.column < self.position + self.paddle:
-            return 1.0
-        self.lives_left -= 1
-        return -1.0
+        return self._picture(), reward, over, False, {"lives": self.lives_left}
 
     def _drop(self) -> None:
         self.row = 0

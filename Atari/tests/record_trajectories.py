@@ -17,7 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from mlr_atari.environment import EnvironmentSettings, GameEnv, make_environment
+from mlr_atari.environment import EnvironmentSettings, GameEnv
 from mlr_atari.games import BENCHMARK_GAMES
 
 FILE = Path(__file__).parent / "data" / "trajectories.json"
@@ -30,9 +30,7 @@ SETTINGS = EnvironmentSettings(
 def game_env(game: str, training: bool = True, **changes: Any) -> GameEnv:
     """The game with the published settings, or with `changes` to them."""
     settings = EnvironmentSettings(**{**vars(SETTINGS), **changes})
-    return make_environment(
-        game, settings, training=training, seed=1, episode_seed=lambda episode: episode
-    )
+    return GameEnv(game, settings, training=training, seed=1, episode_seed=lambda episode: episode)
 
 
 def drawn_actions(num_actions: int, steps: int, seed: int = 0) -> list[int]:
@@ -64,9 +62,5 @@ def fingerprint(game: str, steps: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    record = {
-        "opencv": cv2.__version__,
-        "games": {game: fingerprint(game, STEPS[-1]) for game in BENCHMARK_GAMES},
-    }
-    FILE.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"wrote {FILE}")
+    games = {game: fingerprint(game, STEPS[-1]) for game in BENCHMARK_GAMES}
+    FILE.write_text(json.dumps({"opencv": cv2.__version__, "games": games}, indent=1) + "\n")

@@ -42,7 +42,7 @@ def test_a_whole_update_and_each_loss_by_these_names() -> None:
     settings = names["environment.EnvironmentSettings"](
         protocol="atari100k", emulator="ale_py", image_size=44, frame_stack=4, frame_skip=4
     )
-    env = names["environment.make_environment"]("pong", settings, training=True, seed=0)
+    env = names["environment.GameEnv"]("pong", settings, training=True, seed=0)
     shape, actions = env.obs_shape, env.num_actions
     obs = torch.from_numpy(env.reset(seed=0)[0])
     env.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlr_atari.environment import AtariEnv, EnvironmentSettings
+from mlr_atari.environment import EnvironmentSettings, GameEnv
 from mlr_atari.errors import ConfigError
 from mlr_atari.probe.world import environment_of, labels
 from mlr_atari.settings import load
@@ -31,7 +31,7 @@ VISIBLE = [
 def test_a_byte_follows_what_is_drawn(
     game: str, name: str, colour: tuple[int, ...], rows: slice, columns: slice, axis: int
 ) -> None:
-    env, random = AtariEnv(game, SETTINGS, training=False, seed=0), np.random.default_rng(0)
+    env, random = GameEnv(game, SETTINGS, training=False, seed=0), np.random.default_rng(0)
     env.reset(seed=1)
     seen, stored, action = [], [], 0
     for step in range(400):

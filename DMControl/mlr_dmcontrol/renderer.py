@@ -6,15 +6,11 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .errors import ConfigError
 
-_BACKENDS = ("egl", "osmesa", "glfw")
-_PACKAGES = (
-    "install a renderer: `apt-get install libegl1 libgl1` (EGL: GPU, or Mesa without one) "
-    "or `apt-get install libosmesa6` (OSMesa)"
-)
 # Runs in a process of its own: a driver may crash, and PyOpenGL is bound to its first platform.
 _PROBE = """
 import mujoco
@@ -62,51 +58,44 @@ def choose_renderer(gpu: int | None = None) -> Renderer:
         if not os.environ.get(variable):
             os.environ.pop(variable, None)  # set to nothing is not set
     wanted = os.environ.get("MUJOCO_GL")
-    if wanted is not None and wanted.lower() not in _BACKENDS:
-        raise ConfigError(
-            f"MUJOCO_GL={wanted}: does not draw pixels; use egl, osmesa or glfw, or leave it unset"
-        )
-    problems = {}
-    for backend in ("egl", "osmesa") if wanted is None else (wanted.lower(),):
+    problems = []
+    for backend in (wanted.lower(),) if wanted else ("egl", "osmesa"):
         for settings in _environments(backend, gpu):
-            name, problems[backend] = _probe(settings)
-            if name is not None:
+            works, answer = _probe(settings)
+            if works:
                 os.environ.update(settings)
-                return Renderer(backend, name)
-    reasons = "; ".join(f"{backend}: {problem}" for backend, problem in problems.items())
-    if wanted is not None:
-        raise ConfigError(
-            f"MUJOCO_GL={wanted}: does not work here ({reasons}); unset it, or {_PACKAGES}"
-        )
-    raise ConfigError(f"renderer: neither EGL nor OSMesa works here ({reasons}); {_PACKAGES}")
+                return Renderer(backend, answer)
+        problems.append(f"{backend}: {answer}")
+    raise ConfigError(
+        f"MUJOCO_GL={wanted or 'egl or osmesa'}: does not work here ({'; '.join(problems)}); use "
+        "egl or osmesa, and install `apt-get install libegl1 libgl1` (EGL: GPU, or Mesa without "
+        "one) or `apt-get install libosmesa6` (OSMesa)"
+    )
 
 
-def _environments(backend: str, gpu: int | None) -> list[dict[str, str]]:
+def _environments(backend: str, gpu: int | None) -> Iterator[dict[str, str]]:
     """Environment variables to try for a backend, best first."""
-    if backend == "glfw":
-        return [{"MUJOCO_GL": backend}]
-    settings = {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
-    if backend == "osmesa" or gpu is None or "MUJOCO_EGL_DEVICE_ID" in os.environ:
-        return [settings]
-    # CUDA counts visible devices, EGL all of them. Where a container shows EGL other devices than
-    # CUDA, the first that works is second choice.
-    visible = dict(enumerate(os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
-    device = visible.get(gpu, "").strip()
-    return [settings | {"MUJOCO_EGL_DEVICE_ID": device if device.isdigit() else str(gpu)}, settings]
+    settings = {"MUJOCO_GL": backend}
+    if backend in ("egl", "osmesa"):
+        settings["PYOPENGL_PLATFORM"] = backend
+    if backend == "egl" and gpu is not None and "MUJOCO_EGL_DEVICE_ID" not in os.environ:
+        # CUDA counts visible devices, EGL all of them. Where a container shows EGL other devices
+        # than CUDA, the first that works is second choice.
+        visible = dict(enumerate(os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
+        device = visible.get(gpu, "").strip()
+        yield settings | {"MUJOCO_EGL_DEVICE_ID": device if device.isdigit() else str(gpu)}
+    yield settings
 
 
-def _probe(settings: dict[str, str]) -> tuple[str | None, str]:
-    """GL_RENDERER under these environment variables, or None and what went wrong."""
+def _probe(settings: dict[str, str]) -> tuple[bool, str]:
+    """Whether they work, and GL_RENDERER or what went wrong."""
+    command, environment = [sys.executable, "-c", _PROBE], os.environ | settings
     try:
         probe = subprocess.run(
-            [sys.executable, "-c", _PROBE],
-            env=os.environ | settings,
-            capture_output=True,
-            text=True,
-            timeout=60,
+            command, env=environment, capture_output=True, text=True, timeout=60, check=True
         )
     except subprocess.TimeoutExpired:
-        return None, "no answer within a minute"
-    if probe.returncode == 0:
-        return probe.stdout.strip(), ""
-    return None, (probe.stderr.strip().splitlines() or ["no message"])[-1]
+        return False, "no answer within a minute"
+    except subprocess.CalledProcessError as error:
+        return False, (error.stderr.strip().splitlines() or ["no message"])[-1]
+    return True, probe.stdout.strip()

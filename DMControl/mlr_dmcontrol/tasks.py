@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
 from . import names
-from .errors import ConfigError
 
 # The six tasks that the paper reports (its table 2).
 BENCHMARK_TASKS = (
@@ -41,29 +38,10 @@ _SUITE = {
     "walker": ("stand", "walk", "run"),
 }  # fmt: skip
 
-_PARTS = {f"{domain}_{task}": (domain, task) for domain in _SUITE for task in _SUITE[domain]}
-
-SUITE_TASKS = tuple(_PARTS)
+# What `dm_control.suite.load` wants, by name: `ball_in_cup_catch` is (`ball_in_cup`, `catch`).
+SUITE_TASKS = {f"{domain}_{task}": (domain, task) for domain in _SUITE for task in _SUITE[domain]}
 
 
 def canonical(name: str) -> str:
-    """The `domain_task` name that any spelling stands for, or a Gymnasium id.
-
-    Raises:
-        ConfigError: nothing is called that; suggests the nearest.
-    """
-    if re.match(r"(dm_control[./])?(manipulation|locomotion)\b", name.strip()):
-        raise ConfigError(
-            f"task={name}: of dm_control only the suite is played; make it a Gymnasium environment "
-            "of your own, task=package.module:Name-v0"
-        )
-    return names.canonical("task", name, SUITE_TASKS, BENCHMARK_TASKS)
-
-
-def domain_and_task(name: str) -> tuple[str, str]:
-    """What `dm_control.suite.load` wants: `ball_in_cup_catch` is (`ball_in_cup`, `catch`).
-
-    Raises:
-        ConfigError: as `canonical`.
-    """
-    return _PARTS[canonical(name)]
+    """As `names.canonical`: the `domain_task` name of any spelling, or a Gymnasium id."""
+    return names.canonical("task", name, list(SUITE_TASKS), BENCHMARK_TASKS)

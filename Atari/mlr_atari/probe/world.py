@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..environment import AtariEnv
+from ..environment import GameEnv
 from ..errors import ConfigError
 from ..rainbow import Rainbow
 from ..settings import Config
@@ -53,10 +53,10 @@ _FIGURES_Y, _FIGURES_X, _KINDS = slice(59, 66), slice(66, 73), slice(73, 80)
 _ENEMY = 32
 
 Agent = Rainbow
-Environment = AtariEnv
+Environment = GameEnv
 
 
-def environment_of(cfg: Config) -> AtariEnv:
+def environment_of(cfg: Config) -> GameEnv:
     """The run's console, playing whole games.
 
     Raises:
@@ -68,7 +68,7 @@ def environment_of(cfg: Config) -> AtariEnv:
             f"game={cfg.game.name}: where it keeps its objects is not known; "
             f"one of {', '.join(known)}"
         )
-    return AtariEnv(cfg.game.name, cfg.environment, training=False, seed=0)
+    return GameEnv(cfg.game.name, cfg.environment, training=False, seed=0)
 
 
 def seen(agent: Rainbow, obs: NDArray[np.uint8]) -> Tensor:
@@ -82,14 +82,14 @@ def latents(agent: Rainbow, images: Tensor) -> NDArray[np.float32]:
     return agent.encoder(images.to(agent.device) * (1 / 255)).flatten(1).cpu().numpy()
 
 
-def random_action(env: AtariEnv, draws: np.random.Generator) -> int:
+def random_action(env: GameEnv, draws: np.random.Generator) -> int:
     """Uniform."""
     return int(draws.integers(env.num_actions))
 
 
-def labels(env: AtariEnv) -> dict[str, float]:
+def labels(env: GameEnv) -> dict[str, float]:
     """Where the objects of the newest picture are, by name."""
-    memory = env.memory
+    memory = env.emulator.console.getRAM()
     if env.game != "amidar":
         return {name: float(memory[address]) for name, address in OBJECTS[env.game].items()}
     x, y, enemy = memory[_FIGURES_X], memory[_FIGURES_Y], (memory[_KINDS] & _ENEMY) > 0
