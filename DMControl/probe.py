@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,13 +24,13 @@ from mlr_dmcontrol.build import agent_for, set_up_process
 from mlr_dmcontrol.errors import ConfigError, StorageError
 from mlr_dmcontrol.policy import load_policy
 from mlr_dmcontrol.probe import figures, linear, world
-from mlr_dmcontrol.probe.recording import REWARD, Episodes, Recording, record
+from mlr_dmcontrol.probe.recording import REWARD, Recording, record
 from mlr_dmcontrol.report import plots, runs
 from mlr_dmcontrol.run.checkpoint import agent_checkpoint
 from mlr_dmcontrol.run.disk import one_line, write_atomically
 from mlr_dmcontrol.run.process import script, typed_path
 from mlr_dmcontrol.run.schema import plain
-from mlr_dmcontrol.settings import Config, of_run
+from mlr_dmcontrol.settings import of_run
 
 _BATCH = 256  # images at a time
 _KEY = [*figures.PLACE, "method", "seed"]  # of a run, in files
@@ -72,21 +71,24 @@ def probe(args: argparse.Namespace) -> None:
         ConfigError: wrong input, most of which is looked for before anything is computed.
     """
     cfgs = [of_run(folder, device=args.device) for folder in args.runs]
-    known = pd.DataFrame(map(facts, args.runs, cfgs)).assign(folder=args.runs)
+    known = pd.DataFrame(runs.read(folder)[0] for folder in args.runs)
+    known = known.rename(columns={"task": "subject", "mean": "score"})[[*_KEY, "score"]]
+    alone = known["method"].str.removesuffix("-alone") + " alone"  # trained without RL
+    known["method"] = known["method"].where([cfg.agent.rl for cfg in cfgs], alone)
     if known.duplicated(_KEY).any():
         raise ConfigError("RUN: two of the same task, method and seed; give one of them")
     if args.policy is not None:
         load_policy(args.policy, args.device)
-    ended = known.dropna(subset="score").sort_values("score")
+    ended = known.assign(folder=args.runs).dropna(subset="score").sort_values("score")
     best = ended.groupby(figures.PLACE)["folder"].last()
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=args.out).close()
     except OSError as error:
         raise ConfigError(f"--out={args.out}: cannot be written ({error})") from error
-    chosen, played, rows = Episodes(args.episodes, args.steps, args.seed), None, []
-    for cfg, row in zip(cfgs, known.to_dict("records"), strict=True):
-        folder = row.pop("folder")
+    chosen = {"episodes": args.episodes, "steps": args.steps, "seed": args.seed}
+    played, rows = None, []
+    for folder, cfg, row in zip(args.runs, cfgs, known.to_dict("records"), strict=True):
         policy = args.policy or best.get((row["subject"], row["preset"]))
         device = set_up_process(cfg)
         with closing(world.environment_of(cfg)) as env:
@@ -107,20 +109,6 @@ def probe(args: argparse.Namespace) -> None:
     text = "\n\n".join(one.to_markdown(index=False, disable_numparse=True) for one in tables)
     write_atomically(args.out / "probe.md", f"{text}\n")
     print(f"{text}\nwritten to {args.out}: probe.csv, probe.png, probe.pdf, probe.md")
-
-
-def facts(folder: Path, cfg: Config) -> dict[str, Any]:
-    """The columns `_KEY` of a run, and `score`: NaN before it has ended.
-
-    ` alone` stands behind a method that was trained without RL.
-
-    Raises:
-        ConfigError: it is damaged.
-    """
-    row, _ = runs.read(folder)
-    method = row["method"] if cfg.agent.rl else row["method"].removesuffix("-alone") + " alone"
-    values = (row["task"], row["preset"], method, row["seed"], row["mean"])
-    return dict(zip((*_KEY, "score"), values, strict=True))
 
 
 def scored(

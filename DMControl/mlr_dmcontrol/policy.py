@@ -1,9 +1,6 @@
 """A trained policy by itself, and folders in which it travels.
 
-    from mlr_dmcontrol import load_policy
-
-    policy = load_policy("runs/.../seed_1")  # a run, or a folder that was exported
-    action = policy(obs)
+    action = mlr_dmcontrol.load_policy("runs/.../seed_1")(obs)  # or a folder that was exported
 
 An exported folder holds the weights (`policy.safetensors`, in whose header is what they are of), a
 card for people (`README.md`) and the SHA-256 sums of both, and nothing else. Nothing that lies in

@@ -29,14 +29,6 @@ _FORMAT = 2  # another number where the same settings give other episodes
 Action = TypeVar("Action")
 
 
-class Episodes(NamedTuple):
-    """What is played: `episodes` of them, of `steps` samples or as many as there are."""
-
-    episodes: int
-    steps: int
-    seed: int
-
-
 class Recording(NamedTuple):
     """N samples in the order in which they were played.
 
@@ -50,13 +42,17 @@ class Recording(NamedTuple):
     key: str
 
 
-def record(cfg: Config, env: world.Environment, chosen: Episodes) -> Recording:
-    """These episodes of a run's environment, sampled every `world.EVERY` decisions."""
+def record(cfg: Config, env: world.Environment, chosen: dict[str, int]) -> Recording:
+    """Episodes of a run's environment, sampled every `world.EVERY` decisions.
+
+    Args: `chosen`: how many `episodes`, of how many samples (`steps`) at most, and their `seed`.
+    """
+    seed = chosen["seed"]
     samples: list[tuple[np.ndarray, dict[str, float], int]] = []
-    for episode in range(chosen.episodes):
-        env.reset(seed=episode_seed(chosen.seed, "probe", episode))
-        actions = held_actions(chosen.seed, episode, partial(world.random_action, env))
-        for decision, action in zip(range(world.EVERY * chosen.steps), actions, strict=False):
+    for episode in range(chosen["episodes"]):
+        env.reset(seed=episode_seed(seed, "probe", episode))
+        actions = held_actions(seed, episode, partial(world.random_action, env))
+        for decision, action in zip(range(world.EVERY * chosen["steps"]), actions, strict=False):
             reward = float(env.step(action)[1])
             if decision % world.EVERY == 0:
                 samples.append((env.observation, world.labels(env) | {REWARD: reward}, episode))
@@ -65,7 +61,7 @@ def record(cfg: Config, env: world.Environment, chosen: Episodes) -> Recording:
     observations, labels, episodes = zip(*samples, strict=True)
     values = np.array([[*label.values()] for label in labels], np.float64)
     settings = {k: v for k, v in plain(cfg.environment).items() if k not in world.PICTURE}
-    facts = settings | chosen._asdict() | {TASK_KEY: cfg.subject, "format": _FORMAT}
+    facts = settings | chosen | {TASK_KEY: cfg.subject, "format": _FORMAT}
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
     return Recording(np.stack(observations), values, np.array(episodes), [*labels[0]], key)
 
