@@ -134,6 +134,8 @@ def read(path: Path, subject: str, canonical: Callable[[str], str]) -> Plan:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ConfigError(f"{key}={one_line(names)}: must be a list of names")
         own = {"subject": subject, "tasks": list(map(canonical, names))}
+        if taken := sorted(own.keys() & values.keys()):
+            raise ConfigError(f"{taken[0]}: no key of a plan here; use {key}")
         return construct(Plan, values | own)
     except (ConfigError, OSError) as error:
         raise ConfigError(f"plan={path}: {one_line(error)}") from error

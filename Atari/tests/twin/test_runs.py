@@ -93,7 +93,8 @@ DAMAGES = [
     ("run.json", cut, 1),
     ("run.json", text("[" * 100_000), 0),
     ("run.json", change(status="odd"), 0),
-    ("run.json", change(command="it's"), None),
+    ("run.json", change(command="it's"), 0),
+    ("run.json", change(seconds={"act": [1]}), 0),
     ("run.json", pipe, 0),
     ("config.yaml", add(BOMB), 9),
     ("config.yaml", add("x: !!python/object/apply:os.system [exit]\n"), 8),
@@ -108,12 +109,13 @@ DAMAGES = [
     ("eval.csv", add('"15\n'), 4),
     ("final.json", cut, 1),
     ("final.json", change(values=["-20", None]), 0),
+    ("eval_episodes.csv", text("a,b\n"), 1),
 ]
 
 
 @pytest.mark.parametrize(("name", "damage", "line"), DAMAGES)
 def test_a_damaged_run_is_named_and_the_others_are_read(
-    tmp_path: Path, name: str, damage: Callable[[Path], None], line: int | None
+    tmp_path: Path, name: str, damage: Callable[[Path], None], line: int
 ) -> None:
     for seed in (1, 2):
         folder = make_run(tmp_path, A, "mlr", seed, [1.0], {20_000: 1.0, 40_000: 2.0})
@@ -121,8 +123,7 @@ def test_a_damaged_run_is_named_and_the_others_are_read(
     found = runs.load([tmp_path])
     assert list(found.runs["seed"]) == [1]
     (said,) = found.unreadable
-    place = folder if line is None else folder / name
-    assert said.startswith(str(place) + (f", line {line}: " if line else ": "))
+    assert said.startswith(str(folder / name) + (f", line {line}: " if line else ": "))
     assert len(said.splitlines()) == 1
     assert page.main([str(tmp_path), "--status"]) == 2
 
@@ -153,6 +154,14 @@ def test_what_is_not_comparable_is_listed(sweep: Path, change: dict, reason: str
     make_run(sweep, A, "mlr", 4, **({"values": [1.0, 1.0]} | change))
     listed = runs.check(runs.load([sweep]).runs)
     assert any(reason in line for line in listed) if reason else not listed, listed
+
+
+def test_a_final_score_that_its_episodes_contradict_is_unfit(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, A, "mlr", 4, [1.0, 2.0])
+    rows = f"agent_step,value\n5,9.0\n{BUDGET // REPEAT},1.0\n{BUDGET // REPEAT},2.0\n"
+    for content, fair in ((rows, True), (rows.replace("2.0", "7.0"), False)):
+        (folder / "eval_episodes.csv").write_text(content)
+        assert (runs.check(runs.load([tmp_path]).runs) == []) == fair
 
 
 def test_the_same_run_twice_is_named_by_both_paths(sweep: Path, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 Of a run folder `config.yaml` is read (the resolved configuration, which names the run), `run.json`
 (status, protocol, versions, machine, times, command), `eval.csv` (a row an evaluation in training)
-and `final.json` (the final policy at exactly the budget, a value an episode). A stranger may have
+and `final.json` (the final policy at exactly the budget, a value an episode), with which
+`eval_episodes.csv` must agree. A stranger may have
 written them: nothing is run, or used as a path. A run that cannot be read is named with the file
 and the line, and the others are read on.
 """
@@ -19,6 +20,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +46,7 @@ RUN_COLUMNS = (
 # touch training; the length of the final evaluation is compared by itself.
 INCIDENTAL = (*MAY_CHANGE, "seed", "tag", "deterministic", "evaluation")
 STATUSES = ("running", "finished", "preempted", "failed")
-_DAMAGES = (ConfigError, OSError, ArithmeticError, RecursionError, TypeError, ValueError)
+_ODD = (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError)
 NAMED = 3  # so many runs are named in one line of a list; of more, the number
 
 
@@ -89,9 +91,8 @@ def load(paths: Iterable[Path]) -> Runs:
     for folder in _folders(paths, lambda error: unreadable.append(one_line(error))):
         try:
             row, curve = read(folder)
-        except _DAMAGES as error:
-            text = one_line(error)
-            unreadable.append(text if str(folder) in text else f"{folder}: {text}")
+        except (ConfigError, OSError) as error:
+            unreadable.append(one_line(error))
             continue
         points += [{"run": len(rows), **point} for point in curve]
         rows.append(row)
@@ -117,7 +118,7 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
     Raises:
         ConfigError: what a run of this project always has is missing or damaged. OSError: a file
-            cannot be read. ArithmeticError, RecursionError, TypeError, ValueError: odd values.
+            cannot be read.
     """
     info, config = fields(folder / "run.json"), fields(folder / "config.yaml")
     status, task = info.get("status", str), config.get(f"{protocol.TASK_KEY}.name", str)
@@ -125,15 +126,19 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise damage(info.path, None, f"status={status}; must be one of {', '.join(STATUSES)}")
     names = (config.get("agent.name", str), config.get("tag", str, default=""))
     method, seed = "-".join(filter(None, names)), config.get("seed", int)
-    flat, incidental = flatten(config.content), tuple(f"{name}." for name in INCIDENTAL)
-    shared = {key: flat[key] for key in flat if not f"{key}.".startswith(incidental)}
-    digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
-    facts = {name: info.content.get(name) or "" for name in (*_RECORDED, "last_error", "command")}
-    program, *words = shlex.split(one_line(facts.pop("command"))) or ["train.py"]
-    # Without the places that exist on one machine only.
-    words = [word for word in words if not word.startswith("runs_dir=")]
-    seconds = dict(info.content.get("seconds") or {}).values()
-    final = _final(folder / "final.json", finished=status == "finished")
+    with _naming(config.path):
+        flat, incidental = flatten(config.content), tuple(f"{name}." for name in INCIDENTAL)
+        shared = {key: flat[key] for key in flat if not f"{key}.".startswith(incidental)}
+        digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
+    with _naming(info.path):
+        facts = {
+            name: info.content.get(name) or "" for name in (*_RECORDED, "last_error", "command")
+        }
+        program, *words = shlex.split(one_line(facts.pop("command"))) or ["train.py"]
+        # Without the places that exist on one machine only.
+        words = [word for word in words if not word.startswith("runs_dir=")]
+        hours = sum((info.content.get("seconds") or {}).values()) / 3600
+    final, contradiction = _final(folder, finished=status == "finished")
     row = {
         "method": method,
         "task": task,
@@ -144,45 +149,61 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         **final,
         "normalized": protocol.normalize(task, final["mean"]),
         "settings": digest,
-        "error": one_line(facts.pop("last_error")),
+        "error": one_line(facts.pop("last_error")) or contradiction,
         **{name: one_line(fact) for name, fact in facts.items()},
-        "hours": f"{sum(seconds) / 3600:.2f}" if seconds else "",
+        "hours": f"{hours:.2f}" if hours else "",
         "command": shlex.join(["python", Path(program).name, *words]),
         "name": f"{task}/{method}/seed_{seed}",
         "status": status,
         "origin": str(folder),
         "config": shared,
     }
-    return row, _curve(folder / "eval.csv", growing=status == "running")
+    columns = dict.fromkeys(EVALUATION, int) | {"mean": float}
+    return row, _table(folder / "eval.csv", columns, growing=status == "running")
 
 
-def _final(path: Path, finished: bool) -> dict[str, Any]:
-    """The final evaluation: `EVALUATION` and `values`, none before the end."""
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What odd values of a file lead to is said of that file."""
+    try:
+        yield
+    except _ODD as error:
+        raise damage(path, None, error) from error
+
+
+def _final(folder: Path, finished: bool) -> tuple[dict[str, Any], str]:
+    """The final evaluation, none before the end, and what is against it."""
+    path = folder / "final.json"
     if not finished or not path.exists():
-        return {"agent_step": 0, "env_step": 0, "episodes": 0, "mean": math.nan, "values": ()}
+        none = dict.fromkeys(("agent_step", "env_step", "episodes"), 0)
+        return none | {"mean": math.nan, "values": ()}, ""
     final = fields(path)
     scores: list[Any] = [final.content.get("mean"), *final.get("values", list)]
     if not all(map(_is_number, scores)):
         raise damage(path, None, f"mean and values={one_line(scores)}; must be numbers")
     mean, *values = map(float, scores)
     steps = {name: final.get(name, int) for name in ("agent_step", "env_step")}
-    return {**steps, "episodes": len(values), "mean": mean, "values": tuple(values)}
+    rows = _table(folder / "eval_episodes.csv", {"agent_step": int, "value": float})
+    episodes = [row["value"] for row in rows if row["agent_step"] == steps["agent_step"]]
+    agree = not rows or list(map(repr, episodes)) == list(map(repr, values))  # NaN is NaN
+    contradiction = "" if agree else "eval_episodes.csv has other episodes than final.json"
+    return {**steps, "episodes": len(values), "mean": mean, "values": tuple(values)}, contradiction
 
 
-def _curve(path: Path, growing: bool) -> list[dict[str, Any]]:
-    """Rows of `eval.csv`, [] without one; its last line may be without its end if `growing`."""
+def _table(path: Path, columns: dict[str, Any], growing: bool = False) -> list[dict[str, Any]]:
+    """These columns of a CSV and their types; [] without it; if `growing`, its end may be cut."""
     if not path.exists():
         return []
     text = read_text(path)
     text = text[: text.rfind("\n") + 1] if growing else text
     reader, rows = csv.DictReader(io.StringIO(text, newline=""), strict=True), []
     try:
-        if not {*EVALUATION} <= {*(reader.fieldnames or ())}:
-            raise ValueError(f"must have the columns {', '.join(EVALUATION)}")
+        if not {*columns} <= {*(reader.fieldnames or ())}:
+            raise ValueError(f"must have the columns {', '.join(columns)}")
         for cells in reader:
             if None in cells or None in cells.values():
                 raise ValueError("must have as many cells as columns")
-            row = {name: (float if name == "mean" else int)(cells[name]) for name in EVALUATION}
+            row = {name: kind(cells[name]) for name, kind in columns.items()}
             if not all(map(_is_number, row.values())):
                 raise ValueError("a number is beyond all bounds")
             rows.append(row)
@@ -262,6 +283,8 @@ def unfit(run: Any) -> str:
     step = getattr(run, protocol.STEP)
     if run.status != "finished":
         reason = f"not finished ({run.status}{': ' if run.error else ''}{run.error})"
+    elif run.error:
+        reason = run.error
     elif not run.values:
         reason = "finished, but there is no final score of any episode"
     elif not all(map(math.isfinite, (run.mean, *run.values))):
