@@ -45,13 +45,12 @@ def renderer_line(on_gpu: bool) -> Line:
         renderer = choose_renderer(0 if on_gpu else None)
     except ConfigError as error:
         return doctor.refusal("renderer", error)
-    if renderer.software and on_gpu:
+    if not renderer.software:
+        return Line("ok", "renderer", str(renderer))
+    remedy = "environment.fast_render=true (as in preset=laptop) draws faster, other pixels"
+    if on_gpu:
         remedy = "install NVIDIA's EGL driver (libnvidia-gl), or mount it into the container"
-        return Line("note", "renderer", f"{renderer}: the GPU does not draw", remedy)
-    if renderer.software:
-        remedy = "environment.fast_render=true (as in preset=laptop) draws faster, other pixels"
-        return Line("note", "renderer", str(renderer), remedy)
-    return Line("ok", "renderer", str(renderer))
+    return Line("note", "renderer", str(renderer), remedy)
 
 
 main = partial(

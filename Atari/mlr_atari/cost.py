@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,8 +42,7 @@ _rate = cache(matmul_rate)
 def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
     """Cost of the whole run on the device that it would use.
 
-    Args:
-        step_seconds: an agent step of the emulator, with its picture; None: a usual one.
+    Args: `step_seconds`: an agent step with its picture; None: a usual one.
     """
     numbers, side, seconds = plan(cfg), cfg.environment.image_size, step_seconds or _STEP_SECONDS
     device = torch.device("cuda" if cfg.uses_gpu else "cpu")
@@ -69,27 +69,25 @@ def check_memory(cfg: Config) -> None:
 
 
 @cache
-def _agent_cost(
-    agent: AgentSettings, stack: int, side: int, precision: str
-) -> tuple[float, float, float]:
+def _agent_cost(agent: AgentSettings, *sizes: Any) -> tuple[float, float, float]:
     """Of such an agent: `update_cost`, and the bytes of its weights and moments."""
-    state = _state_bytes(agent, stack, side, precision)
+    state = _state_bytes(agent, *sizes)
     _require(agent, state, memory(of_gpu=False)[1])
-    return *update_cost(_built(agent, stack, side, precision, "cpu")), state
+    return *update_cost(_built(agent, *sizes)), state
 
 
-def _built(agent: AgentSettings, stack: int, side: int, precision: str, device: str) -> Rainbow:
-    shape, where = (stack, side, side), torch.device(device)
-    return build_agent(
-        agent, obs_shape=shape, num_actions=_ACTIONS, device=where, seed=0, precision=precision
-    )
+def _built(
+    agent: AgentSettings, stack: int, side: int, precision: str, device: str = "cpu"
+) -> Rainbow:
+    shape: Any = {"obs_shape": (stack, side, side), "num_actions": _ACTIONS}
+    return build_agent(agent, **shape, device=torch.device(device), seed=0, precision=precision)
 
 
-def _state_bytes(agent: AgentSettings, stack: int, side: int, precision: str) -> float:
+def _state_bytes(agent: AgentSettings, *sizes: Any) -> float:
     """Bytes of an agent's weights and moments; it is built without any numbers."""
     try:
         with torch.device("meta"):
-            built = _built(agent, stack, side, precision, "meta")
+            built = _built(agent, *sizes, "meta")
     except RuntimeError:  # a size beyond what any tensor can have
         return math.inf
     state = [leaf for leaf in tree_leaves(built.state_dict()) if isinstance(leaf, Tensor)]
@@ -98,10 +96,8 @@ def _state_bytes(agent: AgentSettings, stack: int, side: int, precision: str) ->
 
 def _require(agent: AgentSettings, needed: float, total: float) -> None:
     if needed > total:
-        raise ConfigError(
-            f"agent={agent.name}: needs {needed / GIGA:,.0f} GB of the {total / GIGA:,.0f} GB of "
-            "memory; use a smaller batch, network or replay"
-        )
+        text = f"needs {needed / GIGA:,.0f} GB of {total / GIGA:,.0f} GB of memory"
+        raise ConfigError(f"agent={agent.name}: {text}; use a smaller batch, network or replay")
 
 
 def update_cost(agent: Rainbow) -> tuple[float, float]:

@@ -1,7 +1,6 @@
 """The configuration of a run: its sections, and the rules between them.
 
-Defaults are not here but in `configs/`. The settings of a part stand beside the part: of the
-environment, the agent, and each objective.
+Defaults are in `configs/`. The settings of a part stand beside the part.
 """
 
 from __future__ import annotations
@@ -98,8 +97,7 @@ class Config(RunSettings):
 def load(argv: Sequence[str]) -> Config:
     """The configuration of a command line; `--help` and `--print-config` print and end the process.
 
-    Raises:
-        ConfigError: the first thing that is wrong, in one line.
+    Raises: ConfigError: the first thing that is wrong, in one line.
     """
     if {"-h", "--help"} & set(argv):
         print(config.help_text(LAYOUT))
@@ -121,9 +119,7 @@ def of_run(run: Path, own: str = "", **changes: Any) -> Config:
 
     Args: `own`: the own environment that was typed; what a folder alone names is never imported.
 
-    Raises:
-        ConfigError: there is none, it is of another version of this code, or of such an environment
-            that was not typed.
+    Raises: ConfigError: none is there, or it is of another version or an environment not typed.
     """
     try:  # on a machine of its own
         cfg = from_values({**read_config(run), "cuda_graph": False, **changes})

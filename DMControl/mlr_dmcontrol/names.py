@@ -17,16 +17,12 @@ _AROUND = re.compile(r"^(ALE|dm_control)/|(-ram)?(NoFrameskip|Deterministic)?-v\
 def canonical(key: str, name: str, known: Sequence[str], benchmark: Sequence[str]) -> str:
     """The one name that any spelling stands for.
 
-    `Cartpole/Swingup`, `cartpole-swingup` and `dm_control/cartpole_swingup-v0` are all
-    `cartpole_swingup`. A Gymnasium id, `package.module:Name-v0` or one that is registered already,
-    stands for itself.
+    `Cartpole/Swingup` and `dm_control/cartpole_swingup-v0` are both `cartpole_swingup`. A Gymnasium
+    id, `package.module:Name-v0` or one that is registered already, stands for itself.
 
-    Args:
-        key: `task` or `game`. known: every name of the benchmark's simulator.
-        benchmark: the best known of them.
+    Args: `key`: task or game; `known`: every name of the simulator; `benchmark`: the best known.
 
-    Raises:
-        ConfigError: nothing is called that; suggests the nearest.
+    Raises: ConfigError: nothing is called that; suggests the nearest.
     """
     name = name.strip()
     title = _AROUND.sub("", name)

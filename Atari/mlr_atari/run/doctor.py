@@ -71,21 +71,19 @@ def main(
         lines.append(refusal("settings", error))
     width = max(len(line.name) for line in lines)
     for line in lines:
-        mark = f"{line.state:<5}"
-        mark = f"\033[{_COLOURS[line.state]}m{mark}\033[0m" if sys.stdout.isatty() else mark
-        print(f"{mark}  {line.name:<{width}}  {line.text}")
+        colour = f"\033[{_COLOURS[line.state]}m", "\033[0m"
+        before, after = colour if sys.stdout.isatty() else ("", "")
+        print(f"{before}{line.state:<5}{after}  {line.name:<{width}}  {line.text}")
         if line.remedy:
             print(f"{'':<7}{'':<{width}}  -> {line.remedy}")
-    wrong = sum(line.state == "wrong" for line in lines)
-    print(f"a run would fail: {wrong} wrong" if wrong else "a run would work")
-    return 1 if wrong else 0
+    wrong = any(line.state == "wrong" for line in lines)
+    print("a run would fail" if wrong else "a run would work")
+    return int(wrong)
 
 
 def packages(requirements: Path, in_lock_step: Sequence[str]) -> Iterator[Line]:
     """Python, and the packages that are not as tested."""
-    tried = sys.version_info < (3, 14)
-    remedy = "" if tried else "3.11 to 3.13 are tested"
-    yield Line("ok" if tried else "note", "Python", platform.python_version(), remedy)
+    yield Line("ok", "Python", f"{platform.python_version()}; 3.11 to 3.13 are tested")
     text = requirements.read_text(encoding="utf-8")
     for name, tested in re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==([\w.]+)", text, re.MULTILINE):
         version, remedy = installed(name), "pip install -r requirements.txt, in a new environment"
@@ -152,10 +150,8 @@ def room(cfg: RunSettings, cost: Estimate) -> Iterator[Line]:
         ("disk", cost.disk, shutil.disk_usage(disk).free, "free some, or another runs_dir="),
     ):
         text = f"{free / GIGA:.2f} GB free, a run needs about {needed / GIGA:.2f} GB"
-        enough = free > needed
-        yield Line("ok" if enough else "wrong", name, text, "" if enough else remedy)
-    text = f"about {hours_text(cost.hours)} at preset={cfg.preset}: {cost.basis}"
-    yield Line("ok", "time", text)
+        yield Line("ok", name, text) if free > needed else Line("wrong", name, text, remedy)
+    yield Line("ok", "time", f"{hours_text(cost.hours)} at preset={cfg.preset}: {cost.basis}")
 
 
 def memory(of_gpu: bool) -> tuple[float, float]:

@@ -104,8 +104,7 @@ def main(
 ) -> int:
     """Run what `argv` asks for, or say what it would take; returns the exit code.
 
-    Raises:
-        ConfigError: a job is wrong, or two of them would share a folder; nothing was started.
+    Raises: ConfigError: a job is wrong, or two of them would share a folder; nothing was started.
     """
     wishes, launcher = read(argv, layout)
     composed = [(words, compose(words)) for words in wishes]
@@ -330,8 +329,7 @@ def launch(jobs: Sequence[Job], launcher: Launcher) -> list[Outcome]:
 
     Meanwhile a signal that would end the sweep only asks every run to save and end.
 
-    Raises:
-        ConfigError: the launcher is not there, or does not accept its settings.
+    Raises: ConfigError: the launcher is not there, or does not accept its settings.
     """
     jobs[0].log.parent.mkdir(parents=True, exist_ok=True)
     stop = jobs[0].log.parents[1] / f"stop-{os.getpid()}"
@@ -456,8 +454,6 @@ def summary(outcomes: Sequence[Outcome], logs: Path) -> str:
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
     """0, or 75 if runs were only preempted, or what the failures have in common, or 1."""
-    failures = {outcome.code for outcome in outcomes} - {0, Preempted.exit_code}
-    if not failures:
-        return max((outcome.code for outcome in outcomes), default=0)
-    code = failures.pop()
-    return code if not failures and code > 0 else RunError.exit_code
+    codes = {outcome.code for outcome in outcomes} - {0}
+    code, *others = codes - {Preempted.exit_code} or codes or {0}
+    return RunError.exit_code if others or code < 0 else code

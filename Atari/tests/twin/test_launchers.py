@@ -32,14 +32,17 @@ AXES = ("-m", f"{cases.SUBJECT}={FIRST},{SECOND}", "seed=1,2", "checkpoint.every
 OWN_GAMES = {"PYTHONPATH": str(TREE / "tests")}
 
 
-def call(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | OWN_GAMES | settings
-    return subprocess.run(words, cwd=TREE, env=environment, capture_output=True, text=True)
-
-
-def start(words: Sequence[str]) -> subprocess.Popen[str]:
-    environment, pipe = os.environ | OWN_GAMES, subprocess.PIPE
+def start(*words: str, **settings: str) -> subprocess.Popen[str]:
+    environment, pipe = os.environ | OWN_GAMES | settings, subprocess.PIPE
     return subprocess.Popen(words, cwd=TREE, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def call(*words: str, expect: int | None = None, **settings: str) -> str:
+    """Output and errors of a command that ends with this code, if one is given."""
+    process = start(*words, **settings)
+    text = "".join(process.communicate())
+    assert expect in (None, process.returncode), text
+    return text
 
 
 def wait_for(condition: Callable[[], object], sweep: subprocess.Popen[str]) -> None:
@@ -88,28 +91,24 @@ def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("by_hand")
     for name in (FIRST, SECOND):
         for seed in (1, 2):
-            done = call(*command(runs, f"{cases.SUBJECT}={name}", f"seed={seed}"))
-            assert done.returncode == 0, done.stdout + done.stderr
+            call(*command(runs, f"{cases.SUBJECT}={name}", f"seed={seed}"), expect=0)
     return runs
 
 
 def test_ctrl_c_saves_every_run_and_the_same_command_goes_on(by_hand: Path, tmp_path: Path) -> None:
     words = command(tmp_path, *AXES, "jobs_at_once=2")
-    sweep = start(words)
+    sweep = start(*words)
     halted = halt([tmp_path / name for name in RUNS[:2]], sweep)
-    plan = call(*words, "plan=true")
-    assert "4 runs: 2 running, 2 waiting" in plan.stdout
+    assert "4 runs: 2 running, 2 waiting" in call(*words, "plan=true")
     sweep.send_signal(signal.SIGINT)
     for process in halted:
         os.kill(process, signal.SIGCONT)
     text = "".join(sweep.communicate())
     assert sweep.returncode == 75, text
     assert "4 runs: 0 finished, 4 preempted, 0 failed" in text
-    again = call(*words)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "4 runs: 0 finished already, 4 to do" in again.stdout
+    assert "4 runs: 0 finished already, 4 to do" in call(*words, expect=0)
     assert_same(tmp_path, by_hand)
-    assert "4 runs: 4 finished already, 0 to do" in call(*words).stdout
+    assert "4 runs: 4 finished already, 0 to do" in call(*words, expect=0)
 
 
 @pytest.fixture
@@ -122,8 +121,7 @@ def short_folder() -> Iterator[Path]:
 def test_ray_gives_what_single_runs_give(by_hand: Path, tmp_path: Path, short_folder: Path) -> None:
     pytest.importorskip("ray", reason="Ray is optional: pip install -r requirements-ray.txt")
     words = command(tmp_path, *AXES, "launcher=ray", "jobs_at_once=2")
-    done = call(*words, RAY_TMPDIR=str(short_folder))
-    assert done.returncode == 0, done.stdout + done.stderr
+    call(*words, expect=0, RAY_TMPDIR=str(short_folder))
     assert_same(tmp_path, by_hand)
     (log,) = short_folder.glob("ray/session_2*/logs/dashboard.log")
     assert "Usage reporting is disabled" in log.read_text()
@@ -139,10 +137,9 @@ def job_of(process: int) -> str:
 @pytest.fixture
 def slurm() -> Iterator[Sequence[str]]:
     """Words that choose the launcher; skips where no SLURM answers, cancels what a test left."""
-    if shutil.which("sbatch") is None or call("sinfo", "-h").returncode != 0:
-        pytest.skip("no SLURM answers here; `.ci/slurm start` starts one for tests")
-    if sum(map(int, call("sinfo", "-h", "-o", "%c").stdout.split())) < 2:
-        pytest.skip("this SLURM has room for one job at a time only")
+    cores = call("sinfo", "-h", "-o", "%c") if shutil.which("sbatch") else ""
+    if not cores.replace("\n", "").isdigit() or sum(map(int, cores.split())) < 2:
+        pytest.skip("no SLURM answers that has two cores; `.ci/slurm start` starts one for tests")
     name = f"test{os.getpid()}"
     yield "launcher=slurm", f"launcher.name={name}", "launcher.mem_gb=1", "launcher.cpus_per_task=1"
     call("scancel", f"--name={name}")
@@ -153,19 +150,18 @@ def test_slurm_requeues_and_names_what_crashed(
 ) -> None:
     words = command(tmp_path, *AXES, *slurm)
     told, crashed = (tmp_path / name for name in RUNS[:2])
-    sweep = start(words)
+    sweep = start(*words)
     try:
         told_process, crashed_process = halt([told, crashed], sweep)
         job = job_of(told_process)
         # The step, as SLURM's own warning does: jobs of an array that is half pending are refused.
-        assert call("scancel", "--signal=USR1", f"{job}.0").returncode == 0
+        call("scancel", "--signal=USR1", f"{job}.0", expect=0)
         os.kill(told_process, signal.SIGCONT)
         os.kill(crashed_process, signal.SIGKILL)
         wait_for(lambda: record(told)["status"] == "preempted", sweep)
-        show = ("scontrol", "show", "job", job)
-        wait_for(lambda: "JobState=PENDING" in call(*show).stdout, sweep)
-        release = "scontrol", "update", f"jobid={job}", "StartTime=now"
-        assert call(*release).returncode == 0  # or SLURM would wait two minutes
+        wait_for(lambda: "JobState=PENDING" in call("scontrol", "show", "job", job), sweep)
+        # Or SLURM would wait two minutes.
+        call("scontrol", "update", f"jobid={job}", "StartTime=now", expect=0)
         text = "".join(sweep.communicate())
     finally:
         sweep.kill()
@@ -173,13 +169,10 @@ def test_slurm_requeues_and_names_what_crashed(
     assert f"FAILED     {RUNS[1]}  exit -9: killed by SIGKILL" in text
     assert "4 runs: 3 finished, 0 preempted, 1 failed" in text
     assert record(told)["starts"] == 2
-    again = call(*words)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "4 runs: 3 finished already, 1 to do" in again.stdout
+    assert "4 runs: 3 finished already, 1 to do" in call(*words, expect=0)
     assert_same(tmp_path, by_hand)
 
 
 def test_a_slurm_that_refuses_is_told_in_one_line(tmp_path: Path, slurm: Sequence[str]) -> None:
-    done = call(*command(tmp_path, "-m", "seed=1", *slurm, "launcher.partition=none"))
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: launcher=slurm: ")
+    words = command(tmp_path, "-m", "seed=1", *slurm, "launcher.partition=none")
+    assert call(*words, expect=2).splitlines()[-1].startswith("error: launcher=slurm: ")

@@ -22,8 +22,6 @@ from mlr_atari.run.schema import plain
 from mlr_atari.run.sweep import Job, Launcher, Outcome, Pack
 from mlr_atari.settings import LAYOUT, compose
 
-LOCAL: Any = {"launcher": "local", "settings": {}}
-
 
 def jobs_of(folder: Path, *codes: str) -> list[Job]:
     """A job for each piece of Python, with its output below `folder`."""
@@ -36,13 +34,10 @@ def jobs_of(folder: Path, *codes: str) -> list[Job]:
     return jobs
 
 
-def local(folder: Path, *codes: str, at_once: int = 4) -> list[Outcome]:
-    return sweep.launch(
-        jobs_of(folder, *codes), Launcher(**LOCAL, runs_per_gpu=1, jobs_at_once=at_once)
-    )
-
-
-# --- the command line ---------------------------------------------------------------------------
+def local(folder: Path, *codes: str, at_once: int = 0, on_gpu: int = 1) -> list[Outcome]:
+    own: Any = {"launcher": "local", "settings": {}}
+    launcher = Launcher(**own, runs_per_gpu=on_gpu, jobs_at_once=at_once)
+    return sweep.launch(jobs_of(folder, *codes), launcher)
 
 
 def test_words_of_the_launcher_are_no_words_of_a_job() -> None:
@@ -142,9 +137,6 @@ def test_each_run_of_an_ablation_composes_into_a_folder_of_its_own(name: str) ->
     assert name == "cube_depth" or all(replace(cfg, tag="") != itself for cfg in others)
 
 
-# --- runs and how they end ----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "codes, expected",
     [([], 0), ([0, 0], 0), ([0, 75], 75), ([75, 4, 4], 4), ([4, 3], 1), ([-9], 1), ([1], 1)],
@@ -201,21 +193,14 @@ def test_a_signal_lets_every_run_save(
     assert sorted(path.name for path in (tmp_path / ".sweep").iterdir()) == ["logs"]
 
 
-NOT_LISTENING_YET = f"""
-import pathlib, time
-pathlib.Path("stop").touch()
-time.sleep(1.5)
-{SAVES}
-"""
-
-
 def pack_of(folder: Path, code: str) -> Pack:
     (folder / ".sweep" / "logs").mkdir(parents=True)
     return Pack(tuple(jobs_of(folder, code)), folder, folder / "stop")
 
 
-def test_the_question_to_save_kills_no_run(tmp_path: Path) -> None:
-    pack = pack_of(tmp_path, NOT_LISTENING_YET)
+def test_the_question_to_save_kills_no_run_that_does_not_listen_yet(tmp_path: Path) -> None:
+    early = "import pathlib, time; pathlib.Path('stop').touch(); time.sleep(1.5)"
+    pack = pack_of(tmp_path, early + SAVES)
     assert [outcome.code for outcome in sweep.watch(pack, pack.stop.exists)] == [75]
 
 
@@ -247,8 +232,6 @@ pathlib.Path(str(os.getpid())).touch()
 while len([path for path in pathlib.Path().iterdir() if path.is_file()]) < 4: time.sleep(0.05)
 raise ValueError(os.environ["CUDA_VISIBLE_DEVICES"])
 """
-    outcomes = sweep.launch(
-        jobs_of(tmp_path, *4 * [code]), Launcher(**LOCAL, runs_per_gpu=2, jobs_at_once=0)
-    )
+    outcomes = local(tmp_path, *4 * [code], on_gpu=2)
     gpus = [outcome.error.removeprefix("ValueError: ") for outcome in outcomes]
     assert sorted(gpus) == ["3", "3", "GPU-x", "GPU-x"]

@@ -55,8 +55,7 @@ class Layout:
 def spelt(argv: Sequence[str]) -> list[str]:
     """The words of a command line without its flags: each is `<key>=<value>`.
 
-    Raises:
-        ConfigError: one is not, or is one of Hydra's own, which would have no effect.
+    Raises: ConfigError: one is not, or is one of Hydra's own, which would have no effect.
     """
     words = [word for word in argv if word not in FLAGS]
     for word in words:
@@ -125,8 +124,7 @@ def compose(words: Sequence[str], layout: Layout) -> dict[str, Any]:
 
     Adds what was chosen: `preset`, and `name` in the section `agent`.
 
-    Raises:
-        ConfigError: an unknown key or option, or anything that Hydra or OmegaConf objects to.
+    Raises: ConfigError: an unknown key or option, or anything that Hydra or OmegaConf objects to.
     """
     chosen: list[str] = []
     values: dict[str, Any] = {}

@@ -52,8 +52,7 @@ def choice(*values: str | int, default: Any = dataclasses.MISSING) -> Any:
 def construct(kind: type[SettingsType], values: Any, section: str = "") -> SettingsType:
     """A dataclass of the user's section from nested plain values; lists become tuples.
 
-    Raises:
-        ConfigError: the first key that is unknown, missing, of a wrong type or out of range.
+    Raises: ConfigError: the first key that is unknown, missing, of a wrong type or out of range.
     """
     if isinstance(values, kind):
         return values
