@@ -36,6 +36,8 @@ _GAME_STEPS = 2000  # agent steps of an evaluation's game, about
 _PROCESS = 0.6e9  # bytes: Python, PyTorch and the emulator before anything is allocated
 _RECORDS = 2e7  # bytes of tables, TensorBoard and log
 
+_Sizes = tuple[int, int, str]  # frames of a stack, their side in pixels, precision
+
 _rate = cache(matmul_rate)
 
 
@@ -48,7 +50,7 @@ def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
     device = torch.device("cuda" if cfg.uses_gpu else "cpu")
     games = cfg.evaluation.episodes * len(numbers.evaluations) + cfg.evaluation.final_episodes
     steps = numbers.agent_steps + games * min(_GAME_STEPS, numbers.agent_steps)
-    flops, kept, state = _agent_cost(cfg.agent, cfg.environment.frame_stack, side, cfg.precision)
+    flops, kept, state = _agent_cost(cfg.agent, (cfg.environment.frame_stack, side, cfg.precision))
     rate, replay = _rate(device), numbers.capacity * side**2
     return Estimate(
         hours=(numbers.updates * flops / rate + steps * seconds) / 3600,
@@ -64,30 +66,29 @@ def check_memory(cfg: Config) -> None:
     stack, side = cfg.environment.frame_stack, cfg.environment.image_size
     images = 4.0 * cfg.agent.batch_size * cfg.agent.sequence_length * stack * side**2
     replay = plan(cfg).capacity * side**2
-    state = _state_bytes(cfg.agent, stack, side, cfg.precision)
+    state = _state_bytes(cfg.agent, (stack, side, cfg.precision))
     _require(cfg.agent, state + images + replay, memory(cfg.uses_gpu)[1])
 
 
 @cache
-def _agent_cost(agent: AgentSettings, *sizes: Any) -> tuple[float, float, float]:
+def _agent_cost(agent: AgentSettings, sizes: _Sizes) -> tuple[float, float, float]:
     """Of such an agent: `update_cost`, and the bytes of its weights and moments."""
-    state = _state_bytes(agent, *sizes)
+    state = _state_bytes(agent, sizes)
     _require(agent, state, memory(of_gpu=False)[1])
-    return *update_cost(_built(agent, *sizes)), state
+    return *update_cost(_built(agent, sizes)), state
 
 
-def _built(
-    agent: AgentSettings, stack: int, side: int, precision: str, device: str = "cpu"
-) -> Rainbow:
+def _built(agent: AgentSettings, sizes: _Sizes, device: str = "cpu") -> Rainbow:
+    stack, side, precision = sizes
     shape: Any = {"obs_shape": (stack, side, side), "num_actions": _ACTIONS}
     return build_agent(agent, **shape, device=torch.device(device), seed=0, precision=precision)
 
 
-def _state_bytes(agent: AgentSettings, *sizes: Any) -> float:
+def _state_bytes(agent: AgentSettings, sizes: _Sizes) -> float:
     """Bytes of an agent's weights and moments; it is built without any numbers."""
     try:
         with torch.device("meta"):
-            built = _built(agent, *sizes, "meta")
+            built = _built(agent, sizes, "meta")
     except RuntimeError:  # a size beyond what any tensor can have
         return math.inf
     state = [leaf for leaf in tree_leaves(built.state_dict()) if isinstance(leaf, Tensor)]
