@@ -57,14 +57,12 @@ def feature_shape(image_size: int, layout: str, channels: Sequence[int]) -> tupl
 class Encoder(nn.Module):
     """Convolutions with ReLU, then optional min-max renormalisation (paper, appendix).
 
-    Attributes:
-        feature_shape: (C, h, w) of one image's latent.
-        latent_dim: Z = C * h * w.
+    Attributes: `feature_shape`: (C, h, w) of one image's latent. `latent_dim`: Z = C * h * w.
     """
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        image_shape: Sequence[int],
         layout: str,
         channels: Sequence[int],
         renormalize: bool,
@@ -72,8 +70,6 @@ class Encoder(nn.Module):
     ) -> None:
         """Args: `image_shape`: (S*C, H, W). `layout`: key of `ENCODERS`. `precision`: `bf16`
         computes convolutions in bfloat16; weights and latents stay float32.
-
-        Raises: ConfigError: as `feature_shape`.
         """
         super().__init__()
         self.feature_shape = feature_shape(image_shape[1], layout, channels)
@@ -93,19 +89,14 @@ class Encoder(nn.Module):
         enabled = self.precision == "bf16"
         return torch.autocast(device, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
-    def maps(self, images: Tensor) -> Tensor:
-        """Feature maps before renormalisation: float (N, S*C, H, W) -> float32 (N, C, h, w)."""
+    def forward(self, images: Tensor) -> Tensor:
+        """Latents: images float (N, S*C, H, W), in [0, 1], -> float32 (N, C, h, w)."""
         features = images
         with self.autocast():
             for conv in self.convs:
                 assert isinstance(conv, nn.Conv2d)
                 features = convolution_relu(features, conv)
-        return features.float()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Latents: images float (N, S*C, H, W), in [0, 1], -> float32 (N, C, h, w)."""
-        features = self.maps(images)
-        return renormalize(features) if self.renormalize else features
+        return renormalize(features.float()) if self.renormalize else features.float()
 
 
 class NoisyLinear(nn.Module):
@@ -123,15 +114,13 @@ class NoisyLinear(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.weight_mu = nn.Parameter(torch.empty(out_features, in_features))
         self.bias_mu = nn.Parameter(torch.empty(out_features))
+        self.weight_sigma = self.bias_sigma = None
         for mean in (self.weight_mu, self.bias_mu):
             nn.init.uniform_(mean, -1 / math.sqrt(in_features), 1 / math.sqrt(in_features))
-        if sigma is None:
-            self.register_parameter("weight_sigma", None)
-            self.register_parameter("bias_sigma", None)
-            return
-        weight_scale, bias_scale = sigma / math.sqrt(in_features), sigma / math.sqrt(out_features)
-        self.weight_sigma = nn.Parameter(torch.full_like(self.weight_mu, weight_scale))
-        self.bias_sigma = nn.Parameter(torch.full_like(self.bias_mu, bias_scale))
+        if sigma is not None:
+            scales = sigma / math.sqrt(in_features), sigma / math.sqrt(out_features)
+            self.weight_sigma = nn.Parameter(torch.full_like(self.weight_mu, scales[0]))
+            self.bias_sigma = nn.Parameter(torch.full_like(self.bias_mu, scales[1]))
 
     def forward(self, inputs: Tensor, noise: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """inputs (N, in) -> (N, out).
@@ -163,10 +152,8 @@ class DuelingHead(nn.Module):
     """Value and advantage streams, each Linear, ReLU, Linear (Wang et al. 2016).
 
     The gradient into the encoder is scaled by 1/sqrt(2), one stream's share (ibid., section 4.2).
-
-    Attributes:
-        noise: float (noise_size,), the scaled noise in use, layer after layer in the order of
-            `layers`, inputs before outputs. It belongs to the state.
+    The scaled noise in use, float (noise_size,), belongs to the state: layer after layer in the
+    order of `layers`, inputs before outputs.
     """
 
     noise: Tensor
@@ -209,10 +196,7 @@ class DuelingHead(nn.Module):
 
 
 class Projection(nn.Module):
-    """The head's two hidden layers, mean weights only, value before advantage, without ReLU.
-
-    It shares the head's layers: what is learned through it also moves the Q values (SPR).
-    """
+    """The head's own hidden layers, mean weights only, value before advantage, no ReLU (SPR)."""
 
     def __init__(self, head: DuelingHead) -> None:
         super().__init__()
@@ -252,17 +236,11 @@ class QNetwork(nn.Module):
     """Encoder and head."""
 
     def __init__(
-        self,
-        settings: PolicySettings,
-        obs_shape: tuple[int, int, int],
-        num_actions: int,
-        precision: str,
+        self, settings: PolicySettings, obs_shape: Sequence[int], num_actions: int, precision: str
     ) -> None:
-        """Weights from torch's global generator.
+        """Weights from torch's global generator. Raises: ConfigError: as `feature_shape`.
 
         Args: `obs_shape`: (S*C, H, W). `num_actions`: A. `precision`: as the encoder's.
-
-        Raises: ConfigError: as `feature_shape`.
         """
         super().__init__()
         filters, scaled = settings.num_filters, settings.renormalize

@@ -100,10 +100,10 @@ class Encoder(nn.Module):
         super().__init__()
         side = feature_side(settings.crop_size, settings.conv_strides)
         layers: list[nn.Module] = []
-        incoming, filters = channels, settings.num_filters
-        for stride in settings.conv_strides:
+        filters = settings.num_filters
+        for i, stride in enumerate(settings.conv_strides):
+            incoming = filters if i else channels
             layers += [nn.Conv2d(incoming, filters, _KERNEL, stride), nn.ReLU(inplace=True)]
-            incoming = filters
         self.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
         self.channels, self.latent_dim = channels, settings.latent_dim
         self.map_shape = (filters, side, side)
@@ -118,10 +118,7 @@ class Encoder(nn.Module):
         return torch.autocast(device, dtype=dtype) if dtype else contextlib.nullcontext()
 
     def features(self, images: Tensor) -> Tensor:
-        """float (N, S*C, H, W) in 0..1 -> (N, F = rows * columns * filters), the filter fastest.
-
-        That order is how channels-last memory lies, so flattening copies nothing.
-        """
+        """float (N, S*C, H, W) in 0..1 -> (N, F): rows, columns, filters, as memory has them."""
         with self.autocast():
             for layer in self.convolutions:
                 if isinstance(layer, nn.Conv2d):  # the ReLU behind it is part of the call
@@ -129,7 +126,7 @@ class Encoder(nn.Module):
             return images.permute(0, 2, 3, 1).flatten(1)
 
     def latent(self, features: Tensor) -> Tensor:
-        """Features (N, F) -> float32 (N, Z)."""
+        """(N, F) -> float32 (N, Z)."""
         with self.autocast():
             return self.head(features).float()
 
@@ -162,11 +159,7 @@ class PolicyNetwork(nn.Module):
     part = "networks"  # of an agent's state, where its weights are
 
     def __init__(
-        self,
-        settings: PolicySettings,
-        obs_shape: tuple[int, int, int],
-        num_actions: int,
-        precision: str,
+        self, settings: PolicySettings, obs_shape: Sequence[int], num_actions: int, precision: str
     ) -> None:
         """Args: `obs_shape`: (S*C, H, W) as rendered. `num_actions`: A. The rest: see `Encoder`."""
         super().__init__()
@@ -201,7 +194,7 @@ class Networks(nn.Module):
     def __init__(
         self, settings: NetworkSettings, channels: int, action_dim: int, precision: str
     ) -> None:
-        """Weights from torch's global generator. Args, and what is raised: see `Encoder`."""
+        """Weights from torch's global generator. The rest: see `Encoder`."""
         super().__init__()
         self.action_dim, hidden = action_dim, settings.hidden_dim
         self.encoder = Encoder(settings, channels, precision)
@@ -220,19 +213,18 @@ def initialise_orthogonal(module: nn.Module, conv_init: str) -> None:
     it keeps the scale of the signal. `orthogonal`: the kernel flattened to (out, in * 9) (DrQ).
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None:
-            nn.init.zeros_(layer.bias)
         if isinstance(layer, nn.Linear):
             nn.init.orthogonal_(layer.weight)
+            nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.Conv2d):
-            shape, middle = layer.weight.shape, _KERNEL // 2
-            with torch.no_grad():
-                if conv_init == "orthogonal":
-                    layer.weight.copy_(nn.init.orthogonal_(torch.empty(shape), math.sqrt(2)))
-                else:
-                    tap = nn.init.orthogonal_(torch.empty(shape[:2]), math.sqrt(2))
-                    layer.weight.zero_()
-                    layer.weight[:, :, middle, middle] = tap
+            shape, weight, middle = layer.weight.shape, layer.weight.data, _KERNEL // 2
+            if conv_init == "orthogonal":
+                weight.copy_(nn.init.orthogonal_(torch.empty(shape), math.sqrt(2)))
+            else:
+                tap = nn.init.orthogonal_(torch.empty(shape[:2]), math.sqrt(2))
+                weight.zero_()[:, :, middle, middle] = tap
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def initialise_truncated(module: nn.Module) -> None:

@@ -42,16 +42,17 @@ class Optimizer:
         clip: Sequence[ClipGroup] = (),
     ) -> None:
         """Args: `clip`: applied in this order before each step."""
-        self.learning_rate = learning_rate
-        self.clip = clip
-        self.scales = [group.scale for group in groups]
+        self.learning_rate, self.clip = learning_rate, clip
         self.parameters = [parameter for group in groups for parameter in group.parameters]
         device = self.parameters[0].device
-        rates = [torch.tensor(learning_rate * group.scale, device=device) for group in groups]
         self._adam = torch.optim.Adam(
             [
-                {"params": list(group.parameters), "lr": rate}
-                for group, rate in zip(groups, rates, strict=True)
+                {
+                    "params": list(group.parameters),
+                    "lr": torch.tensor(learning_rate * group.scale, device=device),
+                    "scale": group.scale,
+                }
+                for group in groups
             ],
             betas=betas,
             fused=True,
@@ -66,8 +67,8 @@ class Optimizer:
 
     def set_schedule(self, factor: float) -> None:
         """Learning rates become `factor` times their base; on the host, before a step."""
-        for group, scale in zip(self._adam.param_groups, self.scales, strict=True):
-            group["lr"].fill_(self.learning_rate * scale * factor)
+        for group in self._adam.param_groups:
+            group["lr"].fill_(self.learning_rate * group["scale"] * factor)
 
     def minimise(self, loss: Tensor) -> Tensor:
         """One step down the gradient of `loss`; returns as `step`."""

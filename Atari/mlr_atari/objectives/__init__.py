@@ -1,7 +1,6 @@
-"""What shapes the representation: one objective a file.
+"""What shapes the representation: one objective a file, whose name `agent.objective` says.
 
-Every module of this folder that defines a subclass of `Objective` is found by its file name, which
-is what `agent.objective` in a config says.  A new idea is one file here and one YAML.
+A new idea is one file here that defines a subclass of `Objective`, and one YAML.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ def available() -> dict[str, type[Objective]]:
 
 def objective_type(name: str) -> type[Objective]:
     """The objective of that name. Raises: ConfigError: no file of this folder defines it."""
-    known = available()
-    if name not in known:
+    if name not in (known := available()):
         remedy = suggestion(name, list(known))
         raise ConfigError(f"agent.objective={name}: no such objective; {remedy}")
     return known[name]

@@ -27,10 +27,7 @@ def sinusoidal_positions(length: int, width: int) -> Tensor:
     position = torch.arange(length, dtype=torch.float32)[:, None]
     even = torch.arange(0, width, 2, dtype=torch.float32)
     angle = position * torch.exp(even * (-math.log(10000.0) / width))
-    table = torch.empty(length, width)
-    table[:, 0::2] = angle.sin()
-    table[:, 1::2] = angle[:, : width // 2].cos()
-    return table
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :width]
 
 
 class Attention(nn.Module):
@@ -48,16 +45,13 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor, queries: int) -> Tensor:
         """tokens (B, T, W) -> (B, queries, W)."""
-        query = self._split(self.query(tokens[:, :queries]))
-        key, value = (self._split(part) for part in self.key_value(tokens).chunk(2, dim=-1))
-        scale = query.shape[-1] ** -0.5
+        parts = self.query(tokens[:, :queries]), *self.key_value(tokens).chunk(2, dim=-1)
+        query, key, value = (  # (B, heads, T, W / heads)
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts
+        )
         # Written out: T is at most a few dozen, and the same kernels run on every device.
-        weights = (query @ key.transpose(-2, -1) * scale).softmax(dim=-1)
+        weights = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(dim=-1)
         return self.output((weights.to(value.dtype) @ value).transpose(1, 2).flatten(2))
-
-    def _split(self, tokens: Tensor) -> Tensor:
-        """(B, T, W) -> (B, heads, T, W / heads)."""
-        return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 class Block(nn.Module):

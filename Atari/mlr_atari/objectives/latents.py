@@ -31,10 +31,8 @@ def health(name: str, prediction: Tensor, target: Tensor, latents: Tensor) -> di
     """Similarity and collapse watch; synchronises.
 
     `projection_std` is 1 for targets spread evenly on the sphere, and `effective_rank` counts the
-    directions that latents use; in a collapse they fall to 0 and 1.
-
-    Args: `prediction`, `target`: (*, D), what the loss compares. `latents`: (*, Z), of the encoder
-    that targets come from.
+    directions that latents use; in a collapse they fall to 0 and 1. Args: `prediction`, `target`:
+    (*, D), what the loss compares. `latents`: (*, Z), of the encoder that targets come from.
     """
     unit = F.normalize(target.flatten(0, -2), dim=-1)
     values = (

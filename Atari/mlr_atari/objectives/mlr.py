@@ -199,9 +199,7 @@ class MLR(Objective):
 
     def clip_groups(self) -> Sequence[ClipGroup]:
         """The decoder; its action embedding and the predictor stay unclipped (published code)."""
-        embedding = self.decoder.action_embedding
-        unclipped = set() if embedding is None else set(embedding.parameters())
-        own = [each for each in self.decoder.parameters() if each not in unclipped]
+        own = [p for name, p in self.decoder.named_parameters() if "action_embedding" not in name]
         if self.pixel_decoder is not None:
             own += self.pixel_decoder.parameters()
         return [ClipGroup("decoder", own if self.token is None else [*own, self.token])]

@@ -81,18 +81,18 @@ class PlayVirtual(SPR):
 
     def loss(self, encoder: Encoder, batch: Batch, noise: Any) -> tuple[Tensor, Metrics]:
         """Weighted sum of prediction and ramped cycle, each a mean by importance weight."""
-        settings, latent = self.settings, self.first_latent(encoder, batch, noise)
+        latent, cycle_weight = self.first_latent(encoder, batch, noise), self.settings.cycle_weight
         predicted = self.prediction_losses(encoder, latent, batch, noise)
         returned = self.cycle_losses(encoder, latent, batch, noise)
-        cycle_weight = settings.cycle_weight * self.ramp
 
-        def weighted(predicted: Tensor, returned: Tensor) -> Tensor:
-            return settings.prediction_weight * predicted + cycle_weight * returned
+        def total(predicted: Tensor, returned: Tensor) -> Tensor:
+            cycles = cycle_weight * self.ramp * returned
+            return self.settings.prediction_weight * predicted + cycles
 
         weights = batch.importance_weights
-        loss = weighted((predicted * weights).mean(), (returned * weights).mean())
         means = predicted.detach().mean(), returned.detach().mean()
-        return loss, dict(zip(self.metric_names, (weighted(*means), *means), strict=True))
+        metrics = dict(zip(self.metric_names, (total(*means), *means), strict=True))
+        return total((predicted * weights).mean(), (returned * weights).mean()), metrics
 
     def cycle_losses(
         self, encoder: Encoder, latent: Tensor, batch: Batch, noise: PlayVirtualNoise

@@ -21,8 +21,8 @@ Metrics = dict[str, Tensor]
 class Objective(nn.Module, ABC):
     """A loss on the critic's encoder, stepped by an optimiser of its own; only `loss` is a must.
 
-    An objective registers only what it owns: its trained parameters and its momentum targets. The
-    encoder is handed to it at each use. Everything that a resume needs must be in `state_dict`.
+    It registers only what it owns: its trained parameters and its momentum targets; the encoder is
+    handed to it at each use. Everything that a resume needs must be in `state_dict`.
 
     Attributes:
         settings_type: dataclass of its settings, the keys of its YAML. Among them must be
@@ -49,11 +49,9 @@ class Objective(nn.Module, ABC):
 
     @classmethod
     def check(cls, settings: Any, image_size: int) -> None:
-        """Look at keys that must fit others, before anything is built.
+        """Look at keys that must fit others, before anything is built; ConfigError if they do not.
 
         Args: `settings`: the whole section `agent`. `image_size`: side of a rendered image.
-
-        Raises: ConfigError: they do not.
         """
         del settings, image_size
 

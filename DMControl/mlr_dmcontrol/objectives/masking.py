@@ -35,12 +35,7 @@ class CubeMasking:
     sequence, `temporal` hides whole steps (the paper's two ablations), as it must where latents
     are hidden. Exactly floor(mask_ratio * n * n) of the n x n patches are hidden in each block
     (`temporal`: floor(mask_ratio * K) of the K steps), drawn uniformly without replacement.
-    If K is no multiple of `cube_depth`, the last block is shorter. Cubes of one block are `spatial`
-    masks by another name, of which the log warns.
-
-    Attributes:
-        patches: n, patches along a side. blocks: how many blocks are drawn.
-        depth: steps of a block.
+    If K is no multiple of `cube_depth`, the last block is shorter.
     """
 
     def __init__(self, settings: MaskSettings, image_size: int) -> None:

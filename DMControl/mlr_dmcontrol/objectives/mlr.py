@@ -23,7 +23,6 @@ from .interface import Metrics, Objective, windows_of
 from .latents import check_divides, distance, health, health_names, picture
 from .masking import CubeMasking, MaskSettings
 
-_DIAGNOSED_SEQUENCES = 16
 _ON_A_CPU = 32  # sequences at once
 
 
@@ -68,10 +67,7 @@ class MLRNoise:
 
 
 def warmup_inverse_sqrt(update_step: int, warmup: int, start: float) -> float:
-    """Factor on the learning rate: linear from `start` to 1, then falling as 1/√k.
-
-    Args: `update_step`: k, from 0. `warmup`: updates until 1 is reached; 0 keeps it at 1.
-    """
+    """Factor on the learning rate at k: linear from `start` to 1, then falling as 1/√k; or 1."""
     if warmup == 0:
         return 1.0
     if update_step < warmup:
@@ -108,8 +104,8 @@ class MLR(Objective):
     diagnostic_names = (*health_names("mlr"), "mlr/masked_fraction")
 
     def __init__(self, settings: Settings, networks: Networks, augmentation: Augmentation) -> None:
-        """With `redraw_linear_maps`, as published, linear maps of the encoder start anew here, in
-        the online and momentum encoder independently and after the critic's target was copied.
+        """With `redraw_linear_maps`, as published, linear maps of online and momentum encoder start
+        anew here, each on its own and after the critic's target was copied.
         """
         super().__init__(settings, networks, augmentation)
         encoder, latent_dim = networks.encoder, networks.encoder.latent_dim
@@ -174,8 +170,9 @@ class MLR(Objective):
     def sequences_at_once(self) -> int:
         """Whose activations are in memory together, unless configured: on a GPU all."""
         on_cpu = next(self.parameters()).device.type == "cpu"
-        most = _ON_A_CPU if on_cpu else self.sequence_batch_size
-        return self.settings.sequences_at_once or most
+        return self.settings.sequences_at_once or (
+            _ON_A_CPU if on_cpu else self.sequence_batch_size
+        )
 
     def pieces(self, batch: Batch, noise: MLRNoise) -> Iterator[tuple[float, Batch, MLRNoise]]:
         """A few sequences at a time; the loss is a mean over them, so nothing else changes."""
@@ -214,13 +211,13 @@ class MLR(Objective):
 
     def learning_rate_factor(self, update_step: int) -> float:
         """Warm-up, then inverse square root (published code)."""
-        settings = self.settings
-        return warmup_inverse_sqrt(update_step, settings.warmup_updates, settings.warmup_start)
+        warmup, start = self.settings.warmup_updates, self.settings.warmup_start
+        return warmup_inverse_sqrt(update_step, warmup, start)
 
     @torch.no_grad()
     def diagnostics(self, encoder: Encoder, batch: Batch, noise: MLRNoise) -> dict[str, float]:
         """Similarity and collapse watch on the first sequences of the batch."""
-        few = slice(_DIAGNOSED_SEQUENCES)
+        few = slice(16)
         sequence, noise = windows_of(batch).select(few), noise.select(few)
         latents = self.target_latents(sequence, noise)
         prediction = self.predictions(encoder, sequence, noise)

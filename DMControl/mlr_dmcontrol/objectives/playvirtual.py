@@ -72,10 +72,9 @@ class PlayVirtual(SPR):
 
     def __init__(self, settings: Settings, networks: Networks, augmentation: Augmentation) -> None:
         super().__init__(settings, networks, augmentation)
-        self.action_dim = networks.action_dim
-        self.reverse_dynamics = TransitionModel(
-            networks.encoder.latent_dim, networks.action_dim, settings.transition_hidden_dim
-        )
+        self.action_dim, latent_dim = networks.action_dim, networks.encoder.latent_dim
+        sizes = latent_dim, self.action_dim, settings.transition_hidden_dim
+        self.reverse_dynamics = TransitionModel(*sizes)
         self.register_buffer("ramp", torch.ones(()), persistent=False)
 
     def draw_noise(self, streams: Streams, views: AugmentationNoise) -> PlayVirtualNoise:
@@ -98,8 +97,8 @@ class PlayVirtual(SPR):
         latent = self.first_latent(encoder, sequence, noise)
         prediction = self.prediction_loss(latent, sequence, noise)
         returned = self.cycle_loss(latent, sequence, noise)
-        loss = settings.prediction_weight * prediction
-        loss = loss + self.ramp * settings.cycle_weight * returned
+        cycles = self.ramp * settings.cycle_weight * returned
+        loss = settings.prediction_weight * prediction + cycles
         if settings.backward_weight:
             loss = loss + settings.backward_weight * self.backward_loss(encoder, sequence, noise)
         if settings.real_cycle_weight:
@@ -118,13 +117,10 @@ class PlayVirtual(SPR):
         return self._distance(end, self._targets(first, noise.home).view_as(end))
 
     def returned(self, start: Tensor, actions: Tensor) -> Tensor:
-        """Where the actions that led on from `start` lead, taken back last first.
-
-        (*, Z), (C, *, A) -> (*, Z).
-        """
+        """Where actions that led on from `start`, taken back, lead: (*, Z), (C, *, A) -> (*, Z)."""
         for action in actions:
             start = self.dynamics(start, action)
-        for action in actions.flip(0):
+        for action in actions.flip(0):  # last first
             start = self.reverse_dynamics(start, action)
         return start
 

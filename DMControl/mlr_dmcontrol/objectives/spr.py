@@ -100,17 +100,14 @@ class SPR(Objective):
 
     def draw_noise(self, streams: Streams, views: AugmentationNoise) -> PredictionNoise:
         """Of stream `objective` first and target, in this order."""
-        stream, size = streams["objective"], self.sequence_batch_size
-        first = self.augmentation.draw(stream, (size,))
-        return PredictionNoise(
-            first, self.augmentation.draw(stream, (self.sequence_length - 1, size))
-        )
+        size, draw = self.sequence_batch_size, self.augmentation.draw
+        leads = (size,), (self.sequence_length - 1, size)
+        return PredictionNoise(*(draw(streams["objective"], lead) for lead in leads))
 
     def loss(self, encoder: Encoder, batch: Batch, noise: Any) -> tuple[Tensor, Metrics]:
         """Mean distance over the K predicted steps and B' windows; o_0 itself does not count."""
         sequence = windows_of(batch)
-        latent = self.first_latent(encoder, sequence, noise)
-        loss = self.prediction_loss(latent, sequence, noise)
+        loss = self.prediction_loss(self.first_latent(encoder, sequence, noise), sequence, noise)
         return loss, {"loss/spr": loss.detach()}
 
     def first_latent(
