@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -215,13 +215,11 @@ def installed(package: str) -> str | None:
 def revision() -> str | None:
     """Revision of the code, `-dirty` if changed since; None outside a git checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        answer = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None
+    here, quiet = Path(__file__).parent, subprocess.DEVNULL
+    with suppress(OSError, subprocess.SubprocessError):
+        text = subprocess.check_output(command, cwd=here, stderr=quiet, text=True, timeout=10)
+        return text.strip()
+    return None
 
 
 def _examine(
