@@ -47,7 +47,6 @@ SINGLES = (
     "{package}/errors.py",
     "{package}/frames.py",
     "{package}/kernels.py",
-    "{package}/machine.py",
     "{package}/momentum.py",
     "{package}/names.py",
     "{package}/objectives/__init__.py",

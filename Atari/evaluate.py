@@ -19,8 +19,8 @@ import numpy as np
 
 from mlr_atari import protocol
 from mlr_atari.build import evaluation_factory, set_up_process
+from mlr_atari.device import processes_beside
 from mlr_atari.errors import ConfigError, RunError
-from mlr_atari.machine import processes_beside
 from mlr_atari.policy import claim, is_exported, load_policy
 from mlr_atari.rainbow import evaluation_noise
 from mlr_atari.run import evaluation

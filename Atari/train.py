@@ -30,8 +30,7 @@ from mlr_atari.run.checkpoint import Checkpointer, Stateful
 from mlr_atari.run.evaluation import EvaluationResult, evaluate
 from mlr_atari.run.folder import RunFolder, look
 from mlr_atari.run.process import StopRequest, script
-from mlr_atari.run.progress import Progress, SaveSchedule
-from mlr_atari.run.records import Records
+from mlr_atari.run.records import Progress, Records, SaveSchedule
 from mlr_atari.run.schema import plain
 from mlr_atari.run.seeding import Streams, episode_seed
 from mlr_atari.settings import LAYOUT, Config, compose, load

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from mlr_dmcontrol.build import evaluation_factory, set_up_process
+from mlr_dmcontrol.device import processes_beside
 from mlr_dmcontrol.errors import ConfigError, RunError
-from mlr_dmcontrol.machine import processes_beside
 from mlr_dmcontrol.policy import claim, is_exported, load_policy
 from mlr_dmcontrol.run import evaluation
 from mlr_dmcontrol.run.process import script, typed_path

@@ -32,8 +32,7 @@ from mlr_dmcontrol.run.checkpoint import Checkpointer, Stateful
 from mlr_dmcontrol.run.evaluation import EvaluationResult, evaluate
 from mlr_dmcontrol.run.folder import RunFolder, look
 from mlr_dmcontrol.run.process import StopRequest, script
-from mlr_dmcontrol.run.progress import Progress, SaveSchedule
-from mlr_dmcontrol.run.records import Records
+from mlr_dmcontrol.run.records import Progress, Records, SaveSchedule
 from mlr_dmcontrol.run.schema import plain
 from mlr_dmcontrol.run.seeding import Streams, episode_seed
 from mlr_dmcontrol.settings import LAYOUT, Config, compose, load

@@ -21,8 +21,8 @@ import torch
 from torch.autograd import DeviceType
 
 from .cost import update_cost
+from .device import copy_rate, hardware, matmul_rate, seconds_of_call
 from .errors import ConfigError
-from .machine import copy_rate, hardware, matmul_rate, seconds_of_call
 from .run.folder import revision
 from .run.process import script
 from .settings import Config

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 
 from .augmentation import Augmentation
-from .device import named_device
+from .device import hardware, named_device, processes_beside
 from .environment import GameEnv
 from .kernels import switch
-from .machine import hardware, processes_beside
 from .networks import QNetwork, make_values
 from .objectives import objective_type
 from .protocol import Plan, plan

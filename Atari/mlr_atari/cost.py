@@ -19,10 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .batch import Batch
 from .build import build_agent
-from .device import to_device
+from .device import matmul_rate, to_device
 from .errors import ConfigError
 from .frames import FrameStacks
-from .machine import matmul_rate
 from .protocol import plan
 from .rainbow import Rainbow
 from .run.doctor import memory

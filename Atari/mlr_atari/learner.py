@@ -12,7 +12,7 @@ from .device import OnDevice, compile_methods
 from .rainbow import Rainbow
 from .replay import SequenceReplay
 from .run.guard import NonFiniteGuard
-from .run.progress import LastMetrics
+from .run.records import LastMetrics
 from .run.seeding import Streams
 
 

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from .augmentation import Augmentation
-from .device import named_device
+from .device import hardware, named_device, processes_beside
 from .environment import COLOURS, PixelControlEnv
 from .errors import ConfigError
 from .kernels import switch
-from .machine import hardware, processes_beside
 from .names import is_own
 from .networks import Networks
 from .objectives import objective_type

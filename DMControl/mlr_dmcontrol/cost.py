@@ -20,11 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .batch import Batch, SequenceBatch
 from .build import build_agent
-from .device import to_device
+from .device import matmul_rate, to_device
 from .environment import COLOURS
 from .errors import ConfigError
 from .frames import FrameStacks
-from .machine import matmul_rate
 from .protocol import plan
 from .run.doctor import memory
 from .run.seeding import Streams

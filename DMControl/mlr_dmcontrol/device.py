@@ -1,4 +1,5 @@
-"""Trees of tensors on their way to a device, and functions that run there: compiled, or as graphs.
+"""Devices: what they are and how fast, trees of tensors on their way there, and functions that run
+there, compiled or as graphs.
 
 A tree is a tensor, None, or a mapping, tuple or dataclass of trees.
 """
@@ -6,9 +7,14 @@ A tree is a tensor, None, or a mapping, tuple or dataclass of trees.
 from __future__ import annotations
 
 import dataclasses
+import os
+import platform
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +22,7 @@ from torch import Tensor
 
 # Runs of each variant before it is captured: libraries choose their kernels in the first ones.
 _WARM_UP_RUNS = 3
+_MOST_PROCESSES = 16  # of some hundred MB each
 _ALIGNMENT = 16  # bytes, of each tensor in a parcel
 
 Tree = TypeVar("Tree")
@@ -27,6 +34,60 @@ def named_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device("cuda", 0) if name == "cuda" else torch.device(name)
+
+
+def hardware(device: torch.device) -> str:
+    """Name of the GPU, or of the processor and the threads used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    with suppress(OSError):  # only on Linux is there more to say
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        models = (line.partition(":")[2].strip() for line in lines if "model name" in line)
+        name = next(models, name)
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def processes_beside(device: torch.device, chosen: int | None = None) -> int:
+    """How many work while `device` computes: none beside a CPU, one a core beside a GPU."""
+    beside = min(len(os.sched_getaffinity(0)), _MOST_PROCESSES) if device.type == "cuda" else 0
+    return beside if chosen is None else chosen
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """Floating-point operations per second of a large product of random matrices."""
+    # A GPU needs a larger one, and several in a row, or the launch is a part of the time.
+    rows, inner, columns = (8192, 8192, 8192) if device.type == "cuda" else (1024, 2048, 4096)
+    draws = torch.Generator(device=device).manual_seed(0)
+    left = torch.randn(rows, inner, device=device, generator=draws).to(dtype)
+    right = torch.randn(inner, columns, device=device, generator=draws).to(dtype)
+    return 2.0 * rows * inner * columns / _shortest(lambda: left @ right, device)
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes read plus bytes written per second in copying a large block."""
+    on_gpu = device.type == "cuda"
+    size = min(2**32, torch.cuda.mem_get_info(device)[0] // 4) if on_gpu else 2**28
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    destination = torch.ones_like(source)
+    return 2.0 * size / _shortest(lambda: destination.copy_(source), device)
+
+
+def seconds_of_call(function: Callable[[], object], device: torch.device, calls: int) -> float:
+    """Seconds of a call, in the mean of `calls` in a row, all of it computed."""
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    wait()
+    return (time.perf_counter() - start) / calls
+
+
+def _shortest(function: Callable[[], object], device: torch.device) -> float:
+    """Of four tries, the first of which warms up."""
+    calls = 10 if device.type == "cuda" else 1
+    return min(seconds_of_call(function, device, calls) for _ in range(4))
 
 
 def to_device(tree: Tree, device: torch.device | str) -> Tree:

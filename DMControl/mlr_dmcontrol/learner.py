@@ -11,7 +11,7 @@ from .batch import Batch, UpdateNoise
 from .device import OnDevice, compile_methods
 from .replay import UniformReplay
 from .run.guard import NonFiniteGuard
-from .run.progress import LastMetrics
+from .run.records import LastMetrics
 from .run.seeding import Streams
 from .sac import SAC
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,26 +74,23 @@ class Golden:
             return
         assert value is not None, f"{name} must receive a gradient"
         mine = value.detach().double().cpu().contiguous().numpy()
-        if name in self.arrays:
-            _close(name, mine, np.asarray(self.arrays[name], dtype=np.float64), rtol, atol)
-            return
-        known = False
-        if f"{name}|stats" in self.arrays:
-            known = True
-            stored = self.arrays[f"{name}|stats"]
-            stats = [mine.sum(), np.abs(mine).sum(), np.sqrt((mine**2).sum())]
+        whole, stats, sample = (self.arrays.get(name + of) for of in ("", "|stats", "|sample"))
+        assert any(part is not None for part in (whole, stats, sample)), f"no golden is {name}"
+        if whole is not None:
+            _close(name, mine, whole, rtol, atol)
+        if stats is not None:
+            sums = [mine.sum(), np.abs(mine).sum(), np.sqrt((mine**2).sum())]
             # The plain sum may cancel, so its error is measured against the absolute sum.
-            allowed = rtol * np.array([stored[1], stored[1], stored[2]]) + atol * mine.size
-            assert np.all(np.abs(stats - stored) <= allowed + 1e-12), (name, stats, stored)
-        if f"{name}|sample" in self.arrays:
-            known = True
+            allowed = rtol * stats[[1, 1, 2]] + atol * mine.size
+            assert np.all(np.abs(sums - stats) <= allowed + 1e-12), (name, sums, stats)
+        if sample is not None:
             places = np.unique(np.linspace(0, mine.size - 1, min(mine.size, 48)).astype(np.int64))
-            _close(name, mine.ravel()[places], self.arrays[f"{name}|sample"], rtol, atol)
-        assert known, f"no golden is named {name}"
+            _close(name, mine.ravel()[places], sample, rtol, atol)
 
 
 def _close(name: str, mine: Any, stored: Any, rtol: float, atol: float) -> None:
     assert mine.shape == stored.shape, (name, mine.shape, stored.shape)
+    stored = np.asarray(stored, np.float64)
     allowed = rtol * np.abs(stored).max(initial=0.0) + atol
     difference = np.abs(mine - stored).max(initial=0.0)
     assert difference <= allowed, f"{name}: off by {difference:.3g}, allowed {allowed:.3g}"
@@ -104,11 +102,4 @@ def golden() -> Callable[[str], Golden]:
     folder = Path(os.environ.get("MLR_GOLDENS") or ROOT.parent / "shared" / "goldens")
     if not folder.is_dir():
         pytest.skip(f"no goldens at {folder}; set MLR_GOLDENS")
-    loaded: dict[str, Golden] = {}
-
-    def load(name: str) -> Golden:
-        if name not in loaded:
-            loaded[name] = Golden(folder / f"{name}.npz")
-        return loaded[name]
-
-    return load
+    return cache(lambda name: Golden(folder / f"{name}.npz"))

@@ -1,4 +1,5 @@
-"""What a run writes down and shows: CSV tables, TensorBoard, log.txt, console and final.json.
+"""How far a run has come, and what it writes down and shows of that: CSV tables, TensorBoard,
+log.txt, console and final.json.
 
 The tables are the scientific record: they hold no wall-clock values, and their numbers read back
 exactly. After a resume tables and charts continue at the very byte of the checkpoint, so that an
@@ -14,27 +15,27 @@ import json
 import logging
 import math
 import os
-import shutil
 import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard import summary
-from tqdm import tqdm
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, SimulatorError
 from .disk import failure, open_own, own_folder, sync
-from .evaluation import EvaluationResult
+from .evaluation import MOST_FAILURES, EvaluationResult
 from .folder import RunFolder
-from .progress import LastMetrics, Progress
 
 STEPS = ("agent_step", "env_step")
 COUNTERS = (*STEPS, "update_step", "episode")
@@ -44,9 +45,7 @@ COUNTERS = (*STEPS, "update_step", "episode")
 # untrained encoders, and the directions in use.
 HEALTH = {"cosine_similarity": -math.inf, "projection_std": 0.01, "effective_rank": 1.5}
 
-# A line of progress where there is no terminal.
-_PLAIN = "{n_fmt}/{total_fmt}{unit}{postfix}, {rate_noinv_fmt}, {remaining} left"
-_SILENCE, _REFRESH = 60.0, 0.2  # seconds
+_SILENCE = 60.0  # seconds
 _END = 200  # bytes
 _EVENTS = "events.out.tfevents.start_"  # and the start's number; six digits
 _PACKAGE = logging.getLogger(__name__.partition(".")[0])  # parent of every module's logger
@@ -54,6 +53,113 @@ _PACKAGE = logging.getLogger(__name__.partition(".")[0])  # parent of every modu
 Values = Mapping[str, float | Tensor]  # points of charts, and pictures, uint8 (3, H, W)
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """Counters, each with its unit in its name."""
+
+    agent_step: int = 0  # decisions taken
+    env_step: int = 0  # simulator steps
+    update_step: int = 0  # updates of the agent
+    episode: int = 0  # episodes begun
+    episode_return: float = 0.0  # of the open episode, in raw reward
+    episode_length: int = 0  # of the open episode, in agent steps
+    finished_returns: list[float] = field(default_factory=list)  # since the last row of train.csv
+    failures: int = 0  # episodes that ended because the simulator itself failed
+    failures_in_a_row: int = 0
+    failed_episode: int = -1  # the last one
+    evaluated_at: int = -1  # agent step of the last evaluation
+    evaluation: list[float] = field(default_factory=list)  # its episodes' scores
+
+    def begin_episode(self) -> None:
+        self.episode += 1
+        self.episode_return, self.episode_length = 0.0, 0
+
+    def step(self, reward: float, env_steps: int) -> None:
+        """One decision was carried out, over `env_steps` simulator steps."""
+        self.agent_step += 1
+        self.env_step += env_steps
+        self.episode_return += reward
+        self.episode_length += 1
+
+    @contextmanager
+    def simulator_may_fail(self) -> Iterator[None]:
+        """Where the simulator itself fails within, the open episode is over, and that is all.
+
+        Raises SimulatorError: so were too many episodes, one after another.
+        """
+        try:
+            yield
+        except SimulatorError as error:
+            follows = self.failed_episode == self.episode - 1
+            self.failures_in_a_row = self.failures_in_a_row + 1 if follows else 1
+            self.failures, self.failed_episode = self.failures + 1, self.episode
+            log.warning("the simulator ends episode %d: %s", self.episode, error)
+            if self.failures_in_a_row == MOST_FAILURES:
+                text = f"{error}; so it went in {MOST_FAILURES} episodes in a row"
+                raise SimulatorError(text) from error
+
+    def take_finished(self) -> float | None:
+        """Mean return of the episodes that ended since the last call; None if none did."""
+        returns, self.finished_returns = self.finished_returns, []
+        return sum(returns) / len(returns) if returns else None
+
+    def watched(self) -> dict[str, float]:
+        """What must be finite, and when; a reward that is not stays in its episode's return."""
+        returns = sum(self.finished_returns) + self.episode_return
+        return {"agent_step": self.agent_step, "episode_returns": returns}
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for counter in fields(self):
+            setattr(self, counter.name, state[counter.name])
+
+
+class LastMetrics:
+    """The latest value of every metric, left on the device until a row is written.
+
+    Each is 0 until an update reports it. The tensors stay the same ones, so that `update` may be
+    part of a CUDA graph.
+    """
+
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        self.values = {name: torch.zeros((), device=device) for name in names}
+
+    def update(self, metrics: Mapping[str, Tensor]) -> None:
+        """Copy what one update reported; the other metrics keep their values."""
+        torch._foreach_copy_([self.values[name] for name in metrics], list(metrics.values()))
+
+    def fetch(self) -> dict[str, float]:
+        """All values, in a single transfer to the host, which waits for it."""
+        stacked = torch.stack([value.double() for value in self.values.values()])
+        return dict(zip(self.values, stacked.tolist(), strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.values)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for name, value in self.values.items():
+            value.copy_(state[name])
+
+
+class SaveSchedule:
+    """When a checkpoint is due: by minutes, by agent steps, or both; 0 means never."""
+
+    def __init__(self, minutes: float, steps: int) -> None:
+        self._seconds, self._steps = 60.0 * minutes, steps
+        self.saved(0)
+
+    def due(self, agent_step: int) -> bool:
+        by_time = 0 < self._seconds <= time.monotonic() - self._time
+        by_steps = self._steps > 0 and agent_step % self._steps == 0
+        return by_time or (by_steps and agent_step != self._agent_step)
+
+    def saved(self, agent_step: int) -> None:
+        """A checkpoint was written, tried or restored at `agent_step`: time counts from now on."""
+        self._time, self._agent_step = time.monotonic(), agent_step
 
 
 class Records:
@@ -82,21 +188,21 @@ class Records:
         sinks: Sequence[str],
     ) -> None:
         self.folder, self.progress, self.metrics = folder, progress, metrics
-        self.benchmark, self.subject = benchmark, subject
+        self.benchmark, self.subject, self.budget = benchmark, subject, budget
         names, path = (*metrics.values, *diagnostics), folder.path
         columns = {
             "train": (*COUNTERS, "episode_return", *names),
             "eval": (*STEPS, "episodes", "mean", "std", "normalized"),
             "eval_episodes": (*STEPS, "episode", "value", "length"),
         }
-        self._tables = {name: CsvTable(path / f"{name}.csv", columns[name]) for name in columns}
-        self._sinks: list[TensorBoard | WandB] = []
+        self._tables = {name: _CsvTable(path / f"{name}.csv", columns[name]) for name in columns}
+        self._sinks: list[_TensorBoard | _WandB] = []
         if "tensorboard" in sinks:
-            self._sinks.append(TensorBoard(path / "tb", _introduction(names, benchmark)))
+            self._sinks.append(_TensorBoard(path / "tb", _introduction(names, benchmark)))
         if "wandb" in sinks:
-            self._sinks.append(WandB(path))
+            self._sinks.append(_WandB(path))
         self._charts: dict[str, int] = {}  # TensorBoard's files, and their bytes that are good
-        self._console = Console(budget, f" {benchmark.STEP_NAME}")
+        self._console = _Console()
         self._collapsed: set[str] = set()
 
     @property
@@ -129,15 +235,12 @@ class Records:
         _PACKAGE.removeHandler(self._log_file)
         with suppress(OSError):
             self._log_file.close()
-        self._console.close()
         _PACKAGE.propagate = True
 
     def open(self, facts: Mapping[str, object]) -> None:
         """Continue tables and charts at the restored position, or start them; show `facts`.
 
-        Raises:
-            CheckpointError: a table was damaged; none was changed.
-            StorageError: they cannot be written.
+        Raises CheckpointError (a table was damaged; none was changed), StorageError.
         """
         folder = self.folder.path
         try:
@@ -149,7 +252,7 @@ class Records:
                 sink.begin(self._charts, self.step)
         except OSError as error:
             raise failure(f"{folder} cannot be written", error) from error
-        self._since, self._console.began = self._now(), (time.monotonic(), self.step)
+        self._since, self._began = self._now(), (time.monotonic(), self.step)
         facts = {**facts, "folder": folder, "curves": f"tensorboard --logdir {folder.parents[2]}"}
         width = max(map(len, facts))
         log.info("MLR on %s", self.benchmark.NAME)
@@ -179,14 +282,19 @@ class Records:
         self._collapsed = collapsed
         shown = {"return": mean_return} if mean_return is not None else {}
         shown |= {name: value for name, value in values.items() if name.startswith("loss/")}
-        self._console.progress(self.step, shown)
+        numbers = "".join(f", {name} {value:.4g}" for name, value in shown.items())
+        seconds, steps = time.monotonic() - self._began[0], self.step - self._began[1]
+        left = timedelta(seconds=round((self.budget - self.step) * seconds / steps))
+        done = f"{self.step:,} of {self.budget:,} {self.benchmark.STEP_NAME}"
+        log.info("%s%s; %.1f a second, %s left", done, numbers, steps / seconds, left)
 
     def evaluating(self, result: EvaluationResult) -> None:
-        """The policy is being scored: show that it goes on."""
-        self._console.under_way(f"evaluation: {result}")
+        """The policy is being scored: show after a minute of silence that it goes on."""
+        if time.monotonic() - self._console.shown > _SILENCE:
+            log.info("evaluation: %s", result)
 
     def evaluated(self, result: EvaluationResult) -> None:
-        """The policy was scored: a row, a row for each episode, charts, a line."""
+        """The policy was scored: a row, one for each episode, charts, a line."""
         progress, benchmark, values = self.progress, self.benchmark, result.scores
         progress.evaluated_at, progress.evaluation = progress.agent_step, list(values)
         spread, score = statistics.stdev(values) if len(values) > 1 else None, self._score()
@@ -220,12 +328,11 @@ class Records:
     def state_dict(self) -> dict[str, Any]:
         """Lengths of tables and charts, in bytes, all on disk, and how the tables end.
 
-        Raises:
-            OSError: rows could not be written. StorageError: the folder is not ours any more.
+        Raises OSError (rows could not be written), StorageError (the folder is not ours any more).
         """
         self.folder.check()
         for sink in self._sinks:
-            if isinstance(sink, TensorBoard):
+            if isinstance(sink, _TensorBoard):
                 self._charts[sink.path.name] = sink.sync()
         sizes = {name: table.sync() for name, table in self._tables.items()}
         ends = {name: table.end() for name, table in self._tables.items()}
@@ -260,7 +367,7 @@ class Records:
         return time.perf_counter(), self.progress.agent_step, self.progress.update_step
 
 
-class GrowingFile:
+class _GrowingFile:
     """A file that only grows, until a resume cuts it back to where the checkpoint was.
 
     What cannot be written (disk full) waits in memory for the next attempt.
@@ -280,16 +387,14 @@ class GrowingFile:
         if not self.size:
             self._pending = self._header
         elif os.pread(self._descriptor, len(self._header), 0) != self._header:
-            raise CheckpointError(
-                f"{self.path} has not the columns {self._header.decode().strip()}"
-            )
+            columns = self._header.decode().strip()
+            raise CheckpointError(f"{self.path} has not the columns {columns}")
         elif self.end() != self.known_end:
             raise CheckpointError(f"{self.path} holds other rows than when it was saved, or fewer")
 
     def cut(self) -> None:
-        """Cut off what was written after `size`; a new file gets its header."""
         os.ftruncate(self._descriptor, self.size)
-        self._write()
+        self.write()
 
     def end(self) -> bytes:
         """Some of the last bytes that are good."""
@@ -297,59 +402,54 @@ class GrowingFile:
         return os.pread(self._descriptor, count, self.size - count)
 
     def append(self, data: bytes) -> None:
-        """Write `data` behind the rest."""
         self._pending += data
         try:
-            self._write()
+            self.write()
         except OSError as error:
             log.warning("%s cannot be written (%s) and is kept in memory", self.path, error)
 
-    def sync(self) -> int:
-        """Make all of it durable, or raise OSError; returns the file's length in bytes."""
-        self._write()
-        sync(self._descriptor)
-        return self.size
-
-    def close(self) -> None:
-        """Write what still waits, if the disk allows it, and close the file."""
-        if self._descriptor >= 0:
-            with suppress(OSError):
-                self._write()
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def _write(self) -> None:
-        # At a position, not appended: a partly written row is written over.
+    def write(self) -> None:
+        """Write what waits at its position, over a partly written row; or raise OSError."""
         while self._pending:
             written = os.pwrite(self._descriptor, self._pending, self.size)
             self.size += written
             self._pending = self._pending[written:]
 
+    def sync(self) -> int:
+        """Make all of it durable, or raise OSError; returns the file's length in bytes."""
+        self.write()
+        sync(self._descriptor)
+        return self.size
 
-class CsvTable(GrowingFile):
-    """Rows of a CSV file with a fixed header; floats in the shortest form that reads back."""
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            with suppress(OSError):
+                self.write()
+            os.close(self._descriptor)
+
+
+class _CsvTable(_GrowingFile):
+    """Rows under a fixed header; floats in the shortest form that reads back."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self._columns = tuple(columns)
         super().__init__(path, self._line(dict(zip(columns, columns, strict=True))))
 
     def row(self, values: Mapping[str, Any]) -> None:
-        """Add a row; a missing column stays empty, an unknown one is a ValueError."""
         self.append(self._line(values))
 
     def _line(self, values: Mapping[str, Any]) -> bytes:
+        """A missing column stays empty, an unknown one is a ValueError."""
         text = io.StringIO()
         csv.DictWriter(text, self._columns, lineterminator="\n").writerow(values)
         return text.getvalue().encode()
 
 
-class TensorBoard(GrowingFile):
+class _TensorBoard(_GrowingFile):
     """Event files, one for each start of the run, read in the order of their names.
 
     At a resume those of earlier starts are cut where the checkpoint was, as tables are: what is
-    shown depends neither on steps nor on clocks.
-
-    Args: `first`: summaries that a new run begins with.
+    shown depends neither on steps nor on clocks. A new run begins with the summaries `first`.
     """
 
     def __init__(self, folder: Path, first: Sequence[object]) -> None:
@@ -374,7 +474,6 @@ class TensorBoard(GrowingFile):
             self._event(0, summary=first)
 
     def add(self, values: Values, step: int) -> None:
-        """Points and pictures."""
         for tag, value in values.items():
             if isinstance(value, Tensor):
                 self._event(step, summary=summary.image(tag, value, dataformats="CHW"))
@@ -387,7 +486,7 @@ class TensorBoard(GrowingFile):
         self.append(record.getvalue())
 
 
-class WandB:
+class _WandB:
     """Weights & Biases, offline unless $WANDB_MODE says otherwise; where it fails, it is off.
 
     Each start is a run of its own there, and what a resume takes back stays: to look at, only.
@@ -399,7 +498,6 @@ class WandB:
         self._run: Any = None  # none where it is off
 
     def begin(self, sizes: Mapping[str, int], step: int) -> None:
-        """Begin a run there."""
         with self._or_off():
             self._wandb = importlib.import_module("wandb")
             name, mode = "-".join(self._folder.parts[-3:]), os.environ.get("WANDB_MODE", "offline")
@@ -408,7 +506,6 @@ class WandB:
             self._run = self._wandb.init(**names, mode=mode, settings=quiet)
 
     def add(self, values: Values, step: int) -> None:
-        """Points and pictures."""
         with self._or_off():
             for tag, value in values.items() if self._run else ():
                 if isinstance(value, Tensor):
@@ -416,7 +513,6 @@ class WandB:
                 self._run.log({tag: value}, step=step)
 
     def close(self) -> None:
-        """End the run there."""
         with self._or_off():
             if self._run:
                 self._run.finish()
@@ -430,74 +526,26 @@ class WandB:
             self._run = None
 
 
-class Console(logging.Handler):
-    """Progress on the standard error: a bar on a terminal, plain lines elsewhere.
+class _Console(logging.Handler):
+    """Shows warnings, and all that this module says, on the standard error."""
 
-    As a handler of the package's log it shows warnings, and all that this module says.
-
-    Args: `total`: where progress ends, in `unit`, such as ` env steps`.
-    """
-
-    def __init__(self, total: int, unit: str) -> None:
-        super().__init__()
-        self.began = time.monotonic(), 0  # and the step at which this process did
-        self._total, self._unit, self._stream = total, unit, sys.stderr
-        self._terminal = self._stream.isatty()
-        self._bar = ""  # as it was drawn last, in the line where the cursor is
-        self._shown = 0.0  # when something was, on the monotonic clock
-
-    def progress(self, step: int, values: Mapping[str, float]) -> None:
-        """Show that `step` is reached, with a few numbers; to be called once a log interval."""
-        start, first = self.began
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        options: dict[str, Any] = {"unit": self._unit, "initial": first, "postfix": numbers}
-        if self._terminal:
-            options["ncols"] = shutil.get_terminal_size().columns
-        else:
-            options["bar_format"] = _PLAIN
-        self._show(tqdm.format_meter(step, self._total, time.monotonic() - start, **options))
-
-    def under_way(self, text: str) -> None:
-        """Show what takes so long: in place of the bar, or as a line after a minute of silence."""
-        if time.monotonic() - self._shown > (_REFRESH if self._terminal else _SILENCE):
-            self._show(text)
+    shown = 0.0  # when it did last, on the monotonic clock
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a line, above the bar if there is one."""
-        text = record.getMessage()
-        if record.levelno >= logging.WARNING:
-            self._print(f"{record.levelname.lower()}: {text}\n", self._bar)
-        elif record.name == __name__:
-            self._print(f"{text}\n", self._bar)
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        if self._bar:
-            self._print(f"{self._bar}\n", "")
-        super().close()
-
-    def _show(self, text: str) -> None:
-        if self._terminal:
-            self._print("", text)
-        else:
-            self._print(f"{text}\n", "")
-
-    def _print(self, text: str, bar: str) -> None:
-        """Print in place of the bar, and a bar behind it."""
-        erase, self._bar, self._shown = "\r\x1b[K" if self._bar else "", bar, time.monotonic()
-        print(erase, text, bar, sep="", end="", file=self._stream, flush=True)
+        warning = record.levelno >= logging.WARNING
+        if warning or record.name == __name__:
+            level = f"{record.levelname.lower()}: " if warning else ""
+            print(level + record.getMessage(), file=sys.stderr, flush=True)
+            self.shown = time.monotonic()
 
 
 def _introduction(names: Sequence[str], benchmark: ModuleType) -> tuple[Any, Any]:
     """The custom-scalars page, charts that matter (Scalars has all of them), and the text page."""
+    score = [f"{kind}/{benchmark.CHART}" for kind in ("eval", "train")]
+    losses = [name for name in names if name.startswith("loss/")]
     charts = {
-        "score": {
-            benchmark.METRIC: [f"eval/{benchmark.CHART}", f"train/{benchmark.CHART}"],
-            "normalized": ["eval/normalized_score"],
-        },
-        "losses": {
-            name.removeprefix("loss/"): [name] for name in names if name.startswith("loss/")
-        },
+        "score": {benchmark.METRIC: score, "normalized": ["eval/normalized_score"]},
+        "losses": {name.removeprefix("loss/"): [name] for name in losses},
         "representation": {name: [name] for name in names if name.rpartition("/")[2] in HEALTH},
         "speed": {"agent steps per second": ["time/agent_steps_per_second"]},
     }

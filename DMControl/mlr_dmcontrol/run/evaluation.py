@@ -87,7 +87,7 @@ class EvaluationEnvs:
     ) -> None:
         self.num_envs, self.full_batches = num_envs, full_batches
         self._make, self._envs = make, dict[int, Any]()  # of this process, by place
-        self._workers = [_Worker(make) for _ in range(min(processes, num_envs))]
+        self._workers = [_start(make) for _ in range(min(processes, num_envs))]
         self.processes = len(self._workers)
 
     def advance(self, orders: Sequence[Order], waiting: Callable[[], None]) -> list[Seen]:
@@ -98,10 +98,11 @@ class EvaluationEnvs:
         """
         if not self._workers:
             return [self.follow(order) for order in orders]
-        workers = [self._workers[order.place % len(self._workers)] for order in orders]
-        for worker, order in zip(workers, orders, strict=True):
-            worker.ask(order)
-        return [worker.answer(waiting) for worker in workers]
+        asked = [self._workers[order.place % len(self._workers)] for order in orders]
+        for (connection, _), order in zip(asked, orders, strict=True):
+            with suppress(ConnectionError):  # its answer will tell why
+                connection.send(order)
+        return [_answer(connection, process, waiting) for connection, process in asked]
 
     def follow(self, order: Order) -> Seen:
         """Carry out an order in this process."""
@@ -120,46 +121,40 @@ class EvaluationEnvs:
         """End the workers, by force if they do not; close the environments here."""
         for env in self._envs.values():
             env.close()
-        for worker in self._workers:
-            worker.connection.close()
-        processes = [worker.process for worker in self._workers]
-        for process in psutil.wait_procs(processes, timeout=10)[1]:
+        for connection, _ in self._workers:
+            connection.close()
+        for process in psutil.wait_procs([process for _, process in self._workers], timeout=10)[1]:
             process.kill()
             process.wait()
 
 
-class _Worker:
+def _start(make: Make) -> tuple[Connection, psutil.Popen]:
     """A process that plays, and ends when this one does."""
+    ours, theirs = Pipe()
+    # The user's own environments must be importable there as they are here.
+    paths = [str(Path(__file__).resolve().parents[2]), *sys.path]
+    process = psutil.Popen(
+        [sys.executable, "-c", f"from {__name__} import serve; serve({theirs.fileno()})"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        pass_fds=[theirs.fileno()],
+        start_new_session=True,  # Ctrl-C is for the training process to handle
+    )
+    theirs.close()
+    ours.send(make)
+    return ours, process
 
-    def __init__(self, make: Make) -> None:
-        self.connection, theirs = Pipe()
-        # The user's own environments must be importable there as they are here.
-        paths = [str(Path(__file__).resolve().parents[2]), *sys.path]
-        self.process = psutil.Popen(
-            [sys.executable, "-c", f"from {__name__} import serve; serve({theirs.fileno()})"],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,  # Ctrl-C is for the training process to handle
-        )
-        theirs.close()
-        self.connection.send(make)
 
-    def ask(self, order: Order) -> None:
-        with suppress(ConnectionError):  # `answer` finds out why
-            self.connection.send(order)
-
-    def answer(self, waiting: Callable[[], None]) -> Seen:
-        """What came of the oldest order that was not answered yet."""
-        try:
-            while not self.connection.poll(_PATIENCE):
-                waiting()
-            answer: Seen | Exception = self.connection.recv()
-        except (EOFError, ConnectionError) as error:
-            code = self.process.wait()
-            raise RunError(f"an evaluation worker ended with code {code}") from error
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+def _answer(connection: Connection, process: Any, waiting: Callable[[], None]) -> Seen:
+    """What came of the oldest order that was not answered yet."""
+    try:
+        while not connection.poll(_PATIENCE):
+            waiting()
+        answer: Seen | Exception = connection.recv()
+    except (EOFError, ConnectionError) as error:
+        raise RunError(f"an evaluation worker ended with code {process.wait()}") from error
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def serve(file_number: int) -> None:
@@ -199,13 +194,11 @@ def evaluate(
     As many as `envs` has places are under way; where one ends the next one begins. An episode in
     which the simulator fails is over by that.
 
-    Args:
-        episode_seed: seed of the k-th episode.
-        watch: is shown what there is before every step and while it waits; to end it, it raises.
+    `episode_seed` gives the seed of the k-th episode; `watch` is shown what there is before every
+    step and while it waits, and raises to end it.
 
-    Raises:
-        NonFiniteError: an action or a score that is no number.
-        SimulatorError: the simulator fails in every one of many. RunError: a worker is dead.
+    Raises NonFiniteError (an action or a score that is no number), SimulatorError (the simulator
+    fails in every one of many), RunError (a worker is dead).
     """
     start, failed = time.perf_counter(), 0
     result = EvaluationResult([0.0] * episodes, [0] * episodes, [])
@@ -229,9 +222,9 @@ def evaluate(
             number, episode.obs = episode.number, obs
             result.lengths[number] += order.seed is None
             result.scores[number] += reward
-            if not math.isfinite(result.scores[number]):
-                score, step = result.scores[number], result.lengths[number]
-                raise NonFiniteError(f"score={score} of evaluation episode {number}, step {step}")
+            if not math.isfinite(score := result.scores[number]):
+                where = f"evaluation episode {number}, step {result.lengths[number]}"
+                raise NonFiniteError(f"score={score} of {where}")
             if error:
                 failed += 1
                 log.warning("evaluation: the simulator ends episode %d: %s", number, error)
@@ -253,11 +246,8 @@ def _decide(policy: Policy, envs: EvaluationEnvs, playing: dict[int, _Episode]) 
     actions = policy(obs, [episode.generator for episode in batch])
     if not np.isfinite(actions).all():
         raise NonFiniteError("an action of the evaluated policy is no number")
-    return [
-        Order(place, None, action)
-        for place, action in zip(places, actions, strict=True)
-        if place in playing
-    ]
+    moves = zip(places, actions, strict=True)
+    return [Order(place, None, action) for place, action in moves if place in playing]
 
 
 def _generator(seed: int) -> np.random.Generator:
@@ -291,10 +281,7 @@ def _frame_rate(env: Any) -> float:
 
 
 def watch_episode(policy: Policy, env: Any, seed: int) -> None:
-    """Play the episode of `seed` in a window, as fast as it is meant to be, until it is closed.
-
-    Raises ConfigError: no window can be opened.
-    """
+    """Play the episode of `seed` in a window, as fast as it is meant to be, until it is closed."""
     try:
         tkinter: Any = importlib.import_module("tkinter")
     except ImportError as error:
@@ -317,10 +304,7 @@ def watch_episode(policy: Policy, env: Any, seed: int) -> None:
 
 
 def record_video(policy: Policy, env: Any, seed: int, path: Path) -> float:
-    """Film the episode of `seed` as `path`.mp4, and return its score.
-
-    Raises ConfigError: ffmpeg does not work.
-    """
+    """Film the episode of `seed` as `path`.mp4; its score. Raises ConfigError: no ffmpeg works."""
     imageio: Any = importlib.import_module("imageio.v2")  # workers do without
     score = 0.0
     try:
@@ -357,15 +341,14 @@ def teller(metric: str) -> Callable[[EvaluationResult], None]:
 def kept(folder: Path, name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A new file `folder`/`name`.json, or with a number behind it, for what the mapping will hold.
 
-    Raises:
-        ConfigError: nothing can be kept there, which shows at once. StorageError: it cannot now.
+    Raises ConfigError (nothing can be kept there, which shows at once), StorageError (nor now).
     """
     report: dict[str, Any] = {}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         own_folder(folder)
         for number in itertools.count(1):
-            path = folder / f"{name if number == 1 else f'{name}_{number}'}.json"
+            path = folder / (f"{name}.json" if number == 1 else f"{name}_{number}.json")
             with suppress(FileExistsError):
                 path.open("x").close()
                 break

@@ -45,14 +45,18 @@ class Walk:
     def step(self, action: float) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.left -= 1
         reward = action * self.random.random()
-        if self.left == 2:
-            if self.fault == "fails" or (self.fault == "fails once" and self.seed == seed_of(1)):
+        match self.fault if self.left == 2 else "":
+            case "fails":
                 raise SimulatorError("it blew up")
-            if self.fault == "hangs":
+            case "fails once" if self.seed == seed_of(1):
+                raise SimulatorError("it blew up")
+            case "hangs":
                 time.sleep(1000)
-            if self.fault == "dies":
+            case "dies":
                 os.kill(os.getpid(), signal.SIGKILL)
-            if self.fault == "rewards nan":
+            case "is broken":
+                raise LookupError
+            case "rewards nan":
                 reward = math.nan
         return self.picture(1), reward, self.left == 0, False, {}
 
@@ -102,15 +106,22 @@ def expected() -> EvaluationResult:
 def test_scores_do_not_depend_on_who_plays_where(
     num_envs: int, processes: int, full_batches: bool, expected: EvaluationResult
 ) -> None:
+    batches = set()
+
+    def policy(obs: np.ndarray, generators: Sequence[np.random.Generator]) -> np.ndarray:
+        batches.add(len(obs))
+        return act(obs, generators)
+
     with closing(EvaluationEnvs(Walk, num_envs, processes, full_batches=full_batches)) as envs:
         for episodes in (13, 3):
-            result = evaluate(act, envs, episodes, seed_of)
+            result = evaluate(policy, envs, episodes, seed_of)
             assert result.scores == expected.scores[:episodes]
             assert result.lengths == expected.lengths[:episodes]
             assert sorted(result.ended) == expected.ended[:episodes]
             for pid in workers_of(envs):  # as a scheduler does to every process of a job
                 for number in SIGNALS:
                     os.kill(pid, number)
+    assert (batches == {num_envs}) == (full_batches or num_envs == 1)
 
 
 @pytest.mark.parametrize("processes", [0, 2])
@@ -125,23 +136,21 @@ def test_what_the_simulator_raises_ends_its_episode(
 
 
 @pytest.mark.parametrize(
-    ("make", "processes", "episodes", "error", "text"),
+    ("fault", "processes", "error", "text"),
     [
-        (partial(Walk, "fails"), 0, 10, SimulatorError, "it blew up"),
-        (partial(Walk, "rewards nan"), 0, 3, NonFiniteError, "score=nan"),
-        (partial(Walk, "refuses"), 1, 1, ConfigError, "task=walk: refuses"),
-        (partial(Walk, 1, 2), 1, 1, RuntimeError, "takes from 1 to 2"),
-        (partial(Walk, "dies"), 1, 1, RunError, "worker ended with code -9"),
+        ("fails", 0, SimulatorError, "it blew up"),
+        ("rewards nan", 0, NonFiniteError, "score=nan"),
+        ("refuses", 1, ConfigError, "task=walk: refuses"),
+        ("is broken", 1, RuntimeError, "LookupError"),
+        ("dies", 1, RunError, "worker ended with code -9"),
     ],
 )
 def test_what_ends_an_evaluation(
-    make: Any, processes: int, episodes: int, error: type[Exception], text: str
+    fault: str, processes: int, error: type[Exception], text: str
 ) -> None:
-    with (
-        closing(EvaluationEnvs(make, 1, processes)) as envs,
-        pytest.raises(error, match=text),
-    ):
-        evaluate(act, envs, episodes, seed_of)
+    make = partial(Walk, fault)
+    with closing(EvaluationEnvs(make, 1, processes)) as envs, pytest.raises(error, match=text):
+        evaluate(act, envs, 10, seed_of)
 
 
 def test_an_action_must_be_a_number() -> None:
@@ -165,24 +174,8 @@ def test_whoever_watches_sees_how_far_it_is_and_may_end_it_though_a_worker_hangs
     assert sorted({*steps}) == list(range(hangs_at + 1))
 
 
-@pytest.mark.parametrize("full_batches", [False, True])
-def test_full_batches_are_blank_where_nobody_plays(full_batches: bool) -> None:
-    batches = []
-
-    def policy(obs: np.ndarray, generators: Sequence[np.random.Generator]) -> np.ndarray:
-        batches.append(obs)
-        return np.zeros(len(generators))
-
-    with closing(EvaluationEnvs(Walk, 3, full_batches=full_batches)) as envs:
-        lengths = evaluate(policy, envs, 4, seed_of).lengths
-    rows = [int(obs.any(axis=(1, 2, 3)).sum()) for obs in batches]
-    assert sum(rows) == sum(lengths)
-    assert [len(obs) for obs in batches] == ([3] * len(rows) if full_batches else rows)
-    assert min(rows) < 3
-
-
 def workers_of(envs: EvaluationEnvs) -> list[int]:
-    return [worker.process.pid for worker in envs._workers]
+    return [process.pid for _, process in envs._workers]
 
 
 def gone(pid: int, seconds: float = 20) -> bool:
@@ -241,7 +234,7 @@ def test_films(
         assert columns / rows == pytest.approx(shape[1] / shape[0], abs=0.01)
 
 
-def test_without_ffmpeg_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ffmpeg_it_is_wrong_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "missing"))
     with pytest.raises(ConfigError, match="--video"):
         record_video(act, Walk(), seed_of(0), tmp_path / "film")

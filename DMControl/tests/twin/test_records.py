@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import io
 import itertools
 import json
 import logging
@@ -14,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,7 @@ from mlr_dmcontrol import protocol
 from mlr_dmcontrol.errors import CheckpointError
 from mlr_dmcontrol.run.evaluation import EvaluationResult
 from mlr_dmcontrol.run.folder import RunFolder
-from mlr_dmcontrol.run.progress import LastMetrics, Progress
-from mlr_dmcontrol.run.records import Records
+from mlr_dmcontrol.run.records import LastMetrics, Progress, Records, SaveSchedule
 
 NAMES = ("loss/x", "x/projection_std", "x/effective_rank", "x/cosine_similarity")
 TASK = protocol.TASKS[0]
@@ -227,15 +225,16 @@ def test_rows_wait_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.Mo
     assert [row["agent_step"] for row in rows(tmp_path / "eval.csv")] == list("36")
 
 
-def full_after(count: int) -> Callable[[int, bytes, int], int]:
-    """A disk with room for `count` more bytes."""
-    real, room = os.pwrite, [count]
+def full_after(room: int) -> Callable[[int, bytes, int], int]:
+    """A disk with room for so many more bytes."""
+    real = os.pwrite
 
     def pwrite(descriptor: int, data: bytes, offset: int) -> int:
-        if not room[0]:
+        nonlocal room
+        if not room:
             raise OSError(errno.ENOSPC, "No space left on device")
-        written = real(descriptor, data[: room[0]], offset)
-        room[0] -= written
+        written = real(descriptor, data[:room], offset)
+        room -= written
         return written
 
     return pwrite
@@ -253,6 +252,7 @@ def test_warnings_are_shown_and_all_messages_logged(
         logger.warning("disk is %s", "full")
         collapses = [(0.9, 12.0), (0.004, 12.0), (0.004, 1.2), (0.004, 1.2), (0.9, 12.0), (0, 1)]
         for spread, rank in collapses:
+            records.progress.step(0.0, 1)
             records.log({NAMES[1]: spread, NAMES[2]: rank, NAMES[3]: 0.0})
         raise ValueError("why it ended")
     logger.warning("after the run")
@@ -266,31 +266,61 @@ def test_warnings_are_shown_and_all_messages_logged(
     assert fell == [NAMES[1], NAMES[2], NAMES[2], NAMES[1]]  # each time as it begins
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
-def test_plain_lines_without_a_terminal_and_a_bar_on_one(
-    stream: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "150")
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    with redirect_stderr(stream), opened(tmp_path) as records:
-        text = stream.getvalue()
-        assert text.startswith(f"MLR on {protocol.NAME}\n  method        mlr\n")
-        assert "  replay bytes  1,234\n" in text
+    with opened(tmp_path) as records:
+        now += 60.0
         live(records, 3)
         for second in range(150):  # of a long evaluation
             now += 1.0
             records.evaluating(EvaluationResult([0.0] * 5, [second], []))
-    text = stream.getvalue()
-    assert "3/100" in text
-    assert "return 1.5" in text
+    text = capsys.readouterr().err
+    assert text.startswith(f"MLR on {protocol.NAME}\n  method        mlr\n")
+    assert "  replay bytes  1,234\n" in text
     assert text.count("evaluation at 3 ") == 1
-    assert ("\r" in text) == stream.isatty()
-    assert text.endswith("\n")
-    shown = text.count("evaluation: 0 of 5 episodes")
-    assert shown > 100 if stream.isatty() else shown == 2
+    assert f"3 of 100 {protocol.STEP_NAME}, return 1.5; 0.1 a second, 0:32:20 left\n" in text
+    assert text.count("evaluation: 0 of 5 episodes") == 2  # after each minute of silence
+
+
+# ---- how far a run has come ----------------------------------------------------------------
+
+
+def test_when_a_checkpoint_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    by_time, by_steps, never = (SaveSchedule(*due) for due in ((5.0, 0), (0.0, 7), (0.0, 0)))
+    for _ in range(2):
+        now += 299.0
+        assert not by_time.due(3)
+        now += 1.0
+        assert by_time.due(3)
+        by_time.saved(3)
+    assert [step for step in range(23) if by_steps.due(step)] == [7, 14, 21]
+    by_steps.saved(14)  # written or restored there, so never again
+    assert [step for step in range(1, 23) if by_steps.due(step)] == [7, 21]
+    now += 1e9
+    assert not never.due(3)
+
+
+def test_counters_and_metrics_come_back() -> None:
+    one, other = Progress(), Progress()
+    one.begin_episode()
+    one.step(1.5, 4)
+    one.finished_returns.append(3.0)
+    assert one.watched() == {"agent_step": 1, "episode_returns": 4.5}
+    other.load_state_dict(one.state_dict())
+    assert other == one
+    assert (one.take_finished(), one.take_finished()) == (3.0, None)
+    assert other.finished_returns == [3.0]
+    one.step(math.nan, 4)
+    one.finished_returns.append(one.episode_return)
+    one.begin_episode()
+    assert math.isnan(one.watched()["episode_returns"])  # a bad reward stays there
+    metrics, restored = (LastMetrics(["a", "b"], torch.device("cpu")) for _ in range(2))
+    metrics.update({"a": torch.tensor(0.1)})
+    metrics.update({"b": torch.tensor(3.0)})
+    restored.load_state_dict(metrics.state_dict())
+    assert restored.fetch() == {"a": 0.10000000149011612, "b": 3.0}
