@@ -57,8 +57,8 @@ RUNS = [
 KEY = ("commit", "hardware", "preset", "agent", "precision", "mode")  # a row of speed
 
 # Beyond PyTorch, NumPy, SciPy, OpenCV, TensorBoard, pandas, Matplotlib, pytest and what these need.
-PACKED = "ale-py dm_control dm-env dm-tree farama-notifications glfw gymnasium hydra-core kornia"
-PACKED += " kornia-rs mujoco omegaconf pyopengl"
+PACKED = "ale-py dm_control dm-env dm-tree farama-notifications glfw gymnasium hydra-core"
+PACKED += " mujoco omegaconf pyopengl"
 PURE = "antlr4-python3-runtime"  # published as source
 LEFT_OUT = ("locomotion", "composer", "entities", "suite/dog_assets")  # of dm_control: 60 MB
 

@@ -45,7 +45,7 @@ class Trainer:
         self.cfg, self.parts, self.folder, self.stop = cfg, parts, folder, stop
         self.env, self.agent, self.replay = parts.env, parts.agent, parts.replay
         self.streams, self.progress = Streams(cfg.seed), Progress()
-        fast = {"compile_losses": cfg.compile, "cuda_graph": cfg.cuda_graph}
+        fast = {"compiled": cfg.compile, "graph": cfg.cuda_graph}
         self.learner = Learner(self.agent, self.replay, self.streams, **fast)
         metrics, names, budget = self.learner.metrics, self.learner.diagnostic_names, cfg.budget
         subject, sinks = cfg.task.name, cfg.logging.sinks

@@ -1,7 +1,7 @@
 """How fast updates and steps of training are on this machine, and how fast they could be.
 
 What is timed is a run as `train.py` trains it, in a folder of its own that is thrown away: the
-learner's updates by themselves, then whole steps. Nothing here imitates either.
+learner's updates by themselves, then whole steps.
 """
 
 from __future__ import annotations
@@ -39,30 +39,22 @@ _ADAM_BYTES = 28.0  # a parameter: reads it, its gradient and moments, writes it
 _PROFILE_LINES = 20
 
 
-def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Options, and the words for the configuration.
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line; `words` are those for the configuration.
 
     Raises:
-        ConfigError: an unknown option, or a number below 1.
+        ConfigError: a number below 1.
     """
-    usage = "%(prog)s [options] [key=value ...]   (keys as for train.py; see train.py --help)"
-    parser = argparse.ArgumentParser(
-        usage=usage, description=__doc__, allow_abbrev=False, exit_on_error=False
-    )
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("words", nargs="*", metavar="key=value", help="see train.py --help")
     text = "of a round, of which three are timed; then as many steps (10; on a GPU 500)"
     parser.add_argument("--updates", type=int, metavar="N", help=text)
     parser.add_argument("--profile", action="store_true", help="where the time of an update goes")
     parser.add_argument("--json", action="store_true", help="print plain SI units as JSON")
-    try:
-        options, words = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise ConfigError(str(error)) from error
-    for word in words:
-        if word.startswith("-"):
-            raise ConfigError(f"{word}: no such option; see benchmark.py --help")
+    options = parser.parse_intermixed_args(argv)
     if options.updates is not None and options.updates < 1:
         raise ConfigError(f"--updates={options.updates}: must be at least 1")
-    return options, words
+    return options
 
 
 @script
@@ -78,23 +70,20 @@ def main(
         train: opens a run and calls a function with its trainer, instead of training it.
     """
     rows: list[Row] = []
-    options, words = parse(argv)
+    options = parse(argv)
     with tempfile.TemporaryDirectory() as folder:
-        cfg = load([*words, f"runs_dir={folder}"])
+        cfg = load([*options.words, f"runs_dir={folder}"])
         train(cfg, lambda trainer: rows.append(measure(trainer, options)))
     print(json.dumps(rows[0], indent=1) if options.json else "\n".join(lines(rows[0])))
     return 0
 
 
 def measure(trainer: Trainer, options: argparse.Namespace) -> Row:
-    """Everything about a run's updates and steps; rates, seconds and bytes in SI units.
-
-    Its first steps, up to the first update, fill the replay.
-    """
+    """Everything about a run's updates and steps; rates, seconds and bytes in SI units."""
     cfg, agent, progress = trainer.cfg, trainer.learner.agent, trainer.progress
     device = agent.device
     size = options.updates or _ROUND[device.type]
-    while not progress.update_step:
+    while not progress.update_step:  # until then steps fill the replay
         trainer.step()
     agent_steps = itertools.count(progress.agent_step)
 
@@ -104,7 +93,7 @@ def measure(trainer: Trainer, options: argparse.Namespace) -> Row:
     for _ in range(_WARM_UP[device.type]):
         update()
     rounds = [seconds_of_call(update, device, size) for _ in range(_ROUNDS)]
-    waits = host_waits(update, device)
+    seconds, waits = statistics.median(rounds), host_waits(update, device)
     operations = {"profile": profile(update, device, size)} if options.profile else {}
     env_step = progress.env_step
     step_seconds = seconds_of_call(trainer.step, device, size)
@@ -121,14 +110,14 @@ def measure(trainer: Trainer, options: argparse.Namespace) -> Row:
         "precision": cfg.precision,
         "mode": " ".join(name for name, on in modes.items() if on) or "eager",
         "updates": _ROUNDS * size,
-        "seconds_per_update": statistics.median(rounds),
+        "seconds_per_update": seconds,
         "seconds_low": min(rounds),
         "seconds_high": max(rounds),
         "host_waits_per_update": waits,
         "agent_steps_per_second": 1.0 / step_seconds,
         "env_steps_per_second": (progress.env_step - env_step) / size / step_seconds,
         "peak_memory": memory,
-        **limits(agent, cfg.precision, statistics.median(rounds)),
+        **limits(agent, cfg.precision, seconds),
         **operations,
     }
 
@@ -136,8 +125,7 @@ def measure(trainer: Trainer, options: argparse.Namespace) -> Row:
 def limits(agent: Any, precision: str, seconds: float) -> Row:
     """Seconds below which no update can be, and their share of those that it takes.
 
-    Its matrix products and convolutions at the rate of a large product, then Adam's memory
-    traffic at that of a copy; nothing else of an update is counted.
+    Its products and convolutions at the rate of a large product, then Adam's traffic at a copy's.
     """
     flops = update_cost(agent)[0]
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -153,7 +141,7 @@ def limits(agent: Any, precision: str, seconds: float) -> Row:
 
 
 def host_waits(update: Update, device: torch.device) -> float | None:
-    """How often an update makes the host wait for the GPU; None on another device."""
+    """How often an update makes the host wait for the GPU; None on a CPU."""
     if device.type != "cuda":
         return None
     with warnings.catch_warnings(record=True) as caught:
@@ -180,9 +168,9 @@ def profile(update: Update, device: torch.device, calls: int) -> dict[str, float
     """Seconds of an update in each operation of the CPU or kernel of the GPU, costliest first."""
     with torch.profiler.profile() as profiler:
         seconds_of_call(update, device, calls)
-    on_gpu = device.type == "cuda"
-    kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
-    clock = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    kind, clock = DeviceType.CPU, "self_cpu_time_total"
+    if device.type == "cuda":
+        kind, clock = DeviceType.CUDA, "self_device_time_total"
     events = [event for event in profiler.key_averages() if event.device_type == kind]
     seconds = {event.key: getattr(event, clock) / 1e6 / calls for event in events}
     return dict(sorted(seconds.items(), key=lambda item: -item[1]))
@@ -207,9 +195,9 @@ def shown(name: str, value: Any) -> str:
         return f"{value:.1%}"
     units = {"flops_per_second": "FLOP/s", "bytes_per_second": "B/s", "steps_per_second": "/s"}
     units |= {"flops": "FLOP", "memory": "B", "seconds": "s"}
-    for part, unit in units.items():
-        if part in name:
-            scales = ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1), ("m", 1e-3)
-            scale, factor = next((pair for pair in scales if value >= pair[1]), ("µ", 1e-6))
-            return f"{value / factor:.3g} {scale}{unit}"
-    return str(value)
+    unit = next((unit for part, unit in units.items() if part in name), None)
+    if unit is None:
+        return str(value)
+    scales = ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1), ("m", 1e-3)
+    scale, factor = next((pair for pair in scales if value >= pair[1]), ("µ", 1e-6))
+    return f"{value / factor:.3g} {scale}{unit}"

@@ -99,8 +99,7 @@ def to_device(tree: Tree, device: torch.device | str) -> Tree:
         source = tensor.pin_memory() if gpu and not tensor.is_cuda else tensor
         return source.to(device, non_blocking=True)
 
-    moved: Tree = map_tensors(move, tree)
-    return moved
+    return map_tensors(move, tree)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
@@ -131,11 +130,7 @@ def tensors(tree: Any) -> list[Tensor]:
 
 
 class Parcel:
-    """A tree of CPU tensors that goes to the device in one copy, to the same place every time.
-
-    Attributes:
-        tree: views of that place, with the shapes and types of the example.
-    """
+    """A tree of CPU tensors that goes to the device in one copy, to the same `tree` every time."""
 
     def __init__(self, example: Any, device: torch.device) -> None:
         self._sizes = [-(-each.nbytes // _ALIGNMENT) * _ALIGNMENT for each in tensors(example)]
@@ -143,17 +138,11 @@ class Parcel:
         self.tree = self._views(self._block, example)
 
     def send(self, tree: Any) -> None:
-        """Copy a tree of the example's shapes there; the host does not wait.
-
-        Raises:
-            ValueError: it has other tensors.
-        """
+        """Copy a tree of the example's shapes there; the host does not wait."""
         # A new block: PyTorch keeps the one before until its copy is done.
         block = torch.empty(len(self._block), dtype=torch.uint8, pin_memory=self._block.is_cuda)
         places = tensors(self._views(block, self.tree))
         for place, tensor in zip(places, tensors(tree), strict=True):
-            if place.shape != tensor.shape or place.dtype != tensor.dtype:
-                raise ValueError(f"{tuple(tensor.shape)} {tensor.dtype} does not fit its place")
             place.copy_(tensor)
         self._block.copy_(block, non_blocking=True)
 
@@ -166,30 +155,24 @@ class Parcel:
 
 
 def compile_methods(owner: object, *names: str) -> None:
-    """Let torch.compile fuse the small operations of these methods of one object.
-
-    Each must be a function of tensors with static shapes; the first calls take a minute or so.
-    """
+    """Let torch.compile fuse these methods of one object, functions of tensors of static shapes."""
     for name in names:
-        method = getattr(owner, name)
-        setattr(owner, name, torch.compile(method, fullgraph=True, dynamic=False))
+        compiled = torch.compile(getattr(owner, name), fullgraph=True, dynamic=False)
+        setattr(owner, name, compiled)
 
 
 class OnDevice:
     """Calls a function of tensors on the device: as it is, or replayed as a CUDA graph.
 
     With `cuda_graph`, the first calls of each variant run as they are, on a stream aside; then
-    the variant is captured once, and from then on replayed. Every call computes exactly once. The
-    function must read and write the same memory each time, as it does if everything that lasts is
-    updated in place and loaded in place.
+    the variant is captured once, and from then on replayed. Every call computes exactly once. All
+    that lasts must be updated and loaded in place.
     """
 
     def __init__(
         self, function: Callable[..., Any], device: torch.device, *, cuda_graph: bool
     ) -> None:
-        """Args: `function`: called as `function(**inputs, **variant)`; its static shapes, and all
-        that Python decides in it, depend on the variant alone.
-        """
+        """Args: `function`: what Python decides in it depends on the `variant` alone."""
         self._function, self._device = function, device
         self._parcel: Parcel | None = None
         self._runs: Counter[Variant] = Counter()
@@ -199,7 +182,7 @@ class OnDevice:
         self._done = torch.cuda.Event() if device.type == "cuda" else None
 
     def __call__(self, inputs: Mapping[str, Any], **variant: bool) -> Any:
-        """The function's result, whose tensors are valid until the next call.
+        """`function(**inputs, **variant)`, whose tensors are valid until the next call.
 
         Args: `inputs`: trees of CPU tensors of the same shapes each time.
         """
@@ -209,10 +192,8 @@ class OnDevice:
             self._parcel = Parcel(inputs, self._device)
         self._parcel.send(inputs)
         compute = partial(self._function, **self._parcel.tree, **variant)
-        if self._stream is None:
-            result = compute()
-        else:
-            result = self._replay(self._stream, tuple(sorted(variant.items())), compute)
+        key = tuple(sorted(variant.items()))
+        result = self._replay(self._stream, key, compute) if self._stream else compute()
         self._done.record()
         return result
 

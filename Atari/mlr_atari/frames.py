@@ -22,17 +22,14 @@ class FrameStacks:
     index: Tensor
 
     def __post_init__(self) -> None:
-        if self.frames.ndim != 4 or self.frames.dtype != torch.uint8:
-            raise ValueError(f"frames must be uint8 (F, C, H, W), not {_described(self.frames)}")
-        if self.index.ndim < 1 or self.index.dtype != torch.int64:
-            raise ValueError(f"index must be int64 (*lead, S), not {_described(self.index)}")
+        if (self.frames.dtype, self.index.dtype) != (torch.uint8, torch.int64):
+            types = f"{self.frames.dtype} and {self.index.dtype}"
+            raise ValueError(f"frames and index must be uint8 and int64, not {types}")
 
     @classmethod
     def from_dense(cls, obs: Tensor, channels: int) -> FrameStacks:
         """Stacks of uint8 `obs` (*lead, S*C, H, W), whose frames have C = `channels` channels."""
         lead, (stacked, height, width) = obs.shape[:-3], obs.shape[-3:]
-        if stacked % channels:
-            raise ValueError(f"{stacked} channels are no multiple of channels={channels}")
         frames = obs.reshape(-1, channels, height, width)
         index = torch.arange(len(frames), device=obs.device)
         return cls(frames, index.view(*lead, stacked // channels))
@@ -55,14 +52,9 @@ class FrameStacks:
         return self.frames[self.index].flatten(-4, -3)
 
     def crop(self, offsets: Tensor, size: int) -> Tensor:
-        """Cut a square out of each stack, the same one from all its frames.
+        """Cut a square out of each stack, uint8 (*lead, S*C, size, size).
 
-        Args:
-            offsets: int64 (*lead, 2), row and column of the upper left pixel, in [0, H - size].
-            size: side of the square in pixels.
-
-        Returns:
-            uint8 (*lead, S*C, size, size).
+        Args: `offsets`: int64 (*lead, 2), row and column of its upper left pixel, in [0, H - size].
 
         Raises:
             ValueError: shapes do not fit. Offsets are not looked at, which would take a wait.
@@ -77,14 +69,9 @@ class FrameStacks:
         return _runs(self.frames, starts, size).view(*self.lead, -1, size, size)
 
     def shift(self, offsets: Tensor, pad: int) -> Tensor:
-        """Repeat the border `pad` times on each side, then cut the original size out again.
+        """Repeat the border `pad` times, then cut the size out again: uint8 (*lead, S*C, H, W).
 
-        Args:
-            offsets: int64 (*lead, 2), row and column in [0, 2*pad]; `pad` is no shift.
-            pad: pixels on each side.
-
-        Returns:
-            uint8 (*lead, S*C, H, W).
+        Args: `offsets`: int64 (*lead, 2), row and column in [0, 2*pad]; `pad` is no shift.
         """
         self._check(offsets)
         height, width = self.frames.shape[-2:]
@@ -99,11 +86,7 @@ class FrameStacks:
         return shifted.view(*self.lead, -1, height, width)
 
     def _rows(self, row: Tensor) -> Tensor:
-        """Numbers of the rows at heights `row` (*lead, R) among all rows of all frames.
-
-        Returns:
-            int64 (*lead, S*C, R).
-        """
+        """Numbers among all frames' rows of those at heights `row` (*lead, R): (*lead, S*C, R)."""
         channels, height = self.frames.shape[1:3]
         planes = self.index[..., None] * channels + _steps(0, channels, row)
         return planes.flatten(-2)[..., None] * height + row[..., None, :]
@@ -125,7 +108,3 @@ def _runs(source: Tensor, starts: Tensor, length: int) -> Tensor:
 def _steps(first: int, count: int, like: Tensor) -> Tensor:
     """`count` whole numbers from `first` on, int64, on the device of `like`."""
     return torch.arange(first, first + count, device=like.device)
-
-
-def _described(tensor: Tensor) -> str:
-    return f"{tensor.dtype} {tuple(tensor.shape)}"

@@ -25,24 +25,17 @@ class Learner:
     """
 
     def __init__(
-        self,
-        agent: Rainbow,
-        replay: SequenceReplay,
-        streams: Streams,
-        *,
-        compile_losses: bool,
-        cuda_graph: bool,
+        self, agent: Rainbow, replay: SequenceReplay, streams: Streams, compiled: bool, graph: bool
     ) -> None:
-        """Args: `streams`: all randomness. The last two: see configs/train.yaml."""
         self.agent, self.replay, self.streams = agent, replay, streams
         self.metrics = LastMetrics(agent.metric_names, agent.device)
         self.guard = NonFiniteGuard(self.metrics.values)
-        if compile_losses:
+        if compiled:
             compile_methods(agent, "rl_loss")
             if agent.objective is not None:
                 compile_methods(agent.objective, "loss")
-        self.act = OnDevice(agent.act, agent.device, cuda_graph=cuda_graph)
-        self._update = OnDevice(self._on_device, agent.device, cuda_graph=cuda_graph)
+        self.act = OnDevice(agent.act, agent.device, cuda_graph=graph)
+        self._update = OnDevice(self._on_device, agent.device, cuda_graph=graph)
         self._latest: tuple[Batch, Any] | None = None  # and the objective's noise, on the device
 
     @property
@@ -55,9 +48,9 @@ class Learner:
         agent, settings, size = self.agent, self.agent.settings, self.agent.settings.batch_size
         inputs = {
             "uniforms": torch.rand(size, generator=self.streams["replay"], dtype=torch.float64),
-            "importance_exponent": torch.tensor(settings.importance_exponent(agent_step)),
+            "exponent": torch.tensor(settings.importance_exponent(agent_step)),
             "noise": agent.draw_noise(self.streams),
-            "update_step": torch.tensor(agent.update_step),
+            "step": torch.tensor(agent.update_step),
         }
         agent.set_schedules(agent_step)
         self._latest = self._update(inputs, **agent.due(agent_step))
@@ -68,32 +61,25 @@ class Learner:
         self._update.wait()
 
     def _on_device(
-        self,
-        uniforms: Tensor,
-        importance_exponent: Tensor,
-        noise: UpdateNoise,
-        update_step: Tensor,
-        **due: bool,
+        self, uniforms: Tensor, exponent: Tensor, noise: UpdateNoise, step: Tensor, **due: bool
     ) -> tuple[Batch, Any]:
         """What the device does of an update: tensors in, tensors out, nothing fetched."""
         slots = self.replay.draw(uniforms)
-        batch = self.replay.gather(slots, importance_exponent)
+        batch = self.replay.gather(slots, exponent)
         metrics, priorities = self.agent.update(batch, noise, **due)
         self.replay.update_priorities(slots, priorities)
         self.metrics.update(metrics)
-        self.guard.observe(update_step)
+        self.guard.observe(step)
         return batch, noise.objective
 
     def diagnostics(self) -> dict[str, float]:
         """The objective's signs of health on the latest batch; synchronises."""
-        objective = self.agent.objective
-        if self._latest is None or objective is None:
+        if self._latest is None or self.agent.objective is None:
             return {}
-        return objective.diagnostics(self.agent.encoder, *self._latest)
+        return self.agent.objective.diagnostics(self.agent.encoder, *self._latest)
 
     def preview(self) -> Tensor | None:
         """What the objective sees of the latest batch, uint8 RGB (3, H, W), if there is any."""
-        objective = self.agent.objective
-        if self._latest is None or objective is None:
+        if self._latest is None or self.agent.objective is None:
             return None
-        return objective.preview(*self._latest)
+        return self.agent.objective.preview(*self._latest)

@@ -38,41 +38,20 @@ the dueling head, so its gradient is zero; exported as zeros), `dynamics_model.*
 without objective ignores the objective's tensors as well. The head's epsilon buffers may be
 left out: then the agent keeps its noise.
 
-Parity is checked from outside of this repository, too, by what follows, so names and arguments
-stay; a test calls each::
-
-    settings.compose(words)
-    build.build_agent(agent, obs_shape, num_actions, device, seed, precision)
-    official.load_official(agent, tensors, target)
-    official.export_official(agent, of)
-    official.head_normals(tensors)
-    frames.FrameStacks.from_dense(obs, channels)
-    batch.Batch(obs, n_step_obs, action, n_step_return, bootstrap_discount, ends,
-        importance_weights)
-    batch.UpdateNoise(head, target_head, obs, n_step_obs, selection, objective)
-    augmentation.AugmentationNoise(offsets, intensity, warp)
-    objectives.mlr.MLRNoise(grid, online, target)
-    rainbow.Rainbow.set_schedules(agent_step)
-    rainbow.Rainbow.update(batch, noise, copy_target)
-    rainbow.Rainbow.rl_loss(batch, noise)
-    objectives.interface.Objective.loss(encoder, batch, noise)
-    environment.EnvironmentSettings(protocol, emulator, image_size, frame_stack, frame_skip,
-                                    max_steps, kwargs)
-    environment.GameEnv(game, settings, training, seed, episode_seed)
+Parity is checked from outside of this repository, too, by the names and arguments in
+`tests/test_official_names.py`, so these stay.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import ConfigError
-from .networks import DuelingHead, Encoder, NoisyLinear, Projection, QNetwork
-from .objectives.decoder import Block
+from .networks import DuelingHead, Projection, QNetwork
 from .objectives.mlr import MLR
 from .rainbow import Rainbow
 
@@ -87,18 +66,16 @@ _UNUSED = re.compile(
 _OBJECTIVE = re.compile(
     r"(transformer|action_embedding|target_encoder|global_(final|target)_classifier)\..*"
 )
-_EPSILON = re.compile(r"head\..*_epsilon")
+_BLOCK_LAYERS = {
+    "attn.proj": "attention.output",
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "mlp.fc1": "mlp.0",
+    "mlp.fc2": "mlp.2",
+}
+_JOINT = ("query", "key_value")  # of attn.qkv
 
-
-class _Slot(NamedTuple):
-    """A published tensor and ours; several of ours stand below each other in it."""
-
-    name: str
-    parts: tuple[Tensor, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (sum(len(part) for part in self.parts), *self.parts[0].shape[1:])
+Parameters = dict[str, list[Tensor]]  # ours by published name; several stand below each other in it
 
 
 @torch.no_grad()
@@ -115,16 +92,15 @@ def load_official(
         ConfigError: listing all that is missing, unknown or misshapen, and nothing is copied; or
             the agent has settings that the published code does not know.
     """
-    slots, head = list(_slots(agent)), agent.network.head
-    _check(tensors, slots, head, ignore_objective=agent.objective is None)
+    ours, its = _parameters(agent), _network(agent.target_network)
+    _check(tensors, ours, agent.network.head, ignore_objective=agent.objective is None)
     if target is not None:
-        target_slots = list(_network_slots(agent.target_network))
-        _check(target, target_slots, head, ignore_objective=True)
-    _copy(tensors, slots, head)
+        _check(target, its, agent.target_network.head, ignore_objective=True)
+    _copy(tensors, ours, agent.network.head)
     if target is None:
         agent.copy_target()
     else:
-        _copy(target, target_slots, agent.target_network.head)
+        _copy(target, its, agent.target_network.head)
 
 
 @torch.no_grad()
@@ -133,8 +109,7 @@ def export_official(
 ) -> dict[str, Tensor | None]:
     """The agent's weights and noise under the published names, on the CPU.
 
-    Args:
-        of: what to export of each parameter, such as its gradient; None: its value.
+    Args: `of`: what to export of each parameter, such as its gradient; None: its value.
 
     Returns:
         Detached copies by name; None where `of` gave None. Epsilon buffers and the unused
@@ -144,17 +119,17 @@ def export_official(
         ConfigError: the agent has settings that the published code does not know.
     """
     exported: dict[str, Tensor | None] = {}
-    for name, parts in _slots(agent):
+    for name, parts in _parameters(agent).items():
         values = [part if of is None else of(part) for part in parts]
         known = [value.detach() for value in values if value is not None]
         exported[name] = torch.cat(known).cpu() if len(known) == len(values) else None
     if of is None:
-        exported |= _published_noise(agent.network.head)
+        exported |= _epsilon(agent.network.head)
         exported["head.advantage_bias"] = torch.zeros(agent.network.head.num_atoms)
     return exported
 
 
-def _published_noise(head: DuelingHead) -> dict[str, Tensor]:
+def _epsilon(head: DuelingHead) -> dict[str, Tensor]:
     """The epsilon buffers of a published head."""
     if not head.noisy:
         return {}
@@ -182,33 +157,14 @@ def head_normals(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _check(
-    tensors: Mapping[str, Tensor], slots: list[_Slot], head: DuelingHead, ignore_objective: bool
+    tensors: Mapping[str, Tensor], ours: Parameters, head: DuelingHead, ignore_objective: bool
 ) -> None:
-    problems = _problems(tensors, slots, head, ignore_objective)
-    if problems:
-        raise ConfigError(f"official weights do not fit this agent: {'; '.join(problems)}")
-
-
-def _copy(tensors: Mapping[str, Tensor], slots: list[_Slot], head: DuelingHead) -> None:
-    for slot in slots:
-        pieces = tensors[slot.name].split([len(part) for part in slot.parts])
-        for part, piece in zip(slot.parts, pieces, strict=True):
-            part.copy_(piece)
-    if head.noisy and f"head.{HEAD_LAYERS[0]}.bias_epsilon" in tensors:
-        head.redraw(head_normals(tensors).to(head.noise.device))
-
-
-def _problems(
-    tensors: Mapping[str, Tensor], slots: list[_Slot], head: DuelingHead, ignore_objective: bool
-) -> list[str]:
-    """What is missing, unknown or misshapen, in words."""
-    shapes = {slot.name: slot.shape for slot in slots}
-    epsilon = _epsilon_shapes(head) if any(_EPSILON.fullmatch(name) for name in tensors) else {}
-    shapes |= epsilon
-    missing = sorted(set(shapes) - set(tensors))
+    shapes = {name: (sum(map(len, parts)), *parts[0].shape[1:]) for name, parts in ours.items()}
+    epsilon = {name: tuple(buffer.shape) for name, buffer in _epsilon(head).items()}
+    shapes |= epsilon if epsilon.keys() & tensors.keys() else {}
     unknown = sorted(
         name
-        for name in set(tensors) - set(shapes)
+        for name in tensors.keys() - shapes.keys()
         if not _UNUSED.fullmatch(name) and not (ignore_objective and _OBJECTIVE.fullmatch(name))
     )
     misshapen = [
@@ -216,25 +172,27 @@ def _problems(
         for name, shape in shapes.items()
         if name in tensors and tuple(tensors[name].shape) != shape
     ]
+    missing = sorted(shapes.keys() - tensors.keys())
     found = {"missing": missing, "unknown": unknown, "misshapen": misshapen}
-    return [f"{kind}: {', '.join(names)}" for kind, names in found.items() if names]
+    problems = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in found.items() if names)
+    if problems:
+        raise ConfigError(f"official weights do not fit this agent: {problems}")
 
 
-def _epsilon_shapes(head: DuelingHead) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, layer in zip(HEAD_LAYERS, head.layers, strict=True):
-        if layer.weight_sigma is not None:
-            shapes[f"head.{name}.weight_epsilon"] = tuple(layer.weight_sigma.shape)
-            shapes[f"head.{name}.bias_epsilon"] = tuple(layer.bias_mu.shape)
-    return shapes
+def _copy(tensors: Mapping[str, Tensor], ours: Parameters, head: DuelingHead) -> None:
+    for name, parts in ours.items():
+        pieces = tensors[name].split([len(part) for part in parts])
+        for part, piece in zip(parts, pieces, strict=True):
+            part.copy_(piece)
+    if head.noisy and f"head.{HEAD_LAYERS[0]}.bias_epsilon" in tensors:
+        head.redraw(head_normals(tensors).to(head.noise.device))
 
 
-def _slots(agent: Rainbow) -> Iterator[_Slot]:
+def _parameters(agent: Rainbow) -> Parameters:
     """Every tensor that the published model and the agent have in common."""
-    yield from _network_slots(agent.network)
-    objective = agent.objective
+    ours, objective = _network(agent.network), agent.objective
     if objective is None:
-        return
+        return ours
     if not isinstance(objective, MLR):
         raise ConfigError("agent.objective: official weights exist for mlr and for null only")
     decoder = objective.decoder
@@ -244,47 +202,34 @@ def _slots(agent: Rainbow) -> Iterator[_Slot]:
     if not isinstance(projection, Projection) or objective.settings.target_ema_tau is None:
         raise ConfigError("agent: the published model has projection heads and momentum targets")
     for index, block in enumerate(decoder.blocks):
-        assert isinstance(block, Block)
-        yield from _block_slots(f"transformer.{index}", block)
-    yield from _linear_slots("action_embedding", decoder.action_embedding)
-    yield from _linear_slots("global_final_classifier.0", objective.predictor)
-    yield from _encoder_slots("target_encoder", objective.target_encoder.target)
+        joint = [block.get_parameter(f"attention.{each}.weight") for each in _JOINT]
+        ours[f"transformer.{index}.attn.qkv.weight"] = list(joint)
+        for published, own in _BLOCK_LAYERS.items():
+            ours |= _named(f"transformer.{index}.{published}", block.get_submodule(own))
+    ours |= _named("action_embedding", decoder.action_embedding)
+    ours |= _named("global_final_classifier.0", objective.predictor)
+    ours |= _convolutions("target_encoder", objective.target_encoder.target.convs)
     for index, layer in enumerate((projection.value_hidden, projection.advantage_hidden)):
-        yield _Slot(f"global_target_classifier.encoders.{index}.weight_mu", (layer.weight_mu,))
-        yield _Slot(f"global_target_classifier.encoders.{index}.bias_mu", (layer.bias_mu,))
+        ours[f"global_target_classifier.encoders.{index}.weight_mu"] = [layer.weight_mu]
+        ours[f"global_target_classifier.encoders.{index}.bias_mu"] = [layer.bias_mu]
+    return ours
 
 
-def _network_slots(network: QNetwork) -> Iterator[_Slot]:
-    yield from _encoder_slots("conv", network.encoder)
+def _network(network: QNetwork) -> Parameters:
+    ours = _convolutions("conv", network.encoder.convs)
     for name, layer in zip(HEAD_LAYERS, network.head.layers, strict=True):
-        yield from _noisy_slots(f"head.{name}", layer)
+        own = _named(f"head.{name}", layer)
+        # Without noise the published layer is a plain one.
+        ours |= own if network.head.noisy else {key[:-3]: each for key, each in own.items()}
+    return ours
 
 
-def _encoder_slots(name: str, encoder: Encoder) -> Iterator[_Slot]:
-    for index, conv in enumerate(encoder.convs):
-        yield from _linear_slots(f"{name}.conv.{2 * index}", conv)
+def _convolutions(prefix: str, layers: Iterable[nn.Module]) -> Parameters:
+    ours: Parameters = {}
+    for index, layer in enumerate(layers):
+        ours |= _named(f"{prefix}.conv.{2 * index}", layer)
+    return ours
 
 
-def _noisy_slots(name: str, layer: NoisyLinear) -> Iterator[_Slot]:
-    if layer.weight_sigma is None or layer.bias_sigma is None:
-        yield _Slot(f"{name}.weight", (layer.weight_mu,))
-        yield _Slot(f"{name}.bias", (layer.bias_mu,))
-        return
-    for kind in ("weight_mu", "weight_sigma", "bias_mu", "bias_sigma"):
-        yield _Slot(f"{name}.{kind}", (getattr(layer, kind),))
-
-
-def _block_slots(name: str, block: Block) -> Iterator[_Slot]:
-    attention = block.attention
-    qkv = (attention.query.weight, attention.key_value.weight)
-    yield _Slot(f"{name}.attn.qkv.weight", qkv)
-    yield from _linear_slots(f"{name}.attn.proj", attention.output)
-    yield from _linear_slots(f"{name}.norm1", block.norm1)
-    yield from _linear_slots(f"{name}.norm2", block.norm2)
-    yield from _linear_slots(f"{name}.mlp.fc1", block.mlp[0])
-    yield from _linear_slots(f"{name}.mlp.fc2", block.mlp[2])
-
-
-def _linear_slots(name: str, layer: Any) -> Iterator[_Slot]:
-    yield _Slot(f"{name}.weight", (layer.weight,))
-    yield _Slot(f"{name}.bias", (layer.bias,))
+def _named(prefix: str, layer: nn.Module) -> Parameters:
+    return {f"{prefix}.{name}": [value] for name, value in layer.named_parameters()}

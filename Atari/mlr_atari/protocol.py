@@ -23,7 +23,7 @@ TASK_KEY = "game"  # section of the configuration that says what is played
 TASKS, canonical_task = BENCHMARK_GAMES, canonical
 SIMULATOR = "emulator"  # key of run.json that says what drew the observations
 PACKAGES = (
-    "torch", "numpy", "gymnasium", "ale-py", "opencv-python-headless", "kornia", "hydra-core",
+    "torch", "numpy", "gymnasium", "ale-py", "opencv-python-headless", "hydra-core",
 )  # fmt: skip
 """Whose versions run.json records."""
 

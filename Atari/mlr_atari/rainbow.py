@@ -93,8 +93,7 @@ class Rainbow:
     """Double, dueling Q learning with noisy layers, n-step returns and target network.
 
     Attributes:
-        network, target_network: the online network and the copy that bootstraps. encoder: the
-            online network's.
+        network, target_network: the online one, whose `encoder` it is, and the one that bootstraps.
         objective: what else shapes the encoder, or None for the baseline.
         update_step: updates done.
     """
@@ -120,23 +119,19 @@ class Rainbow:
         self.target_network = self._target.target
         self.optimizer = self._make_optimizer()
         self.update_step = 0
-        self._lasting: dict[str, Any] = {"network": self.network, "target": self.target_network}
+        self._lasting: dict[str, Any] = {"network": network, "target": self.target_network}
         self._lasting |= {"optimizer": self.optimizer}
-        self._lasting |= {} if self.objective is None else {"objective": self.objective}
+        self._lasting |= {} if objective is None else {"objective": objective}
 
     def _make_optimizer(self) -> Optimizer:
-        parameters = list(self.network.parameters())
-        groups = [ClipGroup("network", list(parameters))]
+        settings, parameters = self.settings, list(self.network.parameters())
+        groups = {"network": ClipGroup("network", list(parameters))}
         if self.objective is not None:
             parameters += self.objective.trained()
-            groups += self.objective.clip_groups()
-        return Optimizer(
-            parameters,
-            self.settings.learning_rate,
-            eps=self.settings.adam_eps,
-            clip=list({group.name: group for group in groups}.values()),
-            max_norm=self.settings.max_gradient_norm,
-        )
+            groups |= {group.name: group for group in self.objective.clip_groups()}
+        clip, norm = list(groups.values()), settings.max_gradient_norm
+        rate, eps = settings.learning_rate, settings.adam_eps
+        return Optimizer(parameters, rate, eps=eps, clip=clip, max_norm=norm)
 
     @property
     def num_parameters(self) -> int:
@@ -145,7 +140,7 @@ class Rainbow:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Names of all that updates report: losses, gradient norms, and other values."""
+        """Names of all that updates report."""
         rl = _METRICS if self.settings.rl else ()
         own = () if self.objective is None else self.objective.metric_names
         return (*rl, *own, *self.optimizer.metric_names)
@@ -188,8 +183,8 @@ class Rainbow:
     def draw_noise(self, streams: Streams) -> UpdateNoise:
         """Everything random in one update, on the CPU.
 
-        Of stream `noise` head and target_head, of `augmentation` obs, n_step_obs and selection, in
-        this order; then the objective's.
+        Of `noise` head, target_head; of `augmentation` obs, n_step_obs, selection; then the
+        objective's.
         """
         settings, images, normal = self.settings, streams["augmentation"], streams["noise"]
         size, count = self.network.head.noise_size, settings.batch_size
@@ -297,10 +292,8 @@ class Rainbow:
         return state | {"update_step": self.update_step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state` was taken, writing into the existing tensors.
-
-        Raises:
-            RuntimeError, ValueError, KeyError: it belongs to another agent.
+        """Continue where `state` was taken, in place; RuntimeError, ValueError or KeyError if it
+        belongs to another agent.
         """
         for name, part in self._lasting.items():
             part.load_state_dict(state[name])

@@ -1,10 +1,12 @@
 """Replay of a run: every frame stored once, on the device; batches are built when drawn.
 
-Letters: B sequences of K observations of S frames; t is the slot of a sequence's first step.
+Draws are prioritised, without host synchronisation. Letters: B sequences of K observations of S
+frames; t is the slot of a sequence's first step.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +19,14 @@ from .batch import Batch
 from .device import to_device
 from .errors import CheckpointError, ConfigError
 from .frames import FrameStacks
-from .priorities import ProportionalPriorities
 from .run.schema import bounded, choice
 
 _SMALL = ("_action", "_reward", "_end", "_cap", "_history")  # arrays with one number a step
+
+_LARGEST = 1e6  # the agent clamps its KL there; larger ones count as this
+_BITS = 62  # the sum of all fixed-point masses stays below 2 ** this
+_USUAL_CAPACITY = 2**20  # up to here the masses do not depend on the capacity, so it may grow
+_FLOOR = 1e-5  # added to a mass before its importance weight is taken (published)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +82,7 @@ class SequenceReplay:
         frame_shape: tuple[int, int, int],
         device: torch.device | str,
     ) -> None:
-        """Allocate the ring.
-
-        Args:
-            capacity: steps kept.
-            frame_stack: frames of an observation, S.
-            frame_shape: channels, rows and columns of a frame.
+        """Allocate the ring of `capacity` steps; S is `frame_stack`, (C, H, W) `frame_shape`.
 
         Raises:
             ConfigError: so small that no step could ever be drawn.
@@ -140,10 +141,8 @@ class SequenceReplay:
         """Store one step.
 
         Args:
-            frame: uint8 (rows, columns) or (channels, rows, columns), the newest frame of the
-                observation in which the action was taken.
-            terminated: the action ended the game or lost a life.
-            truncated: the game was stopped at its cap.
+            frame: uint8 (H, W) or (C, H, W), the newest of the observation that the action saw.
+            terminated: the action ended the game or lost a life. truncated: it reached its cap.
         """
         step, slot = self.frames_written, self.frames_written % self._capacity
         self._frames[slot].copy_(to_device(torch.from_numpy(frame), self.device))
@@ -171,8 +170,7 @@ class SequenceReplay:
     def draw(self, uniforms: Tensor) -> Tensor:
         """Draw first steps of sequences, with replacement, as the priorities are now.
 
-        Args:
-            uniforms: float64 (B,) in [0, 1), on the replay's device.
+        Args: `uniforms`: float64 (B,) in [0, 1), on the replay's device.
 
         Returns:
             Slots for `gather`: int64 (B,); they mean nothing unless `can_draw`.
@@ -180,12 +178,7 @@ class SequenceReplay:
         return self._priorities.draw(uniforms)
 
     def gather(self, slots: Tensor, importance_exponent: Tensor) -> Batch:
-        """The sequences that begin at `slots`; see `Batch`.
-
-        Args:
-            slots: int64 (B,), as `draw` gives them.
-            importance_exponent: float (), PER's beta.
-        """
+        """The sequences that begin at `slots`; the exponent, float (), is PER's beta."""
         length, n_step = self._settings.sequence_length, self._settings.n_step
         offset = self._steps[:, None]
         steps = (slots + offset) % self._capacity  # (max(K, n), B)
@@ -209,31 +202,17 @@ class SequenceReplay:
         )
 
     def update_priorities(self, slots: Tensor, priorities: Tensor) -> None:
-        """Write the priorities that an update found; see `ProportionalPriorities.update`.
-
-        Args:
-            slots: int64 (B,).
-            priorities: float (B,), the KL of the RL loss.
-        """
+        """Write the priorities (B,) that an update found; see `ProportionalPriorities.update`."""
         if self._prioritized:
             self._priorities.update(slots, priorities)
 
     def read_frames(self, start: int, stop: int) -> Tensor:
-        """Frames of steps number `start` to `stop` (excluded), uint8 (stop - start, C, H, W).
-
-        Raises:
-            IndexError: one of them is overwritten or not there yet.
-        """
-        if not self.first_live_frame <= start <= stop <= self.frames_written:
-            there = f"{self.first_live_frame}..{self.frames_written}"
-            raise IndexError(f"frames {start}..{stop} of {there}")
+        """Frames of steps number `start` to `stop` (excluded), uint8 (stop - start, C, H, W)."""
+        assert self.first_live_frame <= start <= stop <= self.frames_written
         return self._frames[torch.arange(start, stop, device=self.device) % self._capacity]
 
     def write_frames(self, start: int, frames: Tensor) -> None:
-        """Put the frames of steps from number `start` on back, after `load_state_dict`.
-
-        Frames that were overwritten or not there yet when the state was saved are left out.
-        """
+        """Put back what `read_frames` gave; frames that are of no use any more are left out."""
         begin = max(start, self.first_live_frame)
         stop = min(start + len(frames), self.frames_written)
         if begin < stop:
@@ -287,10 +266,7 @@ class SequenceReplay:
             self._priorities.set(slot, 1.0)
 
     def _returns(self, slots: Tensor, first_end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where to bootstrap, and what the steps up to there are worth.
-
-        Args:
-            slots: int64 (n, B). first_end: int64 (B,), steps until the first end.
+        """Where to bootstrap, and what the steps at `slots` (n, B) up to there are worth.
 
         Returns:
             Steps until the bootstrap m, int64 (B,); discounted sum of their rewards, float32 (B,);
@@ -322,3 +298,98 @@ class SequenceReplay:
         older = self._history[newest].long()[..., None]
         index = torch.where(self._backwards <= older, index, self._capacity)
         return FrameStacks(self._frames, index)
+
+
+class ProportionalPriorities:
+    """Draws entry i with probability `priority_i ** exponent / sum`.
+
+    The masses `priority ** exponent` are kept as whole multiples of a power of two. Their sums
+    are then exact in any order, so that a draw does not depend on the device, nor drift over a
+    run, and the cumulative sum is deterministic on CUDA. An entry of mass 0 is never drawn: it is
+    switched off until `set` gives it a priority.
+    """
+
+    def __init__(self, capacity: int, exponent: float, device: torch.device | str) -> None:
+        """All `capacity` entries are off; with `exponent` 0, those that are on are equal."""
+        largest = max(1.0, _LARGEST**exponent)
+        # A power of two, so that masses such as 1 are kept exactly.
+        sum_at_most = max(capacity, _USUAL_CAPACITY) * largest
+        self._scale = 2.0 ** (_BITS - math.ceil(math.log2(sum_at_most)))
+        self._exponent = exponent
+        self._masses = torch.zeros(capacity, dtype=torch.int64, device=device)
+        self._largest_seen = torch.ones((), dtype=torch.float64, device=device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept."""
+        return self._masses.nbytes
+
+    def masses(self) -> Tensor:
+        """priority ** exponent of every entry, float64 (capacity,); 0 where it is off."""
+        return self._masses.double() / self._scale
+
+    def set(self, entry: int, priority: float) -> None:
+        """Give one entry a priority, known on the host; 0 switches it off."""
+        mass = int(priority**self._exponent * self._scale) if priority else 0
+        self._masses[entry].fill_(mass)
+
+    def set_to_largest(self, entry: int) -> None:
+        """Give one entry the largest priority that `update` has seen, at least 1."""
+        self._masses[entry] = self._fixed(self._largest_seen)
+
+    def update(self, indices: Tensor, priorities: Tensor) -> None:
+        """Write priorities (B,), before the exponent, to entries `indices`, int64 (B,).
+
+        The first of several equal indices counts. A priority that is negative or not a number
+        changes nothing, and an entry that is off stays off.
+        """
+        batch = torch.arange(len(indices), device=indices.device)
+        same = indices[:, None] == indices
+        # Equal indices all write the first one's value, so their order does not matter on CUDA.
+        first = torch.where(same, batch, len(indices)).amin(1)
+        priorities = priorities.double()[first].clamp(max=_LARGEST)
+        before = self._masses[indices]
+        usable = (priorities >= 0) & (before > 0)
+        self._masses[indices] = torch.where(usable, self._fixed(priorities), before)
+        seen = torch.where(usable, priorities, 0.0).amax()
+        self._largest_seen.copy_(torch.maximum(self._largest_seen, seen))
+
+    def draw(self, uniforms: Tensor) -> Tensor:
+        """Entries that are on, int64 (B,), by uniforms, float64 (B,) in [0, 1); if any is."""
+        cumulative = self._masses.cumsum(0)
+        total = cumulative[-1]
+        # Rounding may carry u * total up to the total itself.
+        target = torch.minimum((uniforms * total).long(), total - 1)
+        return torch.searchsorted(cumulative, target, right=True).clamp_(max=len(cumulative) - 1)
+
+    def importance_weights(self, indices: Tensor, exponent: Tensor) -> Tensor:
+        """`(1 / (mass + 1e-5)) ** exponent`, divided by the largest of the batch; float32 (B,)."""
+        masses = self._masses[indices].double() / self._scale
+        weights = (1.0 / (masses + _FLOOR)) ** exponent.double()
+        return (weights / weights.amax()).float()
+
+    def state_dict(self, entries: Tensor) -> dict[str, Any]:
+        """The masses of `entries`, int64 (E,), and the largest priority seen."""
+        return {
+            "masses": self._masses[entries],
+            "scale": self._scale,
+            "exponent": self._exponent,
+            "largest_seen": self._largest_seen,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], entries: Tensor) -> None:
+        """Copy `state` to the entries `entries`, which may be others than before; the rest is off.
+
+        Raises:
+            CheckpointError: it was made with another exponent, or a capacity of another magnitude.
+        """
+        if (state["scale"], state["exponent"]) != (self._scale, self._exponent):
+            raise CheckpointError("the saved priorities have another exponent or magnitude")
+        self._masses.zero_()
+        self._masses[entries] = state["masses"].to(self._masses.device)
+        self._largest_seen.copy_(state["largest_seen"])
+
+    def _fixed(self, priorities: Tensor) -> Tensor:
+        masses = (priorities**self._exponent * self._scale).long()
+        # With exponent 0 even a priority of 0 would be drawn.
+        return torch.where(priorities > 0, masses.clamp_(min=1), 0)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,15 +38,14 @@ def frame_of(step: int) -> np.ndarray:
     return np.full((1, 2), step, np.uint8)
 
 
-@dataclass
-class Step:
+class Step(NamedTuple):
     """One step; its frame shows a number."""
 
     frame: int
-    action: int
-    reward: float
-    terminated: bool
-    truncated: bool
+    action: int = 0
+    reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
 
     @property
     def end(self) -> bool:
@@ -56,30 +54,17 @@ class Step:
 
 def random_steps(episodes: int, seed: int) -> list[Step]:
     """Episodes of 1 to 25 steps; half of them end in a lost life or game over, half at a cap."""
-    rng = np.random.default_rng(seed)
-    steps: list[Step] = []
+    rng, steps = np.random.default_rng(seed), list[Step]()
     for _ in range(episodes):
         length, capped = int(rng.integers(1, 26)), bool(rng.random() < 0.5)
         for position in range(length):
-            last = position == length - 1
-            steps.append(
-                Step(
-                    frame=1 + len(steps) % 255,
-                    action=int(rng.integers(6)),
-                    reward=float(rng.choice([-1.0, 0.0, 1.0])),
-                    terminated=last and not capped,
-                    truncated=last and capped,
-                )
-            )
+            last, action = position == length - 1, int(rng.integers(6))
+            reward = float(rng.choice([-1.0, 0.0, 1.0]))
+            frame = 1 + len(steps) % 255
+            steps.append(Step(frame, action, reward, last and not capped, last and capped))
     return steps
 
 
 def fill(replay: SequenceReplay, steps: list[Step]) -> None:
-    for step in steps:
-        replay.add(
-            frame_of(step.frame),
-            step.action,
-            step.reward,
-            terminated=step.terminated,
-            truncated=step.truncated,
-        )
+    for frame, action, reward, terminated, truncated in steps:
+        replay.add(frame_of(frame), action, reward, terminated=terminated, truncated=truncated)

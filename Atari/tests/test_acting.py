@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -23,37 +22,27 @@ def _obs(count: int = 5) -> Tensor:
     return torch.randint(256, (count, 4, 84, 84), generator=generator, dtype=torch.uint8)
 
 
-def test_acting_is_greedy_in_the_kept_noise() -> None:
+def test_acting_is_greedy_in_the_kept_noise_and_random_below_epsilon() -> None:
     agent = small_agent("rainbow")
     agent.network.head.redraw(5 * torch.randn(agent.network.head.noise_size))
-    noise = agent.draw_action_noise(Streams(0), 5)
     with torch.no_grad():
-        values = {
-            noisy: agent.network(_obs() / 255, noisy=noisy).softmax(-1)
-            @ torch.linspace(-10, 10, 51)
-            for noisy in (True, False)
-        }
-    assert torch.equal(agent.act(_obs(), noise, 0.0), values[True].argmax(-1))
-    greedy = ActionNoise(torch.ones(5), noise.random_action, None)
-    assert torch.equal(agent.act(_obs(), greedy, 0.001, noisy=False), values[False].argmax(-1))
-    assert not torch.equal(values[True], values[False])
+        outputs = [agent.network(_obs() / 255, noisy=noisy) for noisy in (True, False)]
+    noisy, plain = ((each.softmax(-1) @ torch.linspace(-10, 10, 51)).argmax(-1) for each in outputs)
+    random = torch.full((5,), 3)
+    noise = ActionNoise(torch.tensor([0.29, 0.29, 0.3, 0.3, 0.9]), random, None)
+    assert torch.equal(agent.act(_obs(), noise, 0.0), noisy)
+    assert torch.equal(agent.act(_obs(), noise, 0.0, noisy=False), plain)
+    assert not torch.equal(outputs[0], outputs[1])
+    assert torch.equal(agent.act(_obs(), noise, 0.3), torch.cat([random[:2], noisy[2:]]))
 
 
-def test_epsilon_decides_by_the_uniform_draw() -> None:
-    agent = small_agent("rainbow")
-    random_action = torch.tensor([3, 3, 3, 3, 3])
-    below = ActionNoise(torch.full((5,), 0.29), random_action, None)
-    above = ActionNoise(torch.full((5,), 0.3), random_action, None)
-    assert torch.equal(agent.act(_obs(), below, 0.3), random_action)
-    greedy = agent.act(_obs(), above, 0.3)
-    assert torch.equal(agent.act(_obs(), below, 0.0), greedy)
-    without_noise = agent.act(_obs(), above, 0.0, noisy=False)
-    draws = ((seed, np.random.default_rng(seed).random(dtype=np.float32)) for seed in count())
-    lucky = next(seed for seed, uniform in draws if uniform < agent.settings.epsilon_evaluation)
-    noise = evaluation_noise([np.random.default_rng(lucky)], 4)
-    generators = [np.random.default_rng(seed) for seed in (0, 1, 2, 3, lucky)]
-    actions = agent.evaluation_policy(_obs().numpy(), generators).tolist()
-    assert actions == [*without_noise[:4].tolist(), int(noise.random_action)]
+def test_an_evaluation_acts_at_random_by_each_games_own_draws() -> None:
+    agent = small_agent("rainbow", epsilon_evaluation=0.5)
+    generators, same = ([np.random.default_rng(seed) for seed in range(5)] for _ in range(2))
+    noise = evaluation_noise(same, 4)
+    assert 0 < (noise.uniform < 0.5).sum() < 5
+    actions = torch.from_numpy(agent.evaluation_policy(_obs().numpy(), generators))
+    assert torch.equal(actions, agent.act(_obs(), noise, 0.5, noisy=False))
 
 
 def test_action_noise_is_uniform_and_redraws_the_head_if_asked() -> None:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from agents import agent_settings
-from agents import updated as agent_updated
 from torch import Tensor
 
 from mlr_atari.build import build_agent
@@ -34,18 +33,13 @@ def make_learner(
     agent = build_agent(
         settings, obs_shape=shape, num_actions=4, device=place, seed=3, precision=precision
     )
-    replay = SequenceReplay(
-        120,
-        settings,
-        frame_stack=4,
-        frame_shape=(1, SIZE, SIZE),
-        device=place,
-    )
+    shape = (1, SIZE, SIZE)
+    replay = SequenceReplay(120, settings, frame_stack=4, frame_shape=shape, device=place)
     for step in range(90):
         frame = draws.integers(0, 256, (SIZE, SIZE), np.uint8)
         action, reward = int(draws.integers(4)), float(draws.integers(-1, 2))
         replay.add(frame, action, reward, terminated=step % 30 == 29, truncated=False)
-    return Learner(agent, replay, Streams(4), compile_losses=compiled, cuda_graph=graph)
+    return Learner(agent, replay, Streams(4), compiled=compiled, graph=graph)
 
 
 def updated(learner: Learner, step: int) -> dict[str, Tensor]:
@@ -59,28 +53,6 @@ def assert_close(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     for name in mine:
         rtol = 1e-5 if name.startswith("loss/") else 1e-4  # rounding of sums over parameters
         torch.testing.assert_close(mine[name], theirs[name], rtol=rtol, atol=1e-6, msg=name)
-
-
-def test_a_learner_does_what_the_agent_does() -> None:
-    learner, other = make_learner(), make_learner()
-    agent, replay, streams = other.agent, other.replay, Streams(4)
-    for step in range(4):
-        metrics = updated(learner, step)
-        slots = replay.draw(torch.rand(3, generator=streams["replay"], dtype=torch.float64))
-        exponent = torch.tensor(agent.settings.importance_exponent(2000 + step))
-        batch = replay.gather(slots, exponent)
-        expected, priorities = agent_updated(agent, batch, agent.draw_noise(streams))
-        replay.update_priorities(slots, priorities)
-        assert agent.update_step == learner.agent.update_step == step + 1
-        for name, value in expected.items():
-            assert torch.equal(metrics[name], value), name
-
-
-def test_acting_is_the_agents() -> None:
-    learner, obs = make_learner("der"), torch.arange(4 * SIZE * SIZE).view(1, 4, SIZE, SIZE).byte()
-    noise = learner.agent.draw_action_noise(Streams(0), 1)
-    given = {"obs": obs, "noise": noise, "epsilon": torch.tensor(0.0)}
-    assert torch.equal(learner.act(given), learner.agent.act(**given))
 
 
 @pytest.mark.parametrize("name", ["mlr", "rainbow"])

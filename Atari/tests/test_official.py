@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from agents import run_updates, small_agent
+from agents import small_agent
 from torch import Tensor
 
 from mlr_atari.errors import ConfigError
@@ -33,26 +33,14 @@ def test_round_trip_of_published_weights(golden: Callable[[str], Any]) -> None:
         assert torch.allclose(exported[name], tensor, atol=1e-5), name
 
 
-def test_an_agent_that_was_loaded_continues_as_the_other_would() -> None:
-    agent, other = small_agent(seed=1), small_agent(seed=2)
-    weights = export_official(agent)
-    load_official(other, {name: value for name, value in weights.items() if value is not None})
-    for ours, theirs in zip(run_updates(agent, 2), run_updates(other, 2), strict=True):
-        for name, value in ours.items():
-            assert torch.allclose(value, theirs[name], rtol=1e-5, atol=1e-7), name
-
-
 def test_target_network_of_its_own() -> None:
-    agent, online, target = small_agent(), _exported(), _exported(hidden_dim=16)
-    target = {name: value + 1 for name, value in target.items()}
+    agent, online = small_agent(), _exported()
+    target = {name: value + 1 for name, value in online.items()}
     load_official(agent, online, target)
     ours = dict(agent.target_network.named_parameters())
     assert torch.equal(ours["encoder.convs.0.weight"], target["conv.conv.0.weight"])
     assert torch.equal(ours["head.value_out.bias_mu"], target["head.value.3.bias_mu"])
-    assert torch.equal(
-        agent.network.encoder.convs[0].weight,
-        online["conv.conv.0.weight"],
-    )
+    assert torch.equal(agent.network.encoder.convs[0].weight, online["conv.conv.0.weight"])
     load_official(agent, online)
     assert torch.equal(ours["encoder.convs.0.weight"], online["conv.conv.0.weight"])
 
@@ -67,12 +55,8 @@ def test_what_does_not_fit_is_listed_and_nothing_is_copied() -> None:
     before = export_official(agent)
     with pytest.raises(ConfigError) as error:
         load_official(agent, wrong)
-    for part in (
-        "missing: transformer.1.attn.qkv.weight",
-        "unknown: conv.conv.9.weight",
-        "misshapen: head.value.3.bias_mu (7,) instead of (51,)",
-    ):
-        assert part in str(error.value)
+    for name in ("transformer.1.attn.qkv.weight", "conv.conv.9.weight", "head.value.3.bias_mu"):
+        assert name in str(error.value)
     with pytest.raises(ConfigError, match="unknown: conv.conv.9.weight"):
         load_official(agent, tensors, {**tensors, "conv.conv.9.weight": torch.zeros(1)})
     after = export_official(agent)
@@ -81,20 +65,13 @@ def test_what_does_not_fit_is_listed_and_nothing_is_copied() -> None:
 
 def test_unused_tensors_are_ignored_and_noise_may_be_missing() -> None:
     tensors = _exported()
-    unused = {
-        name: torch.zeros(3)
-        for name in (
-            "dynamics_model.network.0.net.0.weight",
-            "backward_dynamics_model.network.2.bias",
-            "global_classifier.encoders.0.weight_mu",
-            "global_target_classifier.encoders.1.weight_epsilon",
-            "position.pe",
-        )
-    }
+    unused = ("dynamics_model.network.0.net.0.weight", "backward_dynamics_model.network.2.bias")
+    unused += ("global_classifier.encoders.0.weight_mu", "position.pe")
+    unused += ("global_target_classifier.encoders.1.weight_epsilon",)
     agent = small_agent()
     kept = agent.network.head.noise.clone()
     without = {name: value for name, value in tensors.items() if "epsilon" not in name}
-    load_official(agent, without | unused)
+    load_official(agent, without | dict.fromkeys(unused, torch.zeros(3)))
     assert torch.equal(agent.network.head.noise, kept)
     del tensors["head.value.1.bias_epsilon"]
     with pytest.raises(ConfigError, match=r"missing: head\.value\.1\.bias_epsilon"):
@@ -110,24 +87,7 @@ def test_rainbow_takes_its_share_of_an_mlr_checkpoint() -> None:
     assert all(torch.allclose(exported[n], tensors[n], atol=1e-6) for n in exported)
 
 
-def test_plain_head() -> None:
-    agent, other = (small_agent("rainbow", seed=s, noisy_sigma=None) for s in (1, 2))
-    exported = export_official(agent)
-    assert "head.value.1.weight" in exported
-    load_official(other, {name: value for name, value in exported.items() if value is not None})
-    assert torch.equal(other.network.head.value_out.bias_mu, agent.network.head.value_out.bias_mu)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"decoder_width": 8},
-        {"decoder_actions": False},
-        {"projection_heads": False},
-        {"target_ema_tau": None},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("changes", [{"decoder_width": 8}, {"target_ema_tau": None}], ids=str)
 def test_settings_without_published_counterpart(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="the published"):
         export_official(small_agent(**changes))

@@ -1,63 +1,39 @@
-"""What parity is checked by from outside: the names and arguments in official.py's docstring."""
+"""What parity is checked by from outside: names and arguments that stay."""
 
 from __future__ import annotations
 
-import inspect
-import pkgutil
-import re
-from typing import Any
-
-import pytest
 import torch
 
-from mlr_atari import official
-
-_LINE = re.compile(r"^    ([a-z_]+\.[\w.]+)\(([^()]*)\)$", re.MULTILINE)
-LISTED = {path: " ".join(words.split()) for path, words in _LINE.findall(str(official.__doc__))}
-
-
-class Names:
-    """Resolves the listed paths, and knows which were asked for."""
-
-    def __init__(self) -> None:
-        self.used: set[str] = set()
-
-    def __getitem__(self, path: str) -> Any:
-        assert path in LISTED
-        self.used.add(path)
-        return pkgutil.resolve_name(f"mlr_atari.{path}")
-
-
-@pytest.mark.parametrize("path", LISTED)
-def test_arguments_are_those_that_the_docstring_gives(path: str) -> None:
-    parameters = inspect.signature(Names()[path]).parameters
-    assert ", ".join(name for name in parameters if name != "self") == LISTED[path]
+from mlr_atari.augmentation import AugmentationNoise
+from mlr_atari.batch import Batch, UpdateNoise
+from mlr_atari.build import build_agent
+from mlr_atari.environment import EnvironmentSettings, GameEnv
+from mlr_atari.frames import FrameStacks
+from mlr_atari.objectives.mlr import MLRNoise
+from mlr_atari.official import export_official, head_normals, load_official
+from mlr_atari.settings import compose
 
 
 def test_a_whole_update_and_each_loss_by_these_names() -> None:
-    names = Names()
-    cfg = names["settings.compose"](
-        ["agent=mlr_official", "agent.decoder_width=null", "preset=smoke", "game=pong"]
-    )
-    settings = names["environment.EnvironmentSettings"](
+    words = ["agent=mlr_official", "agent.decoder_width=null", "preset=smoke", "game=pong"]
+    cfg = compose(words=words)
+    settings = EnvironmentSettings(
         protocol="atari100k", emulator="ale_py", image_size=44, frame_stack=4, frame_skip=4
     )
-    env = names["environment.GameEnv"]("pong", settings, training=True, seed=0)
-    shape, actions = env.obs_shape, env.num_actions
+    env = GameEnv(game="pong", settings=settings, training=True, seed=0, episode_seed=None)
+    sizes = {"obs_shape": env.obs_shape, "num_actions": env.num_actions, "precision": "fp32"}
     obs = torch.from_numpy(env.reset(seed=0)[0])
     env.close()
     agent, other = (
-        names["build.build_agent"](
-            cfg.agent, obs_shape=shape, num_actions=actions, device=torch.device("cpu"), seed=seed
-        )
+        build_agent(agent=cfg.agent, seed=seed, device=torch.device("cpu"), **sizes)
         for seed in (0, 1)
     )
-    tensors = names["official.export_official"](other)
-    names["official.load_official"](agent, tensors)
+    tensors = export_official(agent=other, of=None)
+    load_official(agent=agent, tensors=tensors, target=None)
 
     lead = (length, size) = (cfg.agent.sequence_length, 3)
-    stacks = names["frames.FrameStacks.from_dense"](obs.expand(*lead, *shape), channels=1)
-    batch = names["batch.Batch"](
+    stacks = FrameStacks.from_dense(obs=obs.expand(*lead, *env.obs_shape), channels=1)
+    batch = Batch(
         obs=stacks,
         n_step_obs=stacks.select(0),
         action=torch.zeros(lead, dtype=torch.int64),
@@ -67,30 +43,29 @@ def test_a_whole_update_and_each_loss_by_these_names() -> None:
         importance_weights=torch.ones(size),
     )
 
-    def still(*lead: int) -> Any:
+    def still(*lead: int) -> AugmentationNoise:
         offsets = torch.full((*lead, 2), cfg.agent.shift_pad)
-        return names["augmentation.AugmentationNoise"](offsets, torch.ones(lead))
+        return AugmentationNoise(offsets=offsets, intensity=torch.ones(lead))
 
     side = settings.image_size // cfg.agent.patch_size
     grid = torch.ones(-(-length // cfg.agent.cube_depth), side, side, dtype=torch.bool)
-    noise = names["batch.UpdateNoise"](
-        head=names["official.head_normals"](tensors),
+    noise = UpdateNoise(
+        head=head_normals(tensors=tensors),
         target_head=None,
         obs=still(1, size),
         n_step_obs=still(1, size),
         selection=still(1, size),
-        objective=names["objectives.mlr.MLRNoise"](grid, still(*lead), still(*lead)),
+        objective=MLRNoise(grid=grid, online=still(*lead), target=still(*lead)),
     )
-    loss = names["objectives.interface.Objective.loss"].__name__  # which an objective overrides
+    own = {"encoder": agent.encoder, "batch": batch, "noise": noise.objective}
     terms = {
-        "loss/rl": names["rainbow.Rainbow.rl_loss"](agent, batch, noise)[0],
-        "loss/mlr": getattr(agent.objective, loss)(agent.encoder, batch, noise.objective)[0],
+        "loss/rl": agent.rl_loss(batch=batch, noise=noise)[0],
+        "loss/mlr": agent.objective.loss(**own)[0],
     }
-    names["rainbow.Rainbow.set_schedules"](agent, agent_step=2000)
-    metrics, priorities = names["rainbow.Rainbow.update"](agent, batch, noise, copy_target=True)
+    agent.set_schedules(agent_step=2000)
+    metrics, priorities = agent.update(batch=batch, noise=noise, copy_target=True)
     for key, term in terms.items():
         torch.testing.assert_close(metrics[key], term.detach())
     assert priorities.shape == (size,)
-    gradient = names["official.export_official"](agent, lambda parameter: parameter.grad)
+    gradient = export_official(agent, lambda parameter: parameter.grad)
     assert gradient["conv.conv.0.weight"].any()
-    assert names.used == set(LISTED)

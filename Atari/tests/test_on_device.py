@@ -26,7 +26,8 @@ from mlr_atari.networks import Encoder
 from mlr_atari.optimization import Optimizer
 
 TREE = Path(__file__).resolve().parents[1]
-AGENTS = sorted(path.stem for path in (TREE / "configs" / "agent").glob("*.yaml"))
+ALIKE = {"drq_eps", "mlr_official", "playvirtual_published"}  # other numbers, no other operations
+AGENTS = sorted({path.stem for path in (TREE / "configs" / "agent").glob("*.yaml")} - ALIKE)
 ELSEWHERE = {"cpu": "meta", "meta": "cpu"}
 OURS = ("mlr_atari", "torch.nn", "torch.optim")  # classes whose attributes are looked at
 # Operations that read numbers back to decide something; `lift_fresh` is torch.tensor's.
@@ -110,14 +111,13 @@ def places(learner: Learner) -> dict[str, tuple[int, int, tuple[int, ...], str]]
     return known
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name, precision", [("mlr", "bf16"), *((name, "fp32") for name in AGENTS)])
 def test_an_update_waits_for_nothing_and_leaves_everything_in_its_place(
     name: str, precision: str
 ) -> None:
     learner = watched(make_learner(name, precision=precision))
     before = places(learner)
-    for step in range(3):
+    for step in range(2):
         learner.update(2000 + step)
     for part in (learner.agent, learner.replay, learner.metrics):
         part.load_state_dict(copy.deepcopy(part.state_dict()))
@@ -162,57 +162,33 @@ def test_updates_do_not_wait_for_a_gpu(name: str, precision: str, graph: bool) -
 # ---- that a broken rule is noticed -----------------------------------------------------------
 
 KEPT = torch.tensor(2.0)  # on the CPU: a graph would keep its value for ever
-WAITING: dict[str, Callable[[Tensor], Any]] = {
-    "item": lambda losses: losses.sum().item(),
+FAULTS: dict[str, Callable[[Tensor], Any]] = {
     "decision": lambda losses: bool(losses.sum() > 0),
-    "mask": lambda losses: losses[losses > 0],
     "masked write": lambda losses: losses.clone().index_put_((losses > 0,), losses.new_zeros(())),
-    "nonzero": lambda losses: losses.nonzero(),
-    "equal": lambda losses: torch.equal(losses, losses),
-    "unique": lambda losses: losses.unique(),
-    "number": lambda losses: losses * torch.tensor(2.0),
     "factory": lambda losses: losses + torch.zeros(1),
-    "draw": lambda losses: losses + torch.rand(len(losses)),
-}
-LEAVING: dict[str, Callable[[Tensor], Any]] = {
     "kept number": lambda losses: losses * KEPT,
-    "fetched": lambda losses: losses.cpu(),
 }
 
 
 @pytest.mark.usefixtures("with_meta")
-@pytest.mark.parametrize(
-    ("fault", "device"),
-    [(fault, device) for fault in WAITING for device in ELSEWHERE]
-    + [(fault, "meta") for fault in LEAVING],
-)
-def test_a_wait_and_a_tensor_elsewhere_are_noticed(fault: str, device: str) -> None:
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wait_and_a_tensor_elsewhere_are_noticed(fault: str) -> None:
+    device = "meta" if fault == "kept number" else "cpu"
     learner = watched(make_learner("curl", device), device)
-    original = learner.metrics.update
-
-    def update(metrics: Mapping[str, Tensor]) -> None:
-        (WAITING | LEAVING)[fault](torch.stack(list(metrics.values())))
-        original(metrics)
-
-    learner.metrics.update = update  # type: ignore
+    learner.metrics.update = lambda metrics: FAULTS[fault](torch.stack([*metrics.values()]))  # type: ignore
     with pytest.raises(BrokenRuleError):
         learner.update(2000)
 
 
-@pytest.mark.parametrize("what", ["rate", "metric", "weight"])
-def test_what_moves_is_noticed(what: str) -> None:
+def test_what_moves_is_noticed() -> None:
     learner = make_learner("curl")
     before, name = places(learner), next(iter(learner.metrics.values))
-    if what == "rate":
-        optimizers = [each for each in vars(learner.agent).values() if isinstance(each, Optimizer)]
-        group = optimizers[0]._adam.param_groups[0]
-        group["lr"] = group["lr"] + 0
-    elif what == "metric":
-        learner.metrics.values[name] = torch.zeros(())
-    else:
-        weight = next(learner.agent.encoder.parameters())
-        weight.data = weight.detach().clone()
+    optimizer = next(each for each in vars(learner.agent).values() if isinstance(each, Optimizer))
+    group = optimizer._adam.param_groups[0]
+    group["lr"] = group["lr"] + 0
+    learner.metrics.values[name] = torch.zeros(())
+    weight = next(learner.agent.encoder.parameters())
+    weight.data = weight.detach().clone()
     after = places(learner)
-    assert after.keys() == before.keys()
-    changed = [key for key in before if after[key] != before[key]]
-    assert any({"rate": ".lr", "metric": name, "weight": "weight"}[what] in key for key in changed)
+    changed = " ".join(key for key in before if after[key] != before[key])
+    assert all(part in changed for part in (".lr", name, "weight"))

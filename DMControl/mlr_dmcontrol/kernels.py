@@ -1,8 +1,7 @@
 """Fewer, larger kernels of a GPU, in place of several operations of PyTorch each.
 
 `fused_kernels=true` switches them on; they have not been measured on a GPU yet. What they replace
-stays, on the CPU and wherever they are off, and tests compare the two. With torch.compile it stays
-as well: the compiler fuses by itself.
+stays on the CPU and with torch.compile, which fuses by itself; tests compare the two.
 """
 
 from __future__ import annotations
@@ -48,17 +47,12 @@ def fused(tensor: Tensor) -> bool:
 
 
 def convolution_relu(images: Tensor, layer: nn.Conv2d) -> Tensor:
-    """max(0, layer(images)), as one call of cuDNN where that is switched on; (N, C, H, W).
+    """max(0, layer(images)), (N, C, H, W): with `fused` one call of cuDNN, its gradient two.
 
     Images as `views` makes them are read with the zeros behind their channels.
     """
     if not fused(images):
         return F.relu(layer(images), inplace=True)
-    return fused_convolution_relu(images, layer)
-
-
-def fused_convolution_relu(images: Tensor, layer: nn.Conv2d) -> Tensor:
-    """The same in one call, and its gradient in two; on the CPU the same steps for a test."""
     weight, bias, kind = layer.weight, layer.bias, images.device.type
     spare = images.stride(3) - images.shape[1] if images.stride(1) == 1 else 0
     if spare > 0:
@@ -78,7 +72,6 @@ class _ConvolutionReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, options: Any) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
         if images.is_cuda:
             outputs = torch.cudnn_convolution_relu(images, weight, bias, *options)
         else:
@@ -89,7 +82,6 @@ class _ConvolutionReLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
-        """(N, C', H', W') -> those of images, weight and bias that are asked for."""
         images, weight, outputs = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.options
         gradient = torch.ops.aten.threshold_backward(gradient, outputs, 0)
@@ -112,9 +104,8 @@ def views(
     """Gather, crop or shift, hide, scale, and lay out for the convolutions, in one pass.
 
     Args:
-        obs: any lead, N stacks in all. offsets: int64 (*lead, 2), of the upper left pixel.
+        obs, offsets, hidden: as `Augmentation` has them, N stacks in all.
         factor: float32 (*lead), from bytes to the network's input, or one for all.
-        hidden: stacks of one 1-channel frame each, 1 where a pixel becomes 0; same lead.
         size: side of the result in pixels. pad: pixels that the border is repeated first.
 
     Returns:

@@ -25,24 +25,17 @@ class Learner:
     """
 
     def __init__(
-        self,
-        agent: SAC,
-        replay: UniformReplay,
-        streams: Streams,
-        *,
-        compile_losses: bool,
-        cuda_graph: bool,
+        self, agent: SAC, replay: UniformReplay, streams: Streams, compiled: bool, graph: bool
     ) -> None:
-        """Args: `streams`: all randomness. The last two: see configs/train.yaml."""
         self.agent, self.replay, self.streams = agent, replay, streams
         self.metrics = LastMetrics(agent.metric_names, agent.device)
         self.guard = NonFiniteGuard(self.metrics.values)
-        if compile_losses:
+        if compiled:
             compile_methods(agent, "critic_terms", "actor_terms")
             if agent.objective is not None:
                 compile_methods(agent.objective, "loss")
-        self.act = OnDevice(agent.act, agent.device, cuda_graph=cuda_graph)
-        self._update = OnDevice(self._on_device, agent.device, cuda_graph=cuda_graph)
+        self.act = OnDevice(agent.act, agent.device, cuda_graph=graph)
+        self._update = OnDevice(self._on_device, agent.device, cuda_graph=graph)
         self._latest: tuple[Batch, Any] | None = None  # and the objective's noise, on the device
 
     @property
@@ -52,16 +45,12 @@ class Learner:
 
     def update(self, agent_step: int) -> None:
         """Draw a batch and its noise, and improve the agent."""
-        agent, objective = self.agent, self.agent.objective
-        num_windows = 0 if objective is None else objective.sequence_batch_size
-        transitions, windows = self.replay.draw(
-            self.streams["replay"], agent.settings.batch_size, num_windows
-        )
+        agent, size = self.agent, self.agent.settings.batch_size
+        num_windows = agent.objective.sequence_batch_size if agent.objective else 0
         inputs = {
-            "transitions": transitions,
-            "windows": windows,
+            "slots": self.replay.draw(self.streams["replay"], size, num_windows),
             "noise": agent.draw_noise(self.streams),
-            "update_step": torch.tensor(agent.update_step),
+            "step": torch.tensor(agent.update_step),
         }
         agent.set_schedules(agent_step)
         self._latest = self._update(inputs, **agent.due(agent_step))
@@ -72,29 +61,22 @@ class Learner:
         self._update.wait()
 
     def _on_device(
-        self,
-        transitions: Tensor,
-        windows: Tensor | None,
-        noise: UpdateNoise,
-        update_step: Tensor,
-        **due: bool,
+        self, slots: tuple[Tensor, Tensor | None], noise: UpdateNoise, step: Tensor, **due: bool
     ) -> tuple[Batch, Any]:
         """What the device does of an update: tensors in, tensors out, nothing fetched."""
-        batch = self.replay.gather(transitions, windows)
+        batch = self.replay.gather(*slots)
         self.metrics.update(self.agent.update(batch, noise, **due))
-        self.guard.observe(update_step)
+        self.guard.observe(step)
         return batch, noise.objective
 
     def diagnostics(self) -> dict[str, float]:
         """The objective's signs of health on the latest batch; synchronises."""
-        objective = self.agent.objective
-        if self._latest is None or objective is None:
+        if self._latest is None or self.agent.objective is None:
             return {}
-        return objective.diagnostics(self.agent.encoder, *self._latest)
+        return self.agent.objective.diagnostics(self.agent.encoder, *self._latest)
 
     def preview(self) -> Tensor | None:
         """What the objective sees of the latest batch, uint8 RGB (3, H, W), if there is any."""
-        objective = self.agent.objective
-        if self._latest is None or objective is None:
+        if self._latest is None or self.agent.objective is None:
             return None
-        return objective.preview(*self._latest)
+        return self.agent.objective.preview(*self._latest)

@@ -8,7 +8,7 @@ objective knows no `MTM/` names.
 
 A whole update of the published code can be repeated on given data::
 
-    agent = build_agent(settings.load(["agent=mlr_official"]).agent, obs_shape=(9, 100, 100), ...)
+    agent = build_agent(compose(["agent=mlr_official"]).agent, obs_shape=(9, 100, 100), ...)
     load_official(agent, tensors)
     obs = FrameStacks.from_dense(obs_uint8, channels=3)          # (B, 9, 100, 100)
     windows = FrameStacks.from_dense(sequence_uint8, channels=3)  # (K, B', 9, 100, 100)
@@ -32,42 +32,23 @@ its step is `agent.objective.loss(agent.encoder, batch, noise.objective)`; after
 `.backward()`, `export_official(agent, lambda parameter: parameter.grad)` gives the published
 names. Published encoders divide images of 0..255 themselves; here the augmentation does.
 
-Parity is checked from outside of this repository, too, by what follows, so names and arguments
-stay; a test calls each::
-
-    settings.compose(words)
-    build.build_agent(agent, obs_shape, action_dim, device, seed, precision)
-    official.load_official(agent, tensors)
-    official.export_official(agent, of)
-    frames.FrameStacks.from_dense(obs, channels)
-    batch.Batch(obs, next_obs, action, reward, terminated, sequence)
-    batch.SequenceBatch(obs, action, reward)
-    batch.UpdateNoise(obs, next_obs, next_action, action, objective)
-    augmentation.AugmentationNoise(offsets, intensity, affine, box)
-    objectives.mlr.MLRNoise(grid, online, target)
-    sac.SAC.set_schedules(agent_step)
-    sac.SAC.update(batch, noise, actor_step, target_step)
-    sac.SAC.critic_terms(batch, noise)
-    sac.SAC.actor_terms(batch, noise)
-    objectives.interface.Objective.loss(encoder, batch, noise)
-    environment.EnvironmentSettings(image_size, frame_stack, action_repeat, max_steps, camera_id,
-                                    fast_render, kwargs)
-    environment.PixelControlEnv(task, settings, episode_seed)
+Parity is checked from outside of this repository, too, by the names and arguments in
+`tests/test_official_names.py`, so these stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from .errors import ConfigError
-from .networks import Encoder, LatentHead
+from .networks import Encoder
 from .objectives.mlr import MLR
 from .sac import SAC
 
+_FLAT = "encoder.fc.weight"  # its columns are (C, H, W) there, (H, W, C) here
 _DECODER_LAYERS = {
     "norm1": "norm1",
     "attn.proj": "attention.output",
@@ -75,57 +56,35 @@ _DECODER_LAYERS = {
     "mlp.fc1": "mlp.0",
     "mlp.fc2": "mlp.2",
 }
+_JOINT = ("query", "key_value")  # of attn.qkv
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """One published tensor: our parameters along its first dimension, columns in (C, H, W)."""
-
-    parameters: Sequence[Tensor]
-    map_shape: tuple[int, int, int] | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        first = self.parameters[0].shape
-        return (sum(len(each) for each in self.parameters), *first[1:]) if first else ()
-
-    def published(self, values: Sequence[Tensor]) -> Tensor:
-        """Our tensors in the published layout; a copy."""
-        joined = torch.cat(list(values)) if len(values) > 1 else values[0].clone()
-        if self.map_shape is None:
-            return joined.contiguous()
-        filters, rows, columns = self.map_shape
-        return joined.view(-1, rows, columns, filters).permute(0, 3, 1, 2).flatten(1)
-
-    def load(self, value: Tensor) -> None:
-        if self.map_shape is not None:
-            value = value.view(-1, *self.map_shape).permute(0, 2, 3, 1).flatten(1)
-        start = 0
-        for parameter in self.parameters:
-            stop = start + (len(parameter) if parameter.ndim else 1)
-            parameter.copy_(value[start:stop] if parameter.ndim else value)
-            start = stop
-
-
+@torch.no_grad()
 def load_official(agent: SAC, tensors: Mapping[str, Tensor]) -> None:
     """Copy published weights into `agent`; moments and counters stay as they are.
 
     Raises:
         ConfigError: listing every missing, unknown and misshapen name; nothing was copied.
     """
-    entries = _entries(agent)
-    problems = [f"missing {name}" for name in entries if name not in tensors]
-    problems += [f"unknown {name}" for name in tensors if name not in entries]
+    parameters, (filters, rows, columns) = _parameters(agent), agent.encoder.map_shape
+    known = export_official(agent)
+    shapes = {name: tuple(value.shape) for name, value in known.items() if value is not None}
+    problems = [f"missing {name}" for name in shapes if name not in tensors]
+    problems += [f"unknown {name}" for name in tensors if name not in shapes]
     problems += [
-        f"{name} is {tuple(tensors[name].shape)}, not {entry.shape}"
-        for name, entry in entries.items()
-        if name in tensors and tuple(tensors[name].shape) != entry.shape
+        f"{name} is {tuple(tensors[name].shape)}, not {shape}"
+        for name, shape in shapes.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
     ]
     if problems:
         raise ConfigError(f"official weights do not fit this agent: {'; '.join(problems)}")
-    with torch.no_grad():
-        for name, entry in entries.items():
-            entry.load(tensors[name])
+    for name, ours in parameters.items():
+        value = tensors[name]
+        if name.endswith(_FLAT):
+            value = value.view(-1, filters, rows, columns).permute(0, 2, 3, 1).flatten(1)
+        pieces = value.split([len(each) for each in ours]) if len(ours) > 1 else [value]
+        for parameter, piece in zip(ours, pieces, strict=True):
+            parameter.copy_(piece)
 
 
 def export_official(
@@ -133,79 +92,68 @@ def export_official(
 ) -> dict[str, Tensor | None]:
     """The agent's weights under the published names and in the published layout.
 
-    Args:
-        of: what to export of each parameter, such as its gradient; None: its value.
+    Args: `of`: what to export of each parameter, such as its gradient; None: its value.
 
     Returns:
         Detached copies by name; None where `of` gave None.
     """
     exported: dict[str, Tensor | None] = {}
-    for name, entry in _entries(agent).items():
-        values = [each if of is None else of(each) for each in entry.parameters]
+    filters, rows, columns = agent.encoder.map_shape
+    for name, ours in _parameters(agent).items():
+        values = [each if of is None else of(each) for each in ours]
         known = [each.detach() for each in values if each is not None]
-        exported[name] = entry.published(known) if len(known) == len(values) else None
+        if len(known) < len(values):
+            exported[name] = None
+            continue
+        value = torch.cat(known) if len(known) > 1 else known[0].clone()
+        if name.endswith(_FLAT):
+            value = value.view(-1, rows, columns, filters).permute(0, 3, 1, 2).flatten(1)
+        exported[name] = value.contiguous()
     return exported
 
 
-def _entries(agent: SAC) -> dict[str, _Entry]:
-    """Every published tensor of this kind of agent, by name."""
+def _parameters(agent: SAC) -> dict[str, list[Tensor]]:
+    """Ours by published name; where there are several they stand below each other."""
     networks = agent.networks
-    target_encoder, target_critic = networks.encoder_target.target, networks.critic_target.target
-    shape = networks.encoder.map_shape
-    entries = {
+    target = networks.critic_target.target
+    modules: dict[str, nn.Module] = {
         **_encoder("critic/encoder", networks.encoder),
-        **_sequential("critic/Q1.trunk", networks.critic.first),
-        **_sequential("critic/Q2.trunk", networks.critic.second),
-        **_encoder("critic_target/encoder", target_encoder),
-        **_sequential("critic_target/Q1.trunk", target_critic.first),
-        **_sequential("critic_target/Q2.trunk", target_critic.second),
-        **_head("actor/encoder", networks.actor.head, shape),
-        **_sequential("actor/trunk", networks.actor.trunk),
-        "log_alpha": _Entry([networks.log_temperature]),
+        "critic/Q1.trunk": networks.critic.first,
+        "critic/Q2.trunk": networks.critic.second,
+        **_encoder("critic_target/encoder", networks.encoder_target.target),
+        "critic_target/Q1.trunk": target.first,
+        "critic_target/Q2.trunk": target.second,
+        "actor/encoder.fc": networks.actor.head.linear,
+        "actor/encoder.ln": networks.actor.head.norm,
+        "actor/trunk": networks.actor.trunk,
     }
+    ours: dict[str, list[Tensor]] = {"log_alpha": [networks.log_temperature]}
     if isinstance(agent.objective, MLR):
-        entries |= _mlr(agent.objective)
-    return entries
+        modules |= _mlr(agent.objective)
+        for i, block in enumerate(agent.objective.decoder.blocks):
+            joint = [block.get_parameter(f"attention.{each}.weight") for each in _JOINT]
+            ours[f"MTM/transformer.{i}.attn.qkv.weight"] = list(joint)
+    for prefix, module in modules.items():
+        ours |= {f"{prefix}.{name}": [value] for name, value in module.named_parameters()}
+    return ours
 
 
-def _mlr(objective: MLR) -> dict[str, _Entry]:
-    entries = {
+def _mlr(objective: MLR) -> dict[str, nn.Module]:
+    modules: dict[str, nn.Module] = {
         **_encoder("MTM/target_encoder", objective.target_encoder.target),
-        **_sequential("MTM/global_classifier", objective.projection),
-        **_sequential("MTM/global_final_classifier", objective.predictor),
-        **_sequential("MTM/global_target_classifier", objective.target_projection.target),
+        "MTM/global_classifier": objective.projection,
+        "MTM/global_final_classifier": objective.predictor,
+        "MTM/global_target_classifier": objective.target_projection.target,
     }
     if objective.decoder.action_embedding is not None:
-        entries |= _layer("MTM/action_emb", objective.decoder.action_embedding)
+        modules["MTM/action_emb"] = objective.decoder.action_embedding
     for i, block in enumerate(objective.decoder.blocks):
-        prefix = f"MTM/transformer.{i}"
         for published, ours in _DECODER_LAYERS.items():
-            entries |= _layer(f"{prefix}.{published}", block.get_submodule(ours))
-        fused = [block.get_parameter(f"attention.{each}.weight") for each in ("query", "key_value")]
-        entries[f"{prefix}.attn.qkv.weight"] = _Entry(fused)
-    return entries
+            modules[f"MTM/transformer.{i}.{published}"] = block.get_submodule(ours)
+    return modules
 
 
-def _encoder(prefix: str, encoder: Encoder) -> dict[str, _Entry]:
+def _encoder(prefix: str, encoder: Encoder) -> dict[str, nn.Module]:
     layers = [layer for layer in encoder.convolutions if isinstance(layer, nn.Conv2d)]
-    entries = _head(prefix, encoder.head, encoder.map_shape)
-    for i, layer in enumerate(layers):
-        entries |= _layer(f"{prefix}.convs.{i}", layer)
-    return entries
-
-
-def _head(prefix: str, head: LatentHead, shape: tuple[int, int, int]) -> dict[str, _Entry]:
-    entries = _layer(f"{prefix}.fc", head.linear) | _layer(f"{prefix}.ln", head.norm)
-    entries[f"{prefix}.fc.weight"] = _Entry([head.linear.weight], shape)
-    return entries
-
-
-def _sequential(prefix: str, layers: nn.Sequential) -> dict[str, _Entry]:
-    entries: dict[str, _Entry] = {}
-    for i, layer in enumerate(layers):
-        entries |= _layer(f"{prefix}.{i}", layer)
-    return entries
-
-
-def _layer(prefix: str, layer: nn.Module) -> dict[str, _Entry]:
-    return {f"{prefix}.{name}": _Entry([value]) for name, value in layer.named_parameters()}
+    modules: dict[str, nn.Module] = {f"{prefix}.convs.{i}": each for i, each in enumerate(layers)}
+    return modules | {f"{prefix}.fc": encoder.head.linear, f"{prefix}.ln": encoder.head.norm}

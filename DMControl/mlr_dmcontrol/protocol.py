@@ -22,7 +22,7 @@ PROTOCOL = "dmcontrol"  # what run.json says was followed, with the suite's came
 TASK_KEY = "task"  # section of the configuration that says what is played
 TASKS, canonical_task = BENCHMARK_TASKS, canonical
 SIMULATOR = "renderer"  # key of run.json that says what drew the observations
-PACKAGES = ("torch", "numpy", "gymnasium", "dm_control", "mujoco", "kornia", "hydra-core")
+PACKAGES = ("torch", "numpy", "gymnasium", "dm_control", "mujoco", "hydra-core")
 """Whose versions run.json records."""
 
 STEP, STEP_NAME = "env_step", "env steps"  # the x-axis, and the counter in which a budget counts

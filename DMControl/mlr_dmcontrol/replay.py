@@ -52,8 +52,7 @@ class UniformReplay:
 
         Args:
             capacity: transitions (agent steps) kept at most.
-            frame_shape: (C, H, W) of a frame.
-            frame_stack: S, frames in an observation.
+            frame_shape: (C, H, W). frame_stack: S.
             sequence_length: K, transitions in a window; None if none will be drawn.
         """
         self.capacity, self.sequence_length = capacity, sequence_length
@@ -62,13 +61,11 @@ class UniformReplay:
         extra = -(-capacity // _TRANSITIONS_PER_EXTRA_FRAME) + frame_stack + 1
         shape = (capacity + extra, *frame_shape)
         self._frames = torch.empty(shape, dtype=torch.uint8, device=device)
-        self._arrays = {
-            "action": torch.zeros(capacity, action_dim, device=device),
-            "reward": torch.zeros(capacity, device=device),
-            "terminated": torch.zeros(capacity, device=device),
-            "frame": torch.zeros(capacity, dtype=torch.int64, device=device),
-            "first_frame": torch.zeros(capacity, dtype=torch.int64, device=device),
-        }
+        self._arrays = {"action": torch.zeros(capacity, action_dim, device=device)}
+        for name in ("reward", "terminated"):
+            self._arrays[name] = torch.zeros(capacity, device=device)
+        for name in ("frame", "first_frame"):
+            self._arrays[name] = torch.zeros(capacity, dtype=torch.int64, device=device)
         self._back = torch.arange(self._reach, -1, -1, device=device)
         self._steps = torch.arange(sequence_length or 0, device=device)[:, None]
         self._oldest_frame = np.zeros(capacity, np.int64)  # that a transition's stack reaches
@@ -110,13 +107,8 @@ class UniformReplay:
         terminated: bool,
         truncated: bool,
     ) -> None:
-        """Append one transition: the action, float32 (A,), and what it led to, uint8 (C, H, W).
-
-        Raises:
-            RuntimeError: no episode is open.
-        """
-        if not self._episode_open:
-            raise RuntimeError("the episode is over; call start_episode before add")
+        """Append one transition: the action, float32 (A,), and what it led to, uint8 (C, H, W)."""
+        assert self._episode_open, "call start_episode before add"
         slot, frame = self._added % self.capacity, self.frames_written - 1
         self._store_frame(next_frame)
         self._arrays["action"][slot].copy_(to_device(torch.as_tensor(action), self.device))
@@ -144,11 +136,8 @@ class UniformReplay:
         Raises:
             ConfigError: no window is complete. RuntimeError: no transition is there.
         """
-        if not len(self):
-            raise RuntimeError("the replay is empty")
-        shape = (batch_size,)
-        transitions = torch.randint(self._oldest, self._added, shape, generator=generator)
-        transitions %= self.capacity
+        low, high, shape = self._oldest, self._added, (batch_size,)
+        transitions = torch.randint(low, high, shape, generator=generator) % self.capacity
         if num_windows == 0:
             return transitions, None
         if self.num_windows == 0:
@@ -162,11 +151,7 @@ class UniformReplay:
         return transitions, torch.from_numpy(self._starts[places.numpy()] % self.capacity)
 
     def gather(self, transitions: Tensor, windows: Tensor | None = None) -> Batch:
-        """What `draw` chose, as tensors on the replay's device; without a sync, shapes static.
-
-        Args:
-            transitions: int64 (B,) slots. windows: int64 (B',) slots of first steps, or None.
-        """
+        """What `draw` chose, as tensors on the replay's device; without a sync, shapes static."""
         transitions = transitions.to(self.device, non_blocking=True)
         frame = self._arrays["frame"][transitions]
         first = self._arrays["first_frame"][transitions]
@@ -203,16 +188,8 @@ class UniformReplay:
         return self._first_frame
 
     def read_frames(self, start: int, stop: int) -> Tensor:
-        """Frames number `start` to `stop` - 1, uint8 (stop - start, C, H, W) on the CPU.
-
-        Raises:
-            ValueError: some of them are not there, or not any more.
-        """
-        if not self.first_live_frame <= start <= stop <= self.frames_written:
-            raise ValueError(
-                f"frames {start} to {stop} are not stored; there are "
-                f"{self.first_live_frame} to {self.frames_written}"
-            )
+        """Frames number `start` to `stop` - 1, uint8 (stop - start, C, H, W) on the CPU."""
+        assert self.first_live_frame <= start <= stop <= self.frames_written
         slots = torch.arange(start, stop, device=self.device) % len(self._frames)
         return self._frames[slots].cpu()
 

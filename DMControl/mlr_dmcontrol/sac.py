@@ -25,16 +25,10 @@ from .optimization import Optimizer, ParameterGroup
 from .run.schema import bounded, choice
 from .run.seeding import Streams
 
-_METRICS = (
-    "loss/critic",
-    "loss/actor",
-    "loss/temperature",
-    "rl/q",
-    "rl/temperature",
-    "rl/entropy",
-    "gradient_norm/critic",
-    "gradient_norm/actor",
-)
+_METRICS: tuple[str, ...] = ("loss/critic", "loss/actor", "loss/temperature")
+_METRICS += ("rl/q", "rl/temperature", "rl/entropy", "gradient_norm/critic", "gradient_norm/actor")
+_PARTS = ["networks", "objective"]
+_PARTS += [f"{each}_optimizer" for each in ("critic", "actor", "temperature", "objective")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +66,7 @@ class SAC:
     """The agent: acts, and improves itself from a batch and given noise.
 
     Attributes:
-        networks: all trained and averaged networks, on `device`. encoder: the one that is shared.
+        networks: all trained and averaged networks. encoder: the one that is shared.
         objective: what else shapes the encoder, or None: then it is plain SAC.
         update_step: updates done.
     """
@@ -86,12 +80,10 @@ class SAC:
         objective_weight: float = 0.0,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Args: `augmentation`: of the SAC batch. `objective`: built on `networks`' encoder."""
-        self.settings = settings
+        """Args: `augmentation`: of the SAC batch. `objective`: on `networks`' encoder."""
+        self.settings, self.augmentation = settings, augmentation
         self.device = torch.device(device)
-        self.networks = networks.to(self.device)
-        self.encoder = networks.encoder
-        self.augmentation = augmentation
+        self.networks, self.encoder = networks.to(self.device), networks.encoder
         self.objective = None if objective is None else objective.to(self.device)
         self.objective_weight = objective_weight
         self.target_entropy = -float(networks.action_dim)
@@ -101,49 +93,41 @@ class SAC:
     @property
     def num_parameters(self) -> int:
         """Trained numbers, the objective's included."""
-        own = [] if self.objective is None else self.objective.trained()
-        trained = [each for each in self.networks.parameters() if each.requires_grad]
-        return sum(each.numel() for each in (*trained, *own))
+        modules = [self.networks] if self.objective is None else [self.networks, self.objective]
+        trained = [each for module in modules for each in module.parameters() if each.requires_grad]
+        return sum(each.numel() for each in trained)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Names of all that updates ever report: losses, gradient norms, and other values."""
+        """Names of all that updates ever report."""
         names = _METRICS if self.settings.rl else ()
         if self.objective is None:
             return names
         return (*names, *self.objective.metric_names, "gradient_norm/objective")
 
     def _make_optimizers(self) -> None:
-        settings, networks = self.settings, self.networks
+        settings, networks, objective = self.settings, self.networks, self.objective
         critic = ParameterGroup([*networks.encoder.parameters(), *networks.critic.parameters()])
         actor = ParameterGroup(list(networks.actor.parameters()))
         temperature = ParameterGroup([networks.log_temperature])
-        betas = settings.temperature_beta1, 0.999
+        betas, rate = (settings.temperature_beta1, 0.999), settings.temperature_learning_rate
         self.critic_optimizer = Optimizer([critic], settings.critic_learning_rate)
         self.actor_optimizer = Optimizer([actor], settings.actor_learning_rate)
-        rate = settings.temperature_learning_rate
         self.temperature_optimizer = Optimizer([temperature], rate, betas=betas)
         self.objective_optimizer = None
-        if self.objective is not None:
+        if objective is not None:
             self.objective_optimizer = Optimizer(
-                self.objective.parameter_groups(networks.encoder),
+                objective.parameter_groups(networks.encoder),
                 settings.critic_learning_rate,
-                clip=self.objective.clip_groups(networks.encoder),
+                clip=objective.clip_groups(networks.encoder),
             )
-        names = ["networks", "objective"]
-        names += [f"{name}_optimizer" for name in ("critic", "actor", "temperature", "objective")]
-        parts = {name: getattr(self, name) for name in names}
-        self._lasting = {name: part for name, part in parts.items() if part is not None}
+        self._lasting = {name: part for name in _PARTS if (part := getattr(self, name)) is not None}
 
     @torch.no_grad()
     def act(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Actions for N observations: the mean action, or a sample if `noise` is given.
+        """Actions float32 (N, A) in [-1, 1], on the device: the mean, or with noise a sample.
 
-        Args: `obs`: uint8 (N, S*C, H, W) as rendered; its centre is used. `noise`: standard
-        normal (N, A).
-
-        Returns:
-            float32 (N, A) in [-1, 1], on the agent's device.
+        Args: `obs`: uint8 (N, S*C, H, W) as rendered; its centre is used. `noise`: normal (N, A).
         """
         obs, noise = to_device((obs, noise), self.device)
         images = to_float(center_crop(obs, self.settings.crop_size))
@@ -157,8 +141,7 @@ class SAC:
     def draw_noise(self, streams: Streams) -> UpdateNoise:
         """Everything random in one update, on the CPU.
 
-        Of stream `augmentation` obs and next_obs, of `noise` next_action and action, in this
-        order; then the objective's.
+        Of `augmentation` obs, next_obs; of `noise` next_action, action; then the objective's.
         """
         settings, images, normal = self.settings, streams["augmentation"], streams["noise"]
         actions = (settings.batch_size, self.networks.action_dim)
@@ -198,7 +181,7 @@ class SAC:
         Args: `batch`, `noise`: on the agent's device. `actor_step`, `target_step`: see `due`.
 
         Returns:
-            Detached 0-d tensors on the device; fetching them waits for it.
+            Detached 0-d tensors on the device.
         """
         targets_first = self.objective is not None and self.objective.targets_move == "before_step"
         metrics = self.update_critic(batch, noise) if self.settings.rl else {}
@@ -208,9 +191,7 @@ class SAC:
             metrics |= self.update_actor(batch, noise)
         if target_step:
             self.update_targets()
-        if targets_first:
-            metrics |= self.update_objective(batch, noise)
-        return metrics
+        return metrics | self.update_objective(batch, noise) if targets_first else metrics
 
     def update_critic(self, batch: Batch, noise: UpdateNoise) -> Metrics:
         """Step the critic and its encoder."""
@@ -293,10 +274,8 @@ class SAC:
         return state | {"update_step": self.update_step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state` was taken, writing into the existing tensors.
-
-        Raises:
-            RuntimeError, ValueError, KeyError: it belongs to another agent.
+        """Continue where `state` was taken, in place; RuntimeError, ValueError or KeyError if it
+        belongs to another agent.
         """
         for name, part in self._lasting.items():
             part.load_state_dict(state[name])

@@ -1,7 +1,7 @@
 """The same update written plainly, as the published pipeline computes it: the oracle of ours.
 
 Whole stacks and sequences become floats; images are cropped one by one; masks, losses and targets
-follow in float32, channels first, with Adam and moving averages a parameter at a time. Given the
+follow in float32, with Adam and moving averages a parameter at a time. Given the
 same batch and noise, its losses are those of `sac.py` and `objectives/mlr.py`, up to rounding.
 It is written for agent=mlr, mlr_official and sac, as they are.
 """
@@ -14,17 +14,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from mlr_dmcontrol import losses
 from mlr_dmcontrol.augmentation import AugmentationNoise
 from mlr_dmcontrol.batch import Batch, UpdateNoise
-from mlr_dmcontrol.losses import (
-    actor_loss,
-    critic_loss,
-    soft_target,
-    squashed_gaussian,
-    temperature_loss,
-)
 from mlr_dmcontrol.momentum import MomentumTarget
-from mlr_dmcontrol.networks import Encoder, LatentHead
+from mlr_dmcontrol.networks import Encoder
 from mlr_dmcontrol.objectives.decoder import LatentDecoder
 from mlr_dmcontrol.objectives.latents import distance
 from mlr_dmcontrol.objectives.mlr import MLR, MLRNoise
@@ -45,25 +39,17 @@ class PlainSAC:
             (networks.encoder_target, networks.encoder),
         ]
         if isinstance(self.objective, MLR):
-            assert isinstance(self.objective.target_encoder, MomentumTarget)
-            assert isinstance(self.objective.target_projection, MomentumTarget)
             self.targets += [
                 (self.objective.target_encoder, networks.encoder),
                 (self.objective.target_projection, self.objective.projection),
             ]
-        for encoder in (networks.encoder, *(target.target for target, _ in self.targets)):
-            if isinstance(encoder, Encoder):
-                _channels_first(encoder.head, encoder)
-        _channels_first(networks.actor.head, networks.encoder)
         rate = self.settings.critic_learning_rate
         trained = [*networks.encoder.parameters(), *networks.critic.parameters()]
         self.critic_adam = _adam(trained, rate)
         self.actor_adam = _adam(networks.actor.parameters(), self.settings.actor_learning_rate)
-        self.temperature_adam = _adam(
-            [networks.log_temperature],
-            self.settings.temperature_learning_rate,
-            (self.settings.temperature_beta1, 0.999),
-        )
+        betas = self.settings.temperature_beta1, 0.999
+        temperature_rate = self.settings.temperature_learning_rate
+        self.temperature_adam = _adam([networks.log_temperature], temperature_rate, betas)
         if self.objective is not None:
             self.objective_rate = rate * self.objective.settings.objective_learning_rate_scale
             trained = [*networks.encoder.parameters(), *self.objective.trained()]
@@ -76,16 +62,17 @@ class PlainSAC:
         size, numbers = self.settings.crop_size, (batch.action, batch.reward, batch.terminated)
         obs = _augmented(batch.obs.dense().float(), noise.obs, size)
         next_obs = _augmented(batch.next_obs.dense().float(), noise.next_obs, size)
-        losses = {"loss/critic": self._update_critic(obs, next_obs, numbers, noise)}
+        results = {"loss/critic": self._update_critic(obs, next_obs, numbers, noise)}
         if isinstance(self.objective, MLR) and batch.sequence is not None:
             sequence, action = batch.sequence.obs.dense().float(), batch.sequence.action
-            losses["loss/mlr"] = self._update_mlr(self.objective, sequence, action, noise.objective)
+            mlr = self._update_mlr(self.objective, sequence, action, noise.objective)
+            results["loss/mlr"] = mlr
         if actor_step:
-            losses["loss/actor"] = self._update_actor(obs, noise)
+            results["loss/actor"] = self._update_actor(obs, noise)
         if target_step:
             self._update_targets()
         self.update_step += 1
-        return losses
+        return results
 
     def _update_critic(
         self, obs: Tensor, next_obs: Tensor, numbers: Sequence[Tensor], noise: UpdateNoise
@@ -93,14 +80,14 @@ class PlainSAC:
         networks, (action, reward, terminated) = self.networks, numbers
         with torch.no_grad():
             mean, log_std = networks.actor(_features(networks.encoder, next_obs))
-            next_action, log_prob = squashed_gaussian(mean, log_std, noise.next_action[0])
+            next_action, log_prob = losses.squashed_gaussian(mean, log_std, noise.next_action[0])
             next_latent = _latent(networks.encoder_target.target, next_obs)
             values = networks.critic_target.target(next_latent, next_action)
             temperature, discount = networks.log_temperature.exp(), self.settings.discount
             terms = values[:, None], log_prob[None], temperature
-            target = soft_target(*terms, reward, terminated, discount)
+            target = losses.soft_target(*terms, reward, terminated, discount)
         values = networks.critic(_latent(networks.encoder, obs), action)
-        loss = critic_loss(values[:, None], target)
+        loss = losses.critic_loss(values[:, None], target)
         _step(self.critic_adam, loss)
         return loss.detach()
 
@@ -128,12 +115,12 @@ class PlainSAC:
         networks = self.networks
         features = _features(networks.encoder, obs).detach()
         mean, log_std = networks.actor(features)
-        action, log_prob = squashed_gaussian(mean, log_std, noise.action)
+        action, log_prob = losses.squashed_gaussian(mean, log_std, noise.action)
         values = networks.critic(networks.encoder.head(features), action)
-        loss = actor_loss(values, log_prob, networks.log_temperature.exp().detach())
+        loss = losses.actor_loss(values, log_prob, networks.log_temperature.exp().detach())
         _step(self.actor_adam, loss)
-        entropy = self.target_entropy
-        _step(self.temperature_adam, temperature_loss(networks.log_temperature, log_prob, entropy))
+        terms = networks.log_temperature, log_prob, self.target_entropy
+        _step(self.temperature_adam, losses.temperature_loss(*terms))
         return loss.detach()
 
     def _update_targets(self) -> None:
@@ -144,12 +131,12 @@ class PlainSAC:
 
 
 def _features(encoder: Encoder, images: Tensor) -> Tensor:
-    """0..255 float (N, C, h, w) -> (N, features), channels first."""
+    """0..255 float (N, C, h, w) -> (N, features), pixel by pixel."""
     outputs = images / 255.0
     for layer in encoder.convolutions:
         if isinstance(layer, nn.Conv2d):
             outputs = torch.relu(layer(outputs))
-    return outputs.flatten(1)
+    return outputs.permute(0, 2, 3, 1).flatten(1)
 
 
 def _latent(encoder: Encoder, images: Tensor) -> Tensor:
@@ -171,16 +158,9 @@ def _decoded(decoder: LatentDecoder, states: Tensor, action: Tensor) -> Tensor:
 
 def _augmented(images: Tensor, noise: AugmentationNoise, size: int) -> Tensor:
     """Crop (N, C, H, W) floats one by one, then scale each one's intensity."""
-    assert noise.offsets is not None
-    offsets = noise.offsets.flatten(0, -2).tolist()
-    crops = [
-        image[:, row : row + size, column : column + size]
-        for image, (row, column) in zip(images, offsets, strict=True)
-    ]
-    cropped = torch.stack(crops)
-    if noise.intensity is None:
-        return cropped
-    return cropped * noise.intensity.flatten()[:, None, None, None]
+    pairs = zip(images, noise.offsets.flatten(0, -2).tolist(), strict=True)
+    cropped = torch.stack([image[:, y : y + size, x : x + size] for image, (y, x) in pairs])
+    return cropped if noise.intensity is None else cropped * noise.intensity.view(-1, 1, 1, 1)
 
 
 def _adam(
@@ -196,13 +176,3 @@ def _step(adam: torch.optim.Adam, loss: Tensor, clip: float | None = None) -> No
         (group,) = adam.param_groups
         nn.utils.clip_grad_norm_(group["params"], clip, foreach=False)
     adam.step()
-
-
-@torch.no_grad()
-def _channels_first(head: LatentHead, encoder: Encoder) -> None:
-    """Reorder weights from (rows, columns, filters), as ours are, to filters first."""
-    filters, rows, columns = encoder.map_shape
-    weight = head.linear.weight.unflatten(1, (rows, columns, filters)).permute(0, 3, 1, 2)
-    head.linear.weight.copy_(weight.flatten(1).clone())
-    for parameter in encoder.convolutions.parameters():
-        parameter.data = parameter.data.contiguous()

@@ -38,20 +38,12 @@ def agent_cfg(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def make_agent(
-    name: str,
-    *,
-    size: int = 100,
-    seed: int = 0,
-    device: str = "cpu",
-    precision: str = "fp32",
-    **changes: Any,
+    name: str, *, size: int = 100, device: str = "cpu", precision: str = "fp32", **changes: Any
 ) -> SAC:
     """A small agent with 3 actions for `size` x `size` images; `changes` are agent settings."""
+    how = {"device": device, "precision": precision, "seed": changes.pop("seed", 0)}
     cfg = agent_cfg(name, **(SMALL | SMALL_SEQUENCES | SMALL_MODELS | changes))
-    shape = (9, size, size)
-    return build_agent(
-        cfg, obs_shape=shape, action_dim=3, device=device, seed=seed, precision=precision
-    )
+    return build_agent(cfg, obs_shape=(9, size, size), action_dim=3, **how)
 
 
 def make_batch(agent: SAC, seed: int = 0, size: int = 100) -> Batch:
@@ -72,8 +64,7 @@ def make_batch(agent: SAC, seed: int = 0, size: int = 100) -> Batch:
     sequence = None
     if agent.objective is not None and agent.objective.sequence_batch_size > 0:
         lead = (agent.objective.sequence_length, agent.objective.sequence_batch_size)
-        windows = stacks(*lead)
-        sequence = SequenceBatch(windows, actions(*lead), torch.zeros(lead))
+        sequence = SequenceBatch(stacks(*lead), actions(*lead), torch.zeros(lead))
     return Batch(obs, next_obs, action, reward, terminated, sequence)
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from small_agents import TINY, make_agent
-from small_agents import updated as agent_updated
 from torch import Tensor
 
 from mlr_dmcontrol.learner import Learner
@@ -43,7 +42,7 @@ def make_learner(
             replay.start_episode(frame[0])
         action = draws.uniform(-1, 1, 3).astype(np.float32)
         replay.add(action, float(draws.random()), frame[1], False, step % 30 == 29)
-    return Learner(agent, replay, Streams(4), compile_losses=compiled, cuda_graph=graph)
+    return Learner(agent, replay, Streams(4), compiled=compiled, graph=graph)
 
 
 def updated(learner: Learner, step: int) -> dict[str, Tensor]:
@@ -57,32 +56,6 @@ def assert_close(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     for name in mine:
         rtol = 1e-5 if name.startswith("loss/") else 1e-4  # rounding of sums over parameters
         torch.testing.assert_close(mine[name], theirs[name], rtol=rtol, atol=1e-6, msg=name)
-
-
-def test_a_learner_does_what_the_agent_does() -> None:
-    learner, other = make_learner(), make_learner()
-    agent, streams = other.agent, Streams(4)
-    for step in range(4):
-        metrics = updated(learner, step)
-        count = agent.settings.batch_size
-        batch = other.replay.gather(*other.replay.draw(streams["replay"], count, 3))
-        expected = agent_updated(agent, batch, agent.draw_noise(streams), step)
-        assert agent.update_step == learner.agent.update_step == step + 1
-        for name, value in expected.items():
-            assert torch.equal(metrics[name], value), name
-
-
-def test_metrics_keep_what_was_not_reported() -> None:
-    learner = make_learner("sac")
-    with_actor, without = updated(learner, 0), updated(learner, 1)
-    assert without["loss/actor"] == with_actor["loss/actor"] != 0
-    assert without["loss/critic"] != with_actor["loss/critic"]
-
-
-def test_acting_is_the_agents() -> None:
-    learner, obs = make_learner("sac"), torch.arange(9 * 32 * 32).view(1, 9, 32, 32).byte()
-    given = {"obs": obs, "noise": torch.ones(1, 3)}
-    assert torch.equal(learner.act(given), learner.agent.act(**given))
 
 
 @pytest.mark.parametrize("name", ["mlr", "sac"])

