@@ -71,8 +71,10 @@ def probe(args: argparse.Namespace) -> None:
         ConfigError: wrong input, most of which is looked for before anything is computed.
     """
     cfgs = [of_run(folder, device=args.device) for folder in args.runs]
-    known = pd.DataFrame(runs.read(folder)[0] for folder in args.runs)
-    known = known.rename(columns={"task": "subject", "mean": "score"})[[*_KEY, "score"]]
+    found = runs.load(args.runs)
+    if found.unreadable or len(found.runs) != len(cfgs):
+        raise ConfigError("; ".join(found.unreadable) or "RUN: folders of runs, each named once")
+    known = found.runs.rename(columns={"task": "subject", "mean": "score"})[[*_KEY, "score"]]
     alone = known["method"].str.removesuffix("-alone") + " alone"  # trained without RL
     known["method"] = known["method"].where([cfg.agent.rl for cfg in cfgs], alone)
     if known.duplicated(_KEY).any():

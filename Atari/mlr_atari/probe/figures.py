@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
 from ..report import plots, statistics
+from ..report.tables import bracketed
 from .world import BASELINE
 
 PLACE = ["subject", "preset"]  # encoders that are compared: the same task or game, and sizes
 _REFERENCES = {"untrained": "− untrained", "pca": "− pixels' PCA", "baseline": f"− {BASELINE}"}
-_PAIR = ("r2", "score")
 
 
 def by_run(rows: pd.DataFrame) -> pd.DataFrame:
@@ -53,14 +51,16 @@ def correlations(rows: pd.DataFrame) -> pd.DataFrame:
     Its 95 % interval is over seeds, of which a single one allows none; p is the share of all
     orders of the methods that agree at least as well or as badly.
     """
-    lines, known = [], by_run(rows).dropna(subset=_PAIR)
+    lines, pair = [], ["r2", "score"]
+    known = by_run(rows).dropna(subset=pair)
     for (target, *place), runs in known.groupby(["target", *PLACE], sort=False):
         methods = dict(list(runs.groupby("method")))
         if len(methods) < 3:
             continue
-        pairs = {(column, name): methods[name][column] for column in _PAIR for name in methods}
-        shown = _text(_rank_correlation, pairs, (-1.0, 1.0), "+.2f")
-        ranks = (runs.groupby("method")[column].mean().rank() for column in _PAIR)
+        pairs = {(column, name): methods[name][column] for column in pair for name in methods}
+        interval = statistics.interval(_rank_correlation, pairs, limits=(-1.0, 1.0))
+        shown = bracketed(*interval, "+.2f")
+        ranks = (runs.groupby("method")[column].mean().rank() for column in pair)
         orders = stats.PermutationMethod(n_resamples=5040, rng=np.random.default_rng(0))
         p = f"{stats.pearsonr(*ranks, method=orders).pvalue:.3f}"
         lines.append([", ".join(place), target, len(methods), shown, p])
@@ -72,8 +72,8 @@ def _rank_correlation(*methods: np.ndarray) -> np.ndarray:
     means = np.stack([runs.mean(-1) for runs in methods])
     x, y = (stats.rankdata(half, axis=0) for half in np.split(means, 2))
     x, y = (ranks - ranks.mean(axis=0) for ranks in (x, y))
-    scale = np.sqrt((x**2).sum(0) * (y**2).sum(0))  # 0 where all are tied
-    return np.divide((x * y).sum(0), scale, out=np.zeros_like(scale), where=scale > 0)
+    scale = np.sqrt((x**2).sum(0) * (y**2).sum(0))
+    return (x * y).sum(0) / np.maximum(scale, 1e-30)  # 0 where all are tied
 
 
 @plots.styled
@@ -111,10 +111,8 @@ def scores(rows: pd.DataFrame) -> Figure:
 
 def _mean(values: pd.Series, sign: str = "", most: float = np.inf) -> str:
     """Mean with its interval over seeds; nothing of no value. `most`: none can be larger."""
-    known = {"": values.dropna()}
-    return _text(statistics.mean, known, (-np.inf, most), f"{sign}.3f") if len(known[""]) else ""
-
-
-def _text(metric: statistics.Metric, values: Any, limits: tuple[float, float], style: str) -> str:
-    value, low, high = statistics.interval(metric, values, limits=limits)
-    return f"{value:{style}}" + ("" if np.isnan(low) else f" [{low:{style}}, {high:{style}}]")
+    known = values.dropna()
+    if not len(known):
+        return ""
+    interval = statistics.interval(statistics.mean, {"": known}, limits=(-np.inf, most))
+    return bracketed(*interval, f"{sign}.3f")

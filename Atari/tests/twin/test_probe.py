@@ -186,7 +186,8 @@ def test_every_variable_is_scored(runs: list[Path], tmp_path: Path) -> None:
     [
         (["nowhere"], "RUN=nowhere: "),
         (["nowhere", "--episodes=4"], "--episodes, --steps, --seed: "),
-        (["{run}", "{run}"], "RUN: two "),
+        (["{run}", "{run}"], "RUN: "),
+        (["{run}", "{copy}"], "RUN: two "),
         (["{run}", "--out={run}/config.yaml"], "--out="),
         (["{run}", "--policy=nowhere"], "nowhere: "),
         (["{damaged}"], "{damaged}/run.json, line 1: "),
@@ -200,9 +201,9 @@ def test_what_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """In one line, and nothing is written."""
-    damaged = shutil.copytree(runs[0], tmp_path / "damaged")
+    copy, damaged = (shutil.copytree(runs[0], tmp_path / name) for name in ("copy", "damaged"))
     (damaged / "run.json").write_text("{")
-    places = {"run": runs[0], "damaged": damaged}
+    places = {"run": runs[0], "copy": copy, "damaged": damaged}
     assert call(tmp_path / "out", *(word.format(**places) for word in words)) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {key.format(**places)}")
