@@ -22,7 +22,6 @@ class Emulator:
     Attributes:
         console: the package's own, for what both packages call alike.
         actions: the game's minimal action set, as the emulator's action numbers.
-        package: name and version of what emulates. rom_md5: hex digest of the ROM.
     """
 
     def __init__(
@@ -67,11 +66,7 @@ class AlePy(Emulator):
         return bytes(self.console.cloneState(include_rng=True).serialize())
 
     def load(self, state: bytes) -> None:
-        """Continue from `state`; the screen shows it from the next frame on.
-
-        Raises:
-            ValueError: the state is not one of this emulator.
-        """
+        """Continue from `state`, seen from the next frame on. Raises: ValueError: it is none."""
         try:
             self.console.restoreState(self._state_type(state))
         except (SystemError, RuntimeError) as error:

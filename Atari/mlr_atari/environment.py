@@ -55,15 +55,11 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
     """An Atari game, or the user's own, whose observations are stacks of grey frames.
 
     Observations are uint8 (S, H, W), oldest first; at an episode's start S - 1 frames are blank.
-    Actions are numbers in [0, A). An error of an own game, SimulatorError from `step` or `reset`,
-    ends the game.
-
-    In training the reward is the sign of the raw one, and losing a life ends the episode: `step`
-    then returns terminated, info["life_lost"], and the first observation of the next life, with
-    which `reset` goes on in the same game. In evaluation the reward is raw, an episode a game.
-
-    An info holds `raw_reward`; `score` and `game_steps`, the game's raw score and agent steps so
-    far; `lives`; `life_lost`; and `game_over`.
+    Actions are numbers in [0, A). In training the reward is the sign of the raw one, and losing a
+    life ends the episode: `step` then returns terminated, info["life_lost"], and the first
+    observation of the next life, with which `reset` goes on in the same game. In evaluation the
+    reward is raw, an episode a game. An error of an own game, SimulatorError from `step` or
+    `reset`, ends it. `score` and `game_steps` of an info are the game's so far.
 
     Attributes:
         obs_shape: (S, H, W). num_actions: A. frame_rate: agent steps in a second of the game.
@@ -85,12 +81,8 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
     ) -> None:
         """Load the game; an own one to train in is tried out first.
 
-        Args:
-            seed: the run's seed, for the emulator itself.
-            episode_seed: seed of the k-th game, for `reset()` without a seed.
-
-        Raises:
-            ConfigError: unknown game, missing ROM or emulator, an own game that cannot be played.
+        Args: `seed`: the emulator's own. `episode_seed`: of the k-th game, for `reset()` without.
+        Raises: ConfigError: unknown game, no ROM or emulator, an own game that cannot be played.
         """
         self.game, self.settings, self.training = canonical(game), settings, training
         self._ends_at_life_loss = training and settings.protocol == "atari100k"
@@ -186,15 +178,13 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
     def identity(self) -> dict[str, str]:
         """What the game runs on, by name, for the run's records."""
         facts = {"game": self.game, "protocol": self.settings.protocol}
-        if self.emulator is not None:
-            facts |= {"emulator": self.emulator.package, "rom_md5": self.emulator.rom_md5}
-        return facts
+        on = self.emulator
+        return facts if on is None else facts | {"emulator": on.package, "rom_md5": on.rom_md5}
 
     def state_dict(self) -> dict[str, Any]:
         """The open game as its beginning and its actions, and what they led to.
 
-        An emulator's own state is not enough in the middle of a game: it leaves the screen out,
-        and Q*bert never draws some of its pixels again. Only a new game begins with a clear one.
+        An emulator's state alone leaves the screen out, parts of which Q*bert never draws again.
         """
         return {
             "games": self._games,
@@ -208,9 +198,9 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Play the saved game again up to where it was, 0.3 ms a step.
 
-        Returns: whether it led to the same, bit for bit. If not (another version of the emulator, a
-        game that is not reproducible), which is logged, the next `reset` begins a new game, and the
-        caller should mark the last transition that it stored as truncated.
+        Returns: whether it led to the same, bit for bit. If not (another emulator, a game that is
+        not reproducible), which is logged, the next `reset` begins a new game, and the caller
+        should mark the last transition that it stored as truncated.
         """
         self._abandon()
         self._games = state["games"]
@@ -259,13 +249,8 @@ class GameEnv(gymnasium.Env[np.ndarray, np.int64]):
         }
 
     def _reached(self) -> dict[str, Any]:
-        return {
-            "snapshot": self._snapshot(),
-            "stack": self._stack.tobytes(),
-            "score": self._score,
-            "lives": self.simulator.lives,
-            "game_over": self.game_over,
-        }
+        reached = {"snapshot": self._snapshot(), "stack": self._stack.tobytes()}
+        return reached | {key: self._info()[key] for key in ("score", "lives", "game_over")}
 
     def _snapshot(self) -> bytes | None:
         """What a new game depends on beside its seed: nothing in an own one."""
@@ -403,8 +388,7 @@ class OwnGame(OwnEnvironment):
         return cv2.resize(shrunk, (side, side), interpolation=cv2.INTER_NEAREST)
 
     def _counted(self, info: Mapping[str, Any]) -> int:
-        """Lives left; 0 in a game that counts none."""
-        lives = info.get("lives", 0)
+        lives = info.get("lives", 0)  # of a game that counts none
         if not isinstance(lives, Integral) or lives < 0:
             raise self.fault(f"gives info[lives]={lives!r}", "give a whole number from 0")
         return int(lives)

@@ -65,14 +65,10 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         settings: EnvironmentSettings,
         episode_seed: Callable[[int], int] | None = None,
     ) -> None:
-        """Load the task.
+        """Load the task; an own one that is given `episode_seed`, as for training, is tried out.
 
-        Args:
-            episode_seed: seed of the k-th episode, for `reset()` without a seed; an own environment
-                that is given one, as for training, is tried out first.
-
-        Raises:
-            ConfigError: unknown task or camera, no renderer, an own environment that is odd.
+        Args: `episode_seed`: seed of the k-th episode, for `reset()` without a seed.
+        Raises: ConfigError: unknown task or camera, no renderer, an own environment that is odd.
         """
         self.task, self.settings = canonical(task), settings
         self._episode_seed = episode_seed
@@ -149,9 +145,8 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Play the saved episode again up to where it was, drawing its first and its last frames.
 
-        Returns: whether the observation is the saved one, bit for bit. If not (another renderer or
-        version of the simulator, an own environment that its seed does not fix), which is logged,
-        the episode counts as over.
+        Returns: whether the observation is the saved one, bit for bit. If not (another renderer, an
+        own environment that its seed does not fix), which is logged, the episode counts as over.
         """
         self._episode, actions = state["episode"], state["actions"]
         self._abandon()
@@ -208,11 +203,7 @@ class PixelControlEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
 
 class SuiteTask:
-    """A task of the DeepMind Control suite.
-
-    Attributes:
-        low, high: lowest and highest control, float64 (A,). frame_rate: env steps in a second.
-    """
+    """A task of the DeepMind Control suite; controls are float64 (A,) in [low, high]."""
 
     def __init__(self, task: str, settings: EnvironmentSettings) -> None:
         if "MUJOCO_GL" not in os.environ:
@@ -247,7 +238,7 @@ class SuiteTask:
         self._ask(self._control.reset)
 
     def step(self, action: np.ndarray) -> Answer:
-        """One env step with float64 (A,) between `low` and `high`."""
+        """One env step with a control."""
         timestep = self._ask(self._control.step, action)
         terminated = bool(timestep.last() and timestep.discount == 0)
         return timestep.reward, terminated, timestep.last() and not terminated, {}
@@ -270,9 +261,8 @@ class SuiteTask:
 
         with self.physics.contexts.gl.make_current() as context:
             name = context.call(GL.glGetString, GL.GL_RENDERER).decode()
-        renderer = Renderer(os.environ["MUJOCO_GL"], name)
-        camera = str(self._camera_id)
-        return {"protocol": stamp(self._camera_id), "camera": camera, "renderer": str(renderer)}
+        renderer, camera = Renderer(os.environ["MUJOCO_GL"], name), self._camera_id
+        return {"protocol": stamp(camera), "camera": str(camera), "renderer": str(renderer)}
 
     def close(self) -> None:
         """Free the renderer, once; OSMesa prints a traceback at exit otherwise."""
@@ -305,7 +295,7 @@ class OwnTask(OwnEnvironment):
         self.high = np.where(high, space.high, 1.0).astype(np.float64).ravel()
 
     def step(self, action: np.ndarray) -> Answer:
-        """One env step with float64 (A,) between `low` and `high`."""
+        """One env step with a control."""
         space = self.action_space
         action = action.astype(space.dtype).reshape(space.shape)
         return super().step(np.clip(action, space.low, space.high))  # the last bit may be outside

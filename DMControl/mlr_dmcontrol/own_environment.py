@@ -1,7 +1,6 @@
-"""An environment of the user's own: any of Gymnasium's that shows pixels.
+"""An environment of the user's own, any of Gymnasium's that shows pixels: held to what it declared.
 
-What it answers is held against what it declared: in every step as far as that costs nothing, and
-before a run by a trial with random actions. A wrong picture that nobody notices is the worst fault.
+A wrong picture that nobody notices is the worst fault.
 """
 
 from __future__ import annotations
@@ -32,9 +31,7 @@ class OwnEnvironment:
     It shows its observations where these are pixels, and where they are numbers what it renders.
     Faults up to its first step, and answers of a wrong form at any time, are wrong input:
     ConfigError. What it raises later is a SimulatorError, after which `reset` makes it anew.
-
-    Attributes:
-        frame_rate: its steps in a second of a film; NaN if it does not say.
+    `frame_rate`: its steps in a second of a film; NaN if it does not say.
     """
 
     def __init__(

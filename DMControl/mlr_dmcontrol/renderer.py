@@ -45,14 +45,8 @@ class Renderer:
 def choose_renderer(gpu: int | None = None) -> Renderer:
     """Find a renderer that works and make it the one of this process and its children.
 
-    The user's MUJOCO_GL is taken as it is; else EGL, else OSMesa. Sets MUJOCO_GL,
-    PYOPENGL_PLATFORM and, unless the user did, MUJOCO_EGL_DEVICE_ID. Takes about half a second.
-
-    Args:
-        gpu: index of the CUDA device that trains; EGL then draws on the same one.
-
-    Raises:
-        ConfigError: none works, or the user's does not.
+    The user's MUJOCO_GL is taken as it is; else EGL, on the CUDA device of index `gpu`, else
+    OSMesa. Sets the environment variables that say so. Raises: ConfigError: none works.
     """
     for variable in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "MUJOCO_EGL_DEVICE_ID"):
         if not os.environ.get(variable):
