@@ -49,7 +49,6 @@ FOR_ONE = {
 TOGETHER = {
     "agent.patch_size=10": "12",
     "agent.decoder_heads=5": "49",
-    "agent.decoder_heads=4 agent.decoder_width=10": "5",
     "agent.num_filters=[32,64]": "3",
     "environment.image_size=16 agent.patch_size=8": "larger",
     "agent.v_min=11.0": "v_max",

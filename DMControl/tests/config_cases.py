@@ -60,8 +60,6 @@ TOGETHER = {
     "agent.patch_size=7": "10",
     "agent.crop_size=101": "100",
     "agent.decoder_heads=3": "25",
-    "agent.decoder_heads=4 agent.decoder_width=10": "5",
-    "agent.augmentation=[crop,shift]": "at most one",
     "agent.crop_size=84 agent.augmentation=[shift]": "crop",
     "agent.conv_strides=[9,9,9]": "strides",
     "agent.log_std_min=3.0": "log_std_max",

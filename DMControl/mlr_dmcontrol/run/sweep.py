@@ -273,8 +273,7 @@ class Pack:
     def __call__(self) -> list[Outcome]:
         """Watch the runs, and pass the cluster's signals on to them.
 
-        A SLURM job that was sent USR1 puts itself back into the queue once every run has saved;
-        after SIGTERM, which `scancel` sends, it does not.
+        After USR1, not SIGTERM (`scancel`), a SLURM job queues again once every run has saved.
         """
         with StopRequest() as request:
             outcomes = watch(self, lambda: request.requested or self.stop.exists())
@@ -325,9 +324,7 @@ def _last_error(log: Path, code: int) -> str:
 
 
 def launch(jobs: Sequence[Job], launcher: Launcher) -> list[Outcome]:
-    """Hand the jobs to the launcher and wait for all of them.
-
-    Meanwhile a signal that would end the sweep only asks every run to save and end.
+    """Hand the jobs to the launcher and wait; a signal meanwhile asks every run to save and end.
 
     Raises: ConfigError: the launcher is not there, or does not accept its settings.
     """
