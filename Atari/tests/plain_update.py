@@ -1,7 +1,7 @@
 """The same update written plainly, as the published pipeline computes it: the oracle of ours.
 
 Observations are put together frame by frame and become floats as a whole; images are padded and
-cropped one by one; masks, losses and targets follow in float32, channels first, every block of
+cropped one by one; masks, losses and targets follow in float32, every block of
 the decoder on all tokens, with Adam and target copies a parameter at a time. Given the
 same batch and noise, its losses are those of `rainbow.py` and `objectives/mlr.py`, up to rounding.
 It is written for agent=mlr, mlr_official and rainbow, as they are.
@@ -56,8 +56,6 @@ class PlainRainbow:
             self.objective = objective
             parameters += [each for each in objective.parameters() if each.requires_grad]
             self.clip_groups += [group.parameters for group in objective.clip_groups()]
-        for module in (self.network, self.target, self.objective):
-            _channels_first(module)
         self.adam = torch.optim.Adam(
             parameters, self.settings.learning_rate, eps=self.settings.adam_eps, foreach=False
         )
@@ -130,17 +128,10 @@ def _floats(stacks: FrameStacks) -> Tensor:
 
 def _augmented(images: Tensor, noise: AugmentationNoise, pad: int) -> Tensor:
     """Pad and shift (N, C, H, W) floats one by one, then scale each one's intensity."""
-    assert noise.offsets is not None and noise.intensity is not None
-    height, width = images.shape[-2:]
-    padded = F.pad(images, (pad,) * 4, mode="replicate")
-    offsets = noise.offsets.flatten(0, -2).tolist()
-    shifted = torch.stack(
-        [
-            image[:, row : row + height, column : column + width]
-            for image, (row, column) in zip(padded, offsets, strict=True)
-        ]
-    )
-    return shifted * noise.intensity.flatten()[:, None, None, None]
+    size, padded = images.shape[-1], F.pad(images, (pad,) * 4, mode="replicate")
+    pairs = zip(padded, noise.offsets.flatten(0, -2).tolist(), strict=True)
+    shifted = torch.stack([image[:, y : y + size, x : x + size] for image, (y, x) in pairs])
+    return shifted * noise.intensity.view(-1, 1, 1, 1)
 
 
 def _latents(encoder: Encoder, images: Tensor) -> Tensor:
@@ -191,8 +182,3 @@ def _follow(momentum: nn.Module, online: nn.Module) -> None:
     assert isinstance(momentum, MomentumTarget)
     for mean, parameter in zip(momentum.target.parameters(), online.parameters(), strict=True):
         mean.copy_(momentum.tau * parameter + (1 - momentum.tau) * mean)
-
-
-def _channels_first(module: nn.Module | None) -> None:
-    for parameter in module.parameters() if module is not None else ():
-        parameter.data = parameter.data.contiguous()
