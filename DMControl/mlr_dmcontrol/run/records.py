@@ -64,7 +64,6 @@ class Progress:
     update_step: int = 0  # updates of the agent
     episode: int = 0  # episodes begun
     episode_return: float = 0.0  # of the open episode, in raw reward
-    episode_length: int = 0  # of the open episode, in agent steps
     finished_returns: list[float] = field(default_factory=list)  # since the last row of train.csv
     failures: int = 0  # episodes that ended because the simulator itself failed
     failures_in_a_row: int = 0
@@ -74,14 +73,13 @@ class Progress:
 
     def begin_episode(self) -> None:
         self.episode += 1
-        self.episode_return, self.episode_length = 0.0, 0
+        self.episode_return = 0.0
 
     def step(self, reward: float, env_steps: int) -> None:
         """One decision was carried out, over `env_steps` simulator steps."""
         self.agent_step += 1
         self.env_step += env_steps
         self.episode_return += reward
-        self.episode_length += 1
 
     @contextmanager
     def simulator_may_fail(self) -> Iterator[None]:
@@ -349,7 +347,7 @@ class Records:
             sink.add(values, self.step)
 
     def _score(self) -> dict[str, Any]:
-        """Mean of the last evaluation, raw and on the common scale (None where there is none)."""
+        """When the last evaluation was; its mean, raw and on the common scale, if there is one."""
         mean = statistics.fmean(self.progress.evaluation)
         scaled = self.benchmark.normalize(self.subject, mean)
         steps = {name: getattr(self.progress, name) for name in STEPS}
