@@ -1,7 +1,6 @@
 """What a Q network predicts per action, and its loss: a return distribution (C51) or a number.
 
-Both kinds have the same methods, so the agent does not ask which one it has.  Shapes: B samples,
-A actions, N atoms; `outputs` is what the dueling head returns, (..., A, N), N = 1 for a number.
+Shapes: B samples, A actions, N atoms; `outputs` of the head are (..., A, N), N = 1 for a number.
 """
 
 from __future__ import annotations

@@ -132,15 +132,6 @@ def test_decoder_is_clipped_without_its_action_embedding() -> None:
     }
 
 
-def test_official_scale_of_masked_images() -> None:
-    batch, maxima = synthetic_batch(0), []
-    for name in ("mlr", "mlr_official"):
-        objective = mlr(small_agent(name, augmentation=[]))
-        noise = objective.draw_noise(Streams(2), AugmentationNoise())
-        maxima.append(objective.masked_images(batch, noise).max().item())
-    assert maxima == pytest.approx([1.0, 255.0])
-
-
 # ---- options ------------------------------------------------------------------------------
 
 

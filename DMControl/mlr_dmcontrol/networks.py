@@ -87,15 +87,12 @@ def feature_side(image_size: int, strides: Sequence[int]) -> int:
 class Encoder(nn.Module):
     """3x3 convolutions with ReLU, then a latent head; the critic's, and the shared one.
 
-    Attributes:
-        map_shape: filters, rows and columns of the last convolution; their product is F.
+    `map_shape` is filters, rows and columns of the last convolution, whose product is F.
     """
 
     def __init__(self, settings: PolicySettings, channels: int, precision: str = "fp32") -> None:
         """Args: `channels`: S*C of the images. `precision`: `bf16` computes convolutions and
-        linear maps in bfloat16; weights and latents stay float32.
-
-        Raises: ConfigError: the image is too small for the strides.
+        linear maps in bfloat16; weights and latents stay float32. ConfigError: as `feature_side`.
         """
         super().__init__()
         side = feature_side(settings.crop_size, settings.conv_strides)

@@ -47,9 +47,7 @@ class CURLNoise:
 def crop_pad_crop(stacks: FrameStacks, offsets: Tensor, margin: int) -> Tensor:
     """Crop `margin` pixels away, repeat the border `margin` times, crop to the old size.
 
-    Args: `stacks`: lead (B,). `offsets`: int64 (B, 2, 2) in [0, margin], of `CURLNoise`.
-
-    Returns: uint8 (B, S*C, H, W), channels last in memory.
+    Stacks (B,), offsets in [0, margin] of `CURLNoise` -> uint8 (B, S*C, H, W), channels last.
     """
     images = stacks.dense()
     side = images.shape[-1]

@@ -35,15 +35,10 @@ class Settings(PredictionSettings):
 
 @dataclass(frozen=True)
 class PlayVirtualNoise(PredictionNoise):
-    """Random numbers of one update, besides those of the prediction.
+    """Random numbers of one update, besides those of the prediction."""
 
-    Attributes:
-        virtual_actions: int64 (C, M, B); M = actions of the game times `virtual_per_action`.
-        home: augmentation of o_0 as the cycles' target, lead (M, B).
-    """
-
-    virtual_actions: Tensor
-    home: AugmentationNoise
+    virtual_actions: Tensor  # int64 (C, M, B); M = actions of the game times `virtual_per_action`
+    home: AugmentationNoise  # of o_0 as the cycles' target, lead (M, B)
 
 
 def cycle_ramp(step: int, steps: int) -> float:

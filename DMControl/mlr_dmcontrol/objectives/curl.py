@@ -49,10 +49,7 @@ def info_nce(anchor: Tensor, key: Tensor, weight: Tensor) -> Tensor:
 
 
 class CURL(Objective):
-    """Contrast the critic's latents with those of another view by the critic target's encoder.
-
-    It has the agent's own augmentation, no windows, and no momentum copy of its own.
-    """
+    """Contrast the critic's latents with those of another view by the critic target's encoder."""
 
     settings_type = Settings
     metric_names = ("loss/curl",)

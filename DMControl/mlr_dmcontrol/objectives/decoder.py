@@ -105,9 +105,8 @@ class LatentDecoder(nn.Module):
 
     def forward(self, latents: Tensor, actions: Tensor) -> Tensor:
         """latents (B, K, Z), actions (B, K, A; floats, or one-hot) -> (B, K, Z)."""
-        length, tokens = latents.shape[1], self.embed(latents, actions)
-        last = len(self.blocks) - 1
-        for i, block in enumerate(self.blocks):
-            # Only the states' outputs are used, so the last block computes no others.
-            tokens = block(tokens, length if i == last else tokens.shape[1])
-        return self.widen(tokens[:, :length])
+        tokens, (*blocks, last) = self.embed(latents, actions), self.blocks
+        for block in blocks:
+            tokens = block(tokens, tokens.shape[1])
+        # Only the states' outputs are used, so the last block computes no others.
+        return self.widen(last(tokens, latents.shape[1]))

@@ -64,15 +64,11 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, encoder: Encoder, batch: Batch, noise: Any) -> tuple[Tensor, Metrics]:
-        """The loss, a scalar, and detached 0-d metrics.
-
-        A deterministic function of tensors, without host synchronisation.
-        """
+        """The loss, a scalar, and detached 0-d metrics; deterministic, without a wait on device."""
 
     def pieces(self, batch: Batch, noise: Any) -> Iterable[tuple[float, Batch, Any]]:
-        """Pieces (share, batch, noise) whose losses, times their shares, add up to the loss.
-
-        Their gradients are computed one after the other, which takes the memory of one.
+        """Pieces (share, batch, noise) whose losses, times their shares, add up to the loss; their
+        gradients are computed one after the other, which takes the memory of one.
         """
         return [(1.0, batch, noise)]
 
@@ -89,8 +85,8 @@ class Objective(nn.Module, ABC):
     def parameter_groups(self, encoder: Encoder) -> Sequence[ParameterGroup]:
         """What its optimiser steps: the encoder, then its own parameters.
 
-        Rates relative to the critic's: `objective_learning_rate_scale` if there is such a key,
-        and for the encoder `objective_encoder_learning_rate_scale` if there is that one, too.
+        Their rates per the critic's are the keys `objective_encoder_learning_rate_scale`, if there
+        is one, and `objective_learning_rate_scale`, or 1.
         """
         scale = getattr(self.settings, "objective_learning_rate_scale", 1.0)
         shared = getattr(self.settings, "objective_encoder_learning_rate_scale", scale)
@@ -98,10 +94,7 @@ class Objective(nn.Module, ABC):
         return [ParameterGroup(list(parameters), rate) for parameters, rate in both]
 
     def clip_groups(self, encoder: Encoder) -> Sequence[ClipGroup]:
-        """Joint gradient norms that are cut before each step, in this order.
-
-        With a key `max_gradient_norm`, that of all that is stepped.
-        """
+        """Joint gradient norms that are cut, in this order: of all, with a `max_gradient_norm`."""
         norm = getattr(self.settings, "max_gradient_norm", None)
         everything = [*encoder.parameters(), *self.trained()]
         return [] if norm is None else [ClipGroup(everything, norm)]

@@ -48,16 +48,11 @@ class Settings(MaskSettings, DecoderSettings):
 
 @dataclass(frozen=True)
 class MLRNoise:
-    """Random numbers of one update.
+    """Random numbers of one update."""
 
-    Attributes:
-        grid: bool (blocks, n, n), or (B', blocks, n, n) with a mask per sequence; True = masked.
-        online, target: augmentation of the masked and of the original images, lead (K, B').
-    """
-
-    grid: Tensor
-    online: AugmentationNoise
-    target: AugmentationNoise
+    grid: Tensor  # bool (blocks, n, n), or (B', blocks, n, n): a mask each; True = masked
+    online: AugmentationNoise  # of the masked images, lead (K, B')
+    target: AugmentationNoise  # of the original images, lead (K, B')
 
     def select(self, some: slice) -> MLRNoise:
         """The numbers of some of the sequences."""

@@ -39,17 +39,11 @@ class Settings(PredictionSettings):
 
 @dataclass(frozen=True)
 class PlayVirtualNoise(PredictionNoise):
-    """Random numbers of one update, besides those of the prediction.
+    """Random numbers of one update, besides those of the prediction."""
 
-    Attributes:
-        virtual_actions: float32 (C, M, B', A), uniform in [-1, 1].
-        home: augmentation of o_0 as the cycles' target, lead (M, B').
-        real: of o_0 as a target and of o_K as an input, lead (2, B'), for what is off by default.
-    """
-
-    virtual_actions: Tensor
-    home: AugmentationNoise
-    real: AugmentationNoise
+    virtual_actions: Tensor  # float32 (C, M, B', A), uniform in [-1, 1]
+    home: AugmentationNoise  # of o_0 as the cycles' target, lead (M, B')
+    real: AugmentationNoise  # off by default: of o_0 as target, o_K as input, lead (2, B')
 
 
 def cycle_ramp(env_step: int, ramp: int) -> float:
