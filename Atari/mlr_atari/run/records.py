@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import statistics
 import sys
 import time
@@ -226,6 +227,7 @@ class Records:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         _PACKAGE.removeHandler(self._console)  # there the script says it, once
+        self._console.close()
         if isinstance(error, Exception):
             log.error("%s: %s", type(error).__name__, error)
         for file in (*self._tables.values(), *self._sinks):
@@ -284,7 +286,8 @@ class Records:
         seconds, steps = time.monotonic() - self._began[0], self.step - self._began[1]
         left = timedelta(seconds=round((self.budget - self.step) * seconds / steps))
         done = f"{self.step:,} of {self.budget:,} {self.benchmark.STEP_NAME}"
-        log.info("%s%s; %.1f a second, %s left", done, numbers, steps / seconds, left)
+        text = f"{done}{numbers}; {steps / seconds:.1f} a second, {left} left"
+        log.info("%s", text, extra={"share": self.step / self.budget})
 
     def evaluating(self, result: EvaluationResult) -> None:
         """The policy is being scored: show after a minute of silence that it goes on."""
@@ -525,16 +528,31 @@ class _WandB:
 
 
 class _Console(logging.Handler):
-    """Shows warnings, and all that this module says, on the standard error."""
+    """Shows warnings, and all that this module says, on the standard error.
+
+    On a terminal what has a `share` is a bar, over which the next one is written.
+    """
 
     shown = 0.0  # when it did last, on the monotonic clock
+    _bar = False  # whether one stands in the line of the cursor
 
     def emit(self, record: logging.LogRecord) -> None:
         warning = record.levelno >= logging.WARNING
         if warning or record.name == __name__:
-            level = f"{record.levelname.lower()}: " if warning else ""
-            print(level + record.getMessage(), file=sys.stderr, flush=True)
-            self.shown = time.monotonic()
+            text = f"{record.levelname.lower()}: " * warning + record.getMessage()
+            share = getattr(record, "share", None) if sys.stderr.isatty() else None
+            if share is not None:
+                width = shutil.get_terminal_size().columns - 1
+                text = f"[{'#' * round(20 * share):<20}] {text}"[:width]
+            erase, end = "\r\x1b[K" * self._bar, "\n" if share is None else ""
+            print(f"{erase}{text}", end=end, file=sys.stderr, flush=True)
+            self._bar, self.shown = share is not None, time.monotonic()
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar:
+            print(file=sys.stderr, flush=True)
+        super().close()
 
 
 def _introduction(names: Sequence[str], benchmark: ModuleType) -> tuple[Any, Any]:

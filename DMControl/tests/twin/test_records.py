@@ -266,11 +266,17 @@ def test_warnings_are_shown_and_all_messages_logged(
     assert fell == [NAMES[1], NAMES[2], NAMES[2], NAMES[1]]  # each time as it begins
 
 
+@pytest.mark.parametrize("terminal", [False, True])
 def test_what_is_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    terminal: bool,
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setenv("COLUMNS", "100")
     with opened(tmp_path) as records:
         now += 60.0
         live(records, 3)
@@ -281,7 +287,10 @@ def test_what_is_shown(
     assert text.startswith(f"MLR on {protocol.NAME}\n  method        mlr\n")
     assert "  replay bytes  1,234\n" in text
     assert text.count("evaluation at 3 ") == 1
-    assert f"3 of 100 {protocol.STEP_NAME}, return 1.5; 0.1 a second, 0:32:20 left\n" in text
+    assert f"3 of 100 {protocol.STEP_NAME}, return 1.5; 0.1 a second, 0:32:20 left" in text
+    # A line, or a bar in the same place of which the last one is left.
+    assert ("\r\x1b[K" in text, f"[#{' ' * 19}] 3 of" in text) == (terminal, terminal)
+    assert text.endswith("\n")
     assert text.count("evaluation: 0 of 5 episodes") == 2  # after each minute of silence
 
 
