@@ -175,7 +175,7 @@ class DuelingHead(nn.Module):
         ]
         self.noise_size = sum(self.noise_sizes) if self.noisy else 0
         self.register_buffer("noise", torch.empty(self.noise_size))
-        self.redraw(torch.randn(self.noise_size))
+        self.redraw(nn.init.normal_(torch.empty(self.noise_size)))
 
     @torch.no_grad()
     def redraw(self, normals: Tensor) -> None:

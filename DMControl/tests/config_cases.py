@@ -62,6 +62,7 @@ TOGETHER = {
     "agent.decoder_heads=3": "25",
     "agent.crop_size=84 agent.augmentation=[shift]": "crop",
     "agent.conv_strides=[9,9,9]": "strides",
+    "agent.conv_strides=[]": "number",
     "agent.log_std_min=3.0": "log_std_max",
     "budget=100001": "100000",
     "agent.learning_starts=1000 budget=8000": "budget",

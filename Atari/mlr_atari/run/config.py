@@ -89,6 +89,8 @@ def _texts(word: str, layout: Layout) -> list[str]:
     value, texts = parsed.value(), [text.strip()]
     if isinstance(value, Glob):
         texts = value.filter(names)
+    elif parsed.is_interval_sweep():
+        raise ConfigError(f"{word}: no single values; write each, as in seed=1,2,3")
     elif parsed.is_discrete_sweep():
         texts = list(parsed.sweep_string_iterator())
         texts = [text.replace("\\", "") for text in texts] if names else texts  # `my.module:Name`

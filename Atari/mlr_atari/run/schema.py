@@ -95,6 +95,8 @@ def _value(value: Any, kind: Any, rule: Mapping[str, Any], key: str) -> Any:
     if typing.get_origin(kind) is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ConfigError(f"{key}={value}: must be a list, such as [{value}]")
+        if "ends" in rule and not value:
+            raise ConfigError(f"{key}=[]: must hold a number at least")
         return tuple(_value(one, kinds[0], rule, f"{key}[{i}]") for i, one in enumerate(value))
     ends, choices = rule.get("ends", {}), [str(word) for word in rule.get("choices", (value,))]
     if not (type(value) is kind or (kind is float and type(value) is int)):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -130,6 +131,16 @@ def test_the_first_signal_raises_the_flag_and_is_the_reason(number: signal.Signa
         for other in SIGNALS:
             os.kill(os.getpid(), other)
     assert [signal.getsignal(other) for other in SIGNALS] == before
+
+
+def test_in_a_thread_no_signal_is_heard_and_nothing_else_changes() -> None:
+    def work() -> bool:
+        with StopRequest() as stop:
+            stop.fulfilled()
+            return stop.requested
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(work).result() is False
 
 
 LOOP = """

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -17,6 +19,8 @@ from ..errors import RunError
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 Arguments = ParamSpec("Arguments")
+
+log = logging.getLogger(__name__)
 
 
 def script(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
@@ -73,8 +77,8 @@ def secure_console() -> None:
 class StopRequest:
     """While active, such a signal only raises a flag; a second SIGINT ends the process at once.
 
-    With `last` the process ends behind it, so the signals that still come are ignored. Only the
-    main thread may enter it.
+    With `last` the process ends behind it, so the signals that still come are ignored. Outside the
+    main thread, which alone may install handlers, it only warns.
 
     Attributes:
         reason: name of the first signal received, such as `SIGTERM`; empty before.
@@ -95,6 +99,9 @@ class StopRequest:
             signal.signal(number, signal.SIG_IGN)
 
     def __enter__(self) -> StopRequest:
+        if threading.current_thread() is not threading.main_thread():
+            log.warning("not in the main thread: no signal is heard; end the run some other way")
+            return self
         for number in SIGNALS:
             # Whoever starts us with nohup wants no end when the terminal closes.
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
