@@ -7,7 +7,7 @@ import torch
 from mlr_atari.augmentation import AugmentationNoise
 from mlr_atari.batch import Batch, UpdateNoise
 from mlr_atari.build import build_agent
-from mlr_atari.environment import EnvironmentSettings, GameEnv
+from mlr_atari.environment import EnvironmentSettings, make_environment
 from mlr_atari.frames import FrameStacks
 from mlr_atari.objectives.mlr import MLRNoise
 from mlr_atari.official import export_official, head_normals, load_official
@@ -20,7 +20,7 @@ def test_a_whole_update_and_each_loss_by_these_names() -> None:
     settings = EnvironmentSettings(
         protocol="atari100k", emulator="ale_py", image_size=44, frame_stack=4, frame_skip=4
     )
-    env = GameEnv(game="pong", settings=settings, training=True, seed=0, episode_seed=None)
+    env = make_environment(game="pong", settings=settings, training=True, seed=0, episode_seed=None)
     sizes = {"obs_shape": env.obs_shape, "num_actions": env.num_actions, "precision": "fp32"}
     obs = torch.from_numpy(env.reset(seed=0)[0])
     env.close()
