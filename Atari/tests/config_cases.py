@@ -53,6 +53,7 @@ TOGETHER = {
     "environment.image_size=16 agent.patch_size=8": "larger",
     "agent.v_min=11.0": "v_max",
     "agent.learning_starts=2000 budget=2000": "budget",
+    "evaluation.every=1 budget=2000000000": "evaluations",
     "agent.learning_starts=20": "31",
     "replay.capacity=20": "31",
     "agent.crop_margin=84 agent=curl": "84",

@@ -65,6 +65,7 @@ TOGETHER = {
     "agent.conv_strides=[]": "number",
     "agent.log_std_min=3.0": "log_std_max",
     "budget=100001": "100000",
+    "evaluation.every=1 budget=2000000000": "evaluations",
     "agent.learning_starts=1000 budget=8000": "budget",
     "agent.learning_starts=16": "17",
     "agent.sequence_length=125": "less",

@@ -1,12 +1,29 @@
-"""The published tables: complete, and consistent with each other as far as they can be checked."""
+"""The published tables, complete and consistent with each other; the policies that are shipped."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from mlr_dmcontrol import protocol
+import evaluate
+from mlr_dmcontrol import load_policy, protocol
+
+POLICIES = sorted((protocol.PUBLISHED_FOLDER.parent / "policies").iterdir())
+
+
+@pytest.mark.parametrize("folder", POLICIES, ids=lambda path: path.name)
+def test_a_policy_that_is_shipped_meets_its_card(folder: Path, tmp_path: Path) -> None:
+    """An episode; on another machine it is another one, of the same kind."""
+    scores = load_policy(folder, "cpu").facts.content["scores"]
+    assert evaluate.main([str(folder), "--episodes=1", "--device=cpu", f"--out={tmp_path}"]) == 0
+    (path,) = tmp_path.iterdir()
+    (value,) = json.loads(path.read_text())["values"]
+    spread = 3 * np.std(scores)
+    assert min(scores) - spread <= value <= max(scores) + spread
 
 
 @pytest.mark.parametrize("name", protocol.PUBLISHED_BENCHMARKS)

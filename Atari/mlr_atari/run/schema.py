@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from ..errors import ConfigError, suggestion
 
+_MOST_EVALUATIONS = 100_000
 LARGEST = 2**31 - 1  # of every number: what lies beyond is a slip, and some libraries hang on it
 
 SettingsType = TypeVar("SettingsType")
@@ -180,6 +181,9 @@ class RunSettings:
     def __post_init__(self) -> None:
         """Raises: ConfigError: a device that is not there, or keys that do not go together."""
         check_device(self.device)
+        if self.budget > _MOST_EVALUATIONS * self.evaluation.every:  # which are kept in a list
+            remedy = f"more than {_MOST_EVALUATIONS} evaluations; use a larger one"
+            raise ConfigError(f"evaluation.every={self.evaluation.every}: {remedy}")
         if self.compile and self.deterministic:
             raise ConfigError("compile=true: does not go with deterministic=true; set one to false")
         for key in ("cuda_graph", "fused_kernels"):
