@@ -43,7 +43,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--export", type=typed_path, help="new folder for weights and score")
     parser.add_argument("--own", default="", help="your own environment, where it is one's")
     parser.add_argument("--random", action="store_true", help="uniformly random actions instead")
-    parser.add_argument("--video", action="store_true", help="film one episode, as mp4")
+    parser.add_argument("--video", action="store_true", help="film one episode, as mp4 and GIF")
     parser.add_argument("--watch", action="store_true", help="first show one episode in a window")
     return parser.parse_args(argv)
 
@@ -89,7 +89,7 @@ def score(run: Path, args: argparse.Namespace) -> None:
             saved.export(args.export, scores, seed)
         if args.video:
             filmed = evaluation.record_video(policy, env, seeds(0), path.with_suffix(""))
-            print(f"filmed {protocol.METRIC} {filmed:.1f}: {path.stem}.mp4")
+            print(f"filmed {protocol.METRIC} {filmed:.1f}: {path.stem}.mp4, {path.stem}.gif")
 
 
 @script

@@ -40,7 +40,8 @@ Make = Callable[[], Any]
 Seen = tuple[np.ndarray, float, bool, str]
 
 MOST_FAILURES = 10  # episodes in a row that the simulator may fail in
-_SIDE = 320  # pixels, up to which pictures are enlarged
+_SIDE = 320  # pixels, up to which pictures are enlarged, and of a GIF at most about twice
+_GIF_RATE, _GIF_SECONDS = 10.0, 60.0
 _USUAL_RATE = 15.0  # pictures a second, of an environment that does not say
 _PATIENCE = 0.5  # seconds between two looks at something else while a worker is awaited
 
@@ -304,19 +305,33 @@ def watch_episode(policy: Policy, env: Any, seed: int) -> None:
 
 
 def record_video(policy: Policy, env: Any, seed: int, path: Path) -> float:
-    """Film the episode of `seed` as `path`.mp4; its score. Raises ConfigError: no ffmpeg works."""
+    """Film the episode of `seed`: `path`.mp4, and of its first minute `path`.gif; its score.
+
+    Without a working ffmpeg there is a warning instead of the first.
+    """
     imageio: Any = importlib.import_module("imageio.v2")  # workers do without
-    score = 0.0
+    rate, score, loop = _frame_rate(env), 0.0, []
+    every = max(1, round(rate / _GIF_RATE))  # steps between two pictures of the GIF
+
+    def episode() -> Iterator[np.ndarray]:
+        nonlocal score
+        for step, (picture, score) in enumerate(play(policy, env, seed)):  # noqa: B007
+            if step % every == 0 and step < _GIF_SECONDS * rate:
+                coarse = max(1, max(picture.shape[:2]) // _SIDE)
+                loop.append(picture[::coarse, ::coarse])
+            yield picture
+
+    pictures = episode()
     try:
         # The codec wants even sides; without macro_block_size it would be multiples of 16.
-        with imageio.get_writer(f"{path}.mp4", fps=_frame_rate(env), macro_block_size=2) as film:
-            for picture, score in play(policy, env, seed):  # noqa: B007
+        with imageio.get_writer(f"{path}.mp4", fps=rate, macro_block_size=2) as film:
+            for picture in pictures:
                 film.append_data(picture)
     except (ImportError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"--video: {path}.mp4 cannot be made ({reason}); is ffmpeg there?"
-        ) from error
+        log.warning("%s.mp4 cannot be made: %s", path, str(error).partition("\n")[0])
+    for _ in pictures:  # what is left of it
+        pass
+    imageio.mimsave(f"{path}.gif", loop, duration=1000 * every / rate, loop=0)
     return score
 
 

@@ -229,12 +229,19 @@ def test_films(
         assert film.count_frames() == expected.lengths[0] + 1
         assert film.get_meta_data()["fps"] == (rate if rate == 20 else 15)
         rows, columns = film.get_data(0).shape[:2]
+    assert imageio.mimread(tmp_path / "film.0.gif")
     if shape == Walk.shape:
         assert rows >= 160
         assert columns / rows == pytest.approx(shape[1] / shape[0], abs=0.01)
 
 
-def test_without_ffmpeg_it_is_wrong_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ffmpeg_there_is_the_score_a_warning_and_the_gif(
+    tmp_path: Path,
+    expected: EvaluationResult,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "missing"))
-    with pytest.raises(ConfigError, match="--video"):
-        record_video(act, Walk(), seed_of(0), tmp_path / "film")
+    assert record_video(act, Walk(), seed_of(0), tmp_path / "film") == expected.scores[0]
+    assert "film.mp4 cannot be made" in caplog.text
+    assert len(imageio.mimread(tmp_path / "film.gif")) > 3
