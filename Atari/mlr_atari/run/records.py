@@ -286,7 +286,7 @@ class Records:
         seconds, steps = time.monotonic() - self._began[0], self.step - self._began[1]
         left = timedelta(seconds=round((self.budget - self.step) * seconds / steps))
         done = f"{self.step:,} of {self.budget:,} {self.benchmark.STEP_NAME}"
-        text = f"{done}{numbers}; {steps / seconds:.1f} a second, {left} left"
+        text = f"{done}, {left} left, {steps / seconds:.1f} a second{numbers}"
         log.info("%s", text, extra={"share": self.step / self.budget})
 
     def evaluating(self, result: EvaluationResult) -> None:

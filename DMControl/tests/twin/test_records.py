@@ -287,7 +287,7 @@ def test_what_is_shown(
     assert text.startswith(f"MLR on {protocol.NAME}\n  method        mlr\n")
     assert "  replay bytes  1,234\n" in text
     assert text.count("evaluation at 3 ") == 1
-    assert f"3 of 100 {protocol.STEP_NAME}, return 1.5; 0.1 a second, 0:32:20 left" in text
+    assert f"3 of 100 {protocol.STEP_NAME}, 0:32:20 left, 0.1 a second, return 1.5" in text
     # A line, or a bar in the same place of which the last one is left.
     assert ("\r\x1b[K" in text, f"[#{' ' * 19}] 3 of" in text) == (terminal, terminal)
     assert text.endswith("\n")
