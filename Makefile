@@ -34,15 +34,18 @@ demo: $(READY) ## train and evaluate MLR on a real task and a real game, both at
 	@printf '  .venv/bin/tensorboard --logdir_spec dmcontrol:DMControl/runs/demo,atari:Atari/runs/demo\n'
 	@find DMControl/runs/demo Atari/runs/demo -name eval.csv | sed 's/^/  /'
 
+# A half of the demo: tree, word before its lines, key and name of what is played, what is smaller.
+define demo-half
+	cd $(1) && $(PYTHON_VENV) train.py $(3)=$(4) $(DEMO) $(5) 2>&1 | sed -u 's/^/$(2)  /'
+	cd $(1) && $(PYTHON_VENV) evaluate.py runs/demo/$(4)/mlr/seed_1 --random --episodes 10 2>&1 | sed -u 's/^/$(2)  random: /'
+	cd $(1) && $(PYTHON_VENV) evaluate.py runs/demo/$(4)/mlr/seed_1 --episodes 10 --video 2>&1 | sed -u 's/^/$(2)  /'
+endef
+
 demo-dmcontrol: $(READY)
-	cd DMControl && $(PYTHON_VENV) train.py task=$(DEMO_TASK) $(DEMO) $(DEMO_TASK_SETTINGS) 2>&1 | sed -u 's/^/control  /'
-	cd DMControl && $(PYTHON_VENV) evaluate.py runs/demo/$(DEMO_TASK)/mlr/seed_1 --random --episodes 10 2>&1 | sed -u 's/^/control  random: /'
-	cd DMControl && $(PYTHON_VENV) evaluate.py runs/demo/$(DEMO_TASK)/mlr/seed_1 --episodes 10 --video 2>&1 | sed -u 's/^/control  /'
+	$(call demo-half,DMControl,control,task,$(DEMO_TASK),$(DEMO_TASK_SETTINGS))
 
 demo-atari: $(READY)
-	cd Atari && $(PYTHON_VENV) train.py game=$(DEMO_GAME) $(DEMO) $(DEMO_GAME_SETTINGS) 2>&1 | sed -u 's/^/atari    /'
-	cd Atari && $(PYTHON_VENV) evaluate.py runs/demo/$(DEMO_GAME)/mlr/seed_1 --random --episodes 10 2>&1 | sed -u 's/^/atari    random: /'
-	cd Atari && $(PYTHON_VENV) evaluate.py runs/demo/$(DEMO_GAME)/mlr/seed_1 --episodes 10 --video 2>&1 | sed -u 's/^/atari    /'
+	$(call demo-half,Atari,atari,game,$(DEMO_GAME),$(DEMO_GAME_SETTINGS))
 
 # Everything is checked even when something before it failed; one failure fails the whole. Twins are
 # proven equal by lint, so their tests run in one tree only; `python -m pytest` in a tree runs all.

@@ -122,6 +122,7 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
     info, config = fields(folder / "run.json"), fields(folder / "config.yaml")
     status, task = info.get("status", str), config.get(f"{protocol.TASK_KEY}.name", str)
+    hours = sum(info.get("seconds", dict, default={}).values()) / 3600
     if status not in STATUSES:
         raise damage(info.path, None, f"status={status}; must be one of {', '.join(STATUSES)}")
     names = (config.get("agent.name", str), config.get("tag", str, default=""))
@@ -137,7 +138,6 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         program, *words = shlex.split(one_line(facts.pop("command"))) or ["train.py"]
         # Without the places that exist on one machine only.
         words = [word for word in words if not word.startswith("runs_dir=")]
-        hours = sum((info.content.get("seconds") or {}).values()) / 3600
     final, contradiction = _final(folder, finished=status == "finished")
     row = {
         "method": method,
