@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,13 +106,6 @@ def test_what_the_user_did_wrong_is_one_line(capsys: pytest.CaptureFixture[str])
 
 
 # ---- signals ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def _without_nohup() -> Iterator[None]:
-    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, former)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
