@@ -4,9 +4,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak lint twins doctor figures screenshots demo-dmcontrol demo-atari
-
 TREES := DMControl Atari
+.PHONY: help setup demo demo-dmcontrol demo-atari test soak lint lint-both $(TREES:%=lint-%) \
+  twins doctor figures screenshots
+
 PYTHON_VENV := ../.venv/bin/python
 READY := .venv/.ready
 # The demo's runs: their task or game, and what is smaller than in preset laptop.
@@ -68,17 +69,18 @@ soak: $(READY) ## the long tests of both trees
 	done; exit $$status
 
 lint: $(READY) ## ruff, mypy, twins, and the agreements that no common tool knows
-	@status=0; for tree in $(TREES); do \
-	  (cd $$tree && ../.venv/bin/ruff check -q .) || status=1; \
-	  (cd $$tree && ../.venv/bin/ruff format --check -q .) || status=1; \
-	  (cd $$tree && ../.venv/bin/mypy) || status=1; \
-	done; \
-	.venv/bin/ruff check -q --config DMControl/pyproject.toml .ci figs || status=1; \
+	@$(MAKE) --no-print-directory -j 2 -k -O $(TREES:%=lint-%) lint-both
+
+$(TREES:%=lint-%): lint-%: $(READY)
+	@cd $*; status=0; ../.venv/bin/ruff check -q . || status=1; \
+	../.venv/bin/ruff format --check -q . || status=1; ../.venv/bin/mypy || status=1; exit $$status
+
+LAYERS := PYTHONPATH=DMControl:Atari .venv/bin/lint-imports --config .ci/layers.ini --no-cache --no-logo
+lint-both: $(READY)
+	@status=0; .venv/bin/ruff check -q --config DMControl/pyproject.toml .ci figs || status=1; \
 	.venv/bin/ruff format --check -q --config DMControl/pyproject.toml .ci figs || status=1; \
-	PYTHONPATH=DMControl:Atari .venv/bin/lint-imports --config .ci/layers.ini --no-cache --no-logo >/dev/null \
-	  || { PYTHONPATH=DMControl:Atari .venv/bin/lint-imports --config .ci/layers.ini --no-cache --no-logo; status=1; }; \
-	.venv/bin/python .ci/twins.py || status=1; \
-	.venv/bin/python .ci/style.py || status=1; exit $$status
+	$(LAYERS) >/dev/null || { $(LAYERS); status=1; }; \
+	.venv/bin/python .ci/twins.py || status=1; .venv/bin/python .ci/style.py || status=1; exit $$status
 
 twins: $(READY) ## make Atari's twin files those of DMControl
 	.venv/bin/python .ci/twins.py copy

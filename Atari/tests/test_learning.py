@@ -21,7 +21,7 @@ SETTINGS = (
     "game=pixel_game:SmallCatch-v0",
     "preset=laptop",
     "threads=1",
-    "budget=3000",
+    "budget=2000",
     "environment.frame_skip=1",
     "scale.image_size=30",
     "scale.patch_size=6",
@@ -35,7 +35,7 @@ SETTINGS = (
     "agent.learning_starts=200",
     "agent.learning_rate=1e-3",
     "agent.importance_exponent_steps=3000",
-    "evaluation.every=3000",
+    "evaluation.every=2000",
     "evaluation.final_episodes=50",
 )
 Break = Callable[[Batch], Batch]
