@@ -98,7 +98,8 @@ def probe(args: argparse.Namespace) -> None:
                 played, recording = (cfg.subject, cfg.environment), record(cfg, env, chosen)
             agent, untrained = (agent_for(cfg, env, device) for _ in range(2))
         checkpoint = agent_checkpoint(folder, plain(cfg))
-        checkpoint.restore("agent", agent)
+        with checkpoint.fitting("agent"):
+            agent.load_state_dict(checkpoint.items["agent"])
         if not (folder / "final.json").is_file():
             step = f"its checkpoint of step {checkpoint.step} is used"
             print(f"warning: {folder} is not finished; {step}", file=sys.stderr)

@@ -12,6 +12,7 @@ Nothing is believed that was not checked, and what is not this run's stays as it
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import psutil
 import torch
@@ -85,7 +86,7 @@ class Checkpoint:
     final: bool = False
     parts: dict[str, str] = field(default_factory=dict)  # the file of each part of the state
     frames: dict[int, str] = field(default_factory=dict)  # each file's by the end of its frames
-    wrong: OSError | None = None  # why the JSON cannot be read; the rest is empty then
+    wrong: Damaged | None = None  # why the JSON cannot be read; the rest is empty then
     items: dict[str, Any] = field(default_factory=dict)  # the parts asked for, on the CPU
 
     @property
@@ -93,13 +94,9 @@ class Checkpoint:
         """Every file that is needed, by what it holds."""
         return self.parts | {f"frames to {stop}": file for stop, file in self.frames.items()}
 
-    def restore(self, name: str, part: Stateful) -> None:
-        """Give a part its state. Raises CheckpointError: it does not fit."""
-        with self._fitting(name):
-            part.load_state_dict(self.items[name])
-
     @contextmanager
-    def _fitting(self, name: str) -> Iterator[None]:
+    def fitting(self, name: str) -> Iterator[None]:
+        """Where a part is given its state. Raises CheckpointError: it does not fit."""
         try:
             yield
         except (OSError, *_MISFITS) as error:
@@ -156,8 +153,6 @@ class Checkpointer:
                 raise disk.failure(f"{self._folder}: {what}", error) from error
             counted = f"training goes on ({self._failures} of {_ATTEMPTS})"
             log.warning("%s (%s); %s", what, error, counted)
-        else:
-            self._failures = 0
 
     def load(self, state: Mapping[str, Stateful], frames: FrameStore) -> int | None:
         """Restore the newest valid checkpoint, the parts in the order of `state`, then the frames.
@@ -172,8 +167,9 @@ class Checkpointer:
         if checkpoint is None:
             return None
         for name, part in state.items():
-            checkpoint.restore(name, part)
-        with checkpoint._fitting("frames"):
+            with checkpoint.fitting(name):
+                part.load_state_dict(checkpoint.items[name])
+        with checkpoint.fitting("frames"):
             for stop, file in sorted(checkpoint.frames.items()):
                 block = disk.patiently(self._read, file)
                 frames.write_frames(stop - len(block), block)
@@ -225,25 +221,19 @@ class Checkpointer:
             stop = min(start + size, end)  # a full file has the same end ever after
             known = written.get(stop)
             blocks[stop] = known or self._write(frames.read_frames(max(start, first), stop))
-        for folder in (self._files, self._folder, self._run_folder):
-            disk.sync_folder(folder)
         record = {"schema": SCHEMA, "run": self._run, "step": step, "final": final, "parts": parts}
         named = {str(stop): file for stop, file in blocks.items()}
         disk.write_atomically(path, sealed({**record, "frames": named}))
-        self._last = Checkpoint(path, self._run, step, final, parts, blocks)
+        self._last, self._failures = Checkpoint(path, self._run, step, final, parts, blocks), 0
         self._tidy()
         log.info("saved %s", path.stem)
 
     def _write(self, tree: Any) -> str:
-        """Put nested tensors and plain values on the disk; returns the name of their file."""
-
-        def save(file: BinaryIO) -> None:
-            try:
-                torch.save(tree, file)
-            except RuntimeError as error:
-                raise error.__context__ or error from None  # torch hides what the disk said
-
-        return disk.write_new(self._files, save, _digest).name
+        content = io.BytesIO()
+        torch.save(tree, content)
+        name = hashlib.sha256(content.getbuffer()).hexdigest()
+        disk.write_atomically(self._files / name, content.getbuffer())
+        return name
 
     def _tidy(self) -> None:
         """Remove old checkpoints, those of a past left behind, and the files that none names."""
@@ -287,10 +277,14 @@ class Checkpointer:
                     raise ValueError("compressed")
             tree = torch.load(path, map_location="cpu", weights_only=True)
             # A small file can stand for very much: views that repeat memory, lists of one list.
-            for number, node in enumerate(_nodes(tree)):
+            nodes = [tree]
+            for node in nodes:
                 view = isinstance(node, Tensor) and node.nbytes > node.untyped_storage().nbytes()
-                if view or number > size or not isinstance(node, (Tensor, *_CONTAINERS, *_PLAIN)):
+                known = isinstance(node, (Tensor, *_CONTAINERS, *_PLAIN))
+                if view or not known or len(nodes) > size:
                     raise ValueError(f"a view, too many values, or a {type(node).__name__}")
+                if isinstance(node, _CONTAINERS):
+                    nodes += node.values() if isinstance(node, dict) else node
             return tree
         except OSError:
             raise
@@ -305,25 +299,37 @@ class Checkpointer:
         """
         # A glob would take a disk that fails for an empty one.
         names = os.listdir(self._folder) if self._folder.exists() else []
-        paths = (self._folder / name for name in names if _PUBLISHED.fullmatch(name))
-        published = []
-        for path in sorted(paths, key=_step):
-            try:
-                checkpoint = disk.patiently(_read_json, path)
-            except OSError as error:
-                checkpoint = Checkpoint(path, self._run, _step(path), wrong=error)
-            if self._run not in ("", checkpoint.run):
+        ours = filter(None, map(_PUBLISHED.fullmatch, names))
+        steps = sorted((int(match[1]), self._folder / match[0]) for match in ours)
+        return [self._described(path, step) for step, path in steps]
+
+    def _described(self, path: Path, step: int) -> Checkpoint:
+        try:
+            text = disk.patiently(disk.read_bytes, path, _LARGEST_JSON)
+            record = json.loads(text)
+            if sealed(record).encode() != text:
+                raise Damaged("another checksum than when it was written")
+            run, parts, schema = record["run"], record["parts"], record["schema"]
+            if schema != SCHEMA:
                 raise CheckpointError(
-                    f"{path}: is of a run with another configuration; move it away"
+                    f"{path}: has schema {schema!r:.20}, this code reads {SCHEMA}; finish the run "
+                    "with the version that began it, or choose another tag or runs_dir"
                 )
-            published.append(checkpoint)
-        return published
+            if self._run not in ("", run):
+                what = "is of a run with another configuration"
+                raise CheckpointError(f"{path}: {what}; move it away")
+            frames = {int(stop): file for stop, file in record["frames"].items()}
+            checkpoint = Checkpoint(path, run, step, record["final"], parts, frames)
+            if step != record["step"] or not all(map(_DIGEST.fullmatch, checkpoint.files.values())):
+                raise Damaged("it names another step, or what is no file of ours")
+            return checkpoint
+        except (OSError, ConfigError, *_MISFITS) as error:
+            wrong = Damaged(f"cannot be read ({one_line(error)})")
+            return Checkpoint(path, self._run, step, wrong=wrong)
 
 
 def agent_checkpoint(run: Path, config: Mapping[str, Any]) -> Checkpoint:
-    """The newest valid checkpoint of the run in a folder, of which the agent's state is read.
-
-    Args: `config`: the run's, nested plain values.
+    """The newest valid checkpoint in the folder of the run with this configuration: its agent.
 
     Raises ConfigError: there is none. CheckpointError: none can be used, or one is another run's.
     """
@@ -334,10 +340,9 @@ def agent_checkpoint(run: Path, config: Mapping[str, Any]) -> Checkpoint:
 
 
 def plain(tree: Any, name: str) -> Any:
-    """The state `tree` in types that can be read back without running code.
+    """The state `tree` in types that can be read back without running code; memory is shared.
 
-    Tensors share memory with the original. Views are copied, since saving one would save all of
-    the memory that it is a view of.
+    But views are copied, since saving one would save all of the memory that it is a view of.
 
     Raises, naming the part:
         NonFiniteError: a tensor holds a NaN or infinity; plain numbers may.
@@ -359,18 +364,6 @@ def plain(tree: Any, name: str) -> Any:
     return tree
 
 
-def _nodes(tree: Any) -> Iterator[Any]:
-    """All containers and values in a tree."""
-    yield tree
-    if isinstance(tree, _CONTAINERS):
-        for child in tree.values() if isinstance(tree, dict) else tree:
-            yield from _nodes(child)
-
-
-def _step(path: Path) -> int:
-    return int(path.stem.removeprefix("step_"))
-
-
 def _digest(path: Path) -> str:
     with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -381,29 +374,3 @@ def sealed(record: Mapping[str, Any]) -> str:
     body = {key: value for key, value in record.items() if key != "sha256"}
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return json.dumps({**body, "sha256": digest}, indent=1, sort_keys=True) + "\n"
-
-
-def _read_json(path: Path) -> Checkpoint:
-    """What the JSON of a checkpoint says.
-
-    Raises OSError: it was changed, is none of ours, or cannot be read now. CheckpointError: it is
-    of another schema.
-    """
-    try:
-        text = disk.read_bytes(path, _LARGEST_JSON)
-        record = json.loads(text)
-        if sealed(record).encode() != text:
-            raise Damaged("has another checksum than when it was written")
-        if record["schema"] != SCHEMA:
-            raise CheckpointError(
-                f"{path}: has schema {record['schema']!r:.20}, this code reads {SCHEMA}; finish "
-                "the run with the version that began it, or choose another tag or runs_dir"
-            )
-        frames = {int(stop): file for stop, file in record["frames"].items()}
-        run, step, final, parts = (record[key] for key in ("run", "step", "final", "parts"))
-        checkpoint = Checkpoint(path, run, step, final, parts, frames)
-        if step != _step(path) or not all(map(_DIGEST.fullmatch, checkpoint.files.values())):
-            raise Damaged("names another step, or what is no file of ours")
-    except (ConfigError, *_MISFITS) as error:
-        raise Damaged(f"cannot be understood ({one_line(error)})") from error
-    return checkpoint

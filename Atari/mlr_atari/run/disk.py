@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import yaml
 
@@ -39,8 +39,13 @@ PASSING |= {errno.ENOTCONN, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREAC
 _LACKING = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOTTY, errno.EBADF}
 # More than anything of ours holds.
 YAML_BYTES, BYTES, DEPTH, SCALAR, COUNT = 100_000, 64_000_000, 20, 3_000, 2**53
-_KINDS = {str: "a line of text", int: "a whole number, at least 0", list: "a list"}
-_KINDS[dict] = "numbers by name"
+# What `Fields.get` gives: in words, and what such a value must be besides.
+_KINDS: dict[type, tuple[str, Callable[[Any], bool]]] = {
+    str: ("a line of text", lambda text: text.isprintable() and len(text) <= 100),
+    int: ("a whole number, at least 0", lambda number: 0 <= number < COUNT),
+    list: ("a list", lambda _: True),
+    dict: ("numbers by name", lambda values: {*map(type, values.values())} <= {int, float}),
+}
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML was built with it
 
 _warned: set[str] = set()
@@ -87,10 +92,11 @@ def is_link(path: Path) -> bool:
 
 
 def own_folder(path: Path) -> None:
-    """Make the folder, if it is not there; OSError where it is a link to one."""
+    """Make the folder, if it is not there, durably; OSError where it is a link to one."""
     path.mkdir(exist_ok=True)
     if is_link(path):
         raise OSError(errno.ELOOP, "nothing is written through a link", str(path))
+    _sync_names(path.parent)
 
 
 def open_own(path: Path) -> int:
@@ -103,29 +109,20 @@ def open_own(path: Path) -> int:
     return descriptor
 
 
-def write_new(
-    folder: Path, write: Callable[[BinaryIO], object], name: Callable[[Path], str]
-) -> Path:
-    """Write a file in `folder`, durably, and call it what `name` makes of it; or leave no trace."""
-    temporary = folder / f".{secrets.token_hex(8)}.tmp"
+def write_atomically(path: Path, content: str | memoryview) -> None:
+    """Replace the file at `path`, so that a reader or a crash sees the old or the new, whole."""
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:  # which follows no link
-            write(file)
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             sync(file.fileno())
-        path = folder / name(temporary)
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    return path
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file at `path`, so that a reader or a crash sees the old or the new, whole."""
-    write_new(path.parent, lambda file: file.write(text.encode()), lambda _: path.name)
-    sync_folder(path.parent)
+    _sync_names(path.parent)
 
 
 def sync(descriptor: int) -> None:
@@ -134,9 +131,9 @@ def sync(descriptor: int) -> None:
         os.fsync(descriptor)
 
 
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable (what a file's own fsync does not)."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _sync_names(folder: Path) -> None:
+    """Make the names in a folder durable, which a file's own fsync does not."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         sync(descriptor)
     finally:
@@ -188,16 +185,9 @@ class Fields:
         value: Any = self.content
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        value = default if value is None else value
-        good = isinstance(value, kind) and not isinstance(value, bool)
-        if isinstance(value, int):
-            good = good and 0 <= value < COUNT
-        if isinstance(value, str):
-            good = good and value.isprintable() and len(value) <= 100
-        if isinstance(value, dict):
-            good = good and all(isinstance(number, int | float) for number in value.values())
-        if not good:
-            raise damage(self.path, None, f"{key}={one_line(value)}; must be {_KINDS[kind]}")
+        value, (words, fits) = default if value is None else value, _KINDS[kind]
+        if type(value) is not kind or not fits(value):
+            raise damage(self.path, None, f"{key}={one_line(value)}; must be {words}")
         return value
 
 

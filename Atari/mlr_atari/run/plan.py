@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,11 +73,9 @@ class Plan:
             if not names or len({*names, self.names[-1]}) <= len(names):
                 shown = one_line(list(names))
                 raise ConfigError(f"{key}={shown}: must be at least one, and none twice")
-        if self.holds_if.ahead_on > len(self.tasks):
-            raise ConfigError(
-                f"holds_if.ahead_on={self.holds_if.ahead_on}: must be at most the {self.subject}s, "
-                f"{len(self.tasks)}"
-            )
+        ahead, most = self.holds_if.ahead_on, len(self.tasks)
+        if ahead > most:
+            raise ConfigError(f"holds_if.ahead_on={ahead}: must be at most {most} {self.subject}s")
         if len(self.tasks) * len(self.names) * len(self.seeds) > MOST_RUNS:
             raise ConfigError(f"seeds: more than {MOST_RUNS:,} runs; plan fewer")
         for word in self.overrides:
@@ -90,19 +89,14 @@ class Plan:
     @property
     def runs(self) -> list[PlannedRun]:
         """All runs of the plan."""
-        common = (f"preset={self.preset}", f"budget={self.budget}", *self.overrides)
-        return [
-            PlannedRun(
-                task, method, seed, (f"{self.subject}={task}", *words, *common, f"seed={seed}")
-            )
-            for task in self.tasks
-            for seed in self.seeds
-            for method, words in self._spelled
-        ]
+        common, runs = (f"preset={self.preset}", f"budget={self.budget}", *self.overrides), []
+        for task, seed, (method, words) in product(self.tasks, self.seeds, self._spelled):
+            typed = (f"{self.subject}={task}", *words, *common, f"seed={seed}")
+            runs.append(PlannedRun(task, method, seed, typed))
+        return runs
 
     @property
     def _spelled(self) -> list[tuple[str, list[str]]]:
-        """Name and words of each method."""
         spelled = []
         for key, text in (*(("methods", text) for text in self.methods), ("against", self.against)):
             try:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ from . import plan
 from .config import Layout, expand, spelt
 from .disk import fields
 from .folder import MAY_CHANGE, look
-from .process import StopRequest
+from .process import StopRequest, typed_path
 from .schema import RunSettings, bounded, choice, construct, plain
 
 GIGA = 1e9
@@ -107,11 +107,11 @@ def main(
     Raises: ConfigError: a job is wrong, or two of them would share a folder; nothing was started.
     """
     wishes, launcher = read(argv, layout)
-    composed = [(words, compose(words)) for words in wishes]
-    jobs = _jobs([(words, cfg, run_path(cfg)) for words, cfg in composed], layout)
+    settings = list(map(compose, wishes))
+    jobs = _jobs(zip(wishes, settings, map(run_path, settings), strict=True), layout)
     refused = [job for job in jobs if job.state == "refused"]
     if "plan=true" in argv or not _MANY & {*argv}:
-        print(_survey(jobs, [estimate(cfg) for _, cfg in composed]))
+        print(_survey(jobs, list(map(estimate, settings))))
         return ConfigError.exit_code if refused else 0
     # What seems to run elsewhere may have died there: its lock decides.
     todo = [job for job in jobs if job.state in ("waiting", "resumes", "running")]
@@ -136,19 +136,14 @@ def read(argv: Sequence[str], layout: Layout) -> tuple[list[list[str]], Launcher
     launcher = construct(Launcher, common | {"settings": {}})
     path = layout.directory / "launcher" / f"{launcher.launcher}.yaml"
     launcher = replace(launcher, settings=_settings(path, inner))
-    if plans:
-        return _planned(plans, others, layout), launcher
-    return _expanded(others, layout) if several else [others], launcher
-
-
-def _planned(plans: Sequence[str], words: Sequence[str], layout: Layout) -> list[list[str]]:
-    """The jobs of plans, each with `words`, which say no more than where and how."""
-    for word in words:
+    if not plans:
+        return _expanded(others, layout) if several else [others], launcher
+    for word in others:
         if word.startswith("preset=") or not word.startswith(MAY_CHANGE):
             raise ConfigError(f"{word}: a plan says what is run; beside it say only where and how")
-    paths = [Path(word.partition("=")[2]).expanduser() for word in plans]
-    read = (plan.read(path, layout.subject, layout.canonical) for path in paths)
-    return [[*run.words, *words] for one in read for run in one.runs]
+    paths = [typed_path(word.removeprefix("plan=")) for word in plans]
+    planned = [plan.read(path, layout.subject, layout.canonical) for path in paths]
+    return [[*run.words, *others] for one in planned for run in one.runs], launcher
 
 
 def _settings(path: Path, words: Sequence[str]) -> dict[str, Any]:
@@ -213,8 +208,7 @@ def _tagged(job: Sequence[str], ablation: str, run: Sequence[str]) -> list[str]:
     return [*(word for word in job if not word.startswith("tag=")), f"tag={tag}"]
 
 
-def _jobs(composed: Sequence[tuple[Sequence[str], RunSettings, Path]], layout: Layout) -> list[Job]:
-    """Words, configuration and folder of each as a job, with what is in its folder."""
+def _jobs(composed: Iterable[tuple[Sequence[str], RunSettings, Path]], layout: Layout) -> list[Job]:
     jobs: dict[Path, Job] = {}
     for words, cfg, path in composed:
         command = (sys.executable, str(layout.directory.parent / "train.py"), *words)
@@ -226,8 +220,7 @@ def _jobs(composed: Sequence[tuple[Sequence[str], RunSettings, Path]], layout: L
             )
         name = path.relative_to(cfg.runs_dir).as_posix()
         log = Path(cfg.runs_dir).resolve() / ".sweep" / "logs" / f"{name.replace('/', '-')}.txt"
-        found = look(path, plain(cfg), cfg.resume)
-        jobs[path] = Job(name, command, log, plain(cfg), *found)
+        jobs[path] = Job(name, command, log, plain(cfg), *look(path, plain(cfg), cfg.resume))
     return list(jobs.values())
 
 
@@ -304,11 +297,10 @@ def watch(pack: Pack, stopping: Callable[[], bool], gpu: str = "") -> list[Outco
             streams: Any = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
             command = (*_DEAF, *job.command)
             processes.append(subprocess.Popen(command, cwd=pack.folder, env=env, **streams))
-    while any(process.poll() is None for process in processes):
+    while running := [process for process in processes if process.poll() is None]:
         asking = stopping()
-        for process in processes:
-            if asking and process.poll() is None:  # again and again: it may not listen yet
-                process.send_signal(signal.SIGUSR1)
+        for process in running if asking else ():  # again and again: it may not listen yet
+            process.send_signal(signal.SIGUSR1)
         time.sleep(_ASK_SECONDS if asking else _POLL_SECONDS)
     ends = [(job, process.returncode) for job, process in zip(pack.jobs, processes, strict=True)]
     return [Outcome(job.name, code, _last_error(job.log, code)) for job, code in ends]

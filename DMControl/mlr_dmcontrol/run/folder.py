@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 import yaml
@@ -70,17 +70,17 @@ class RunFolder:
         try:
             disk.patiently(self._claim, resume)
         except OSError as error:
+            what = f"{path} cannot be used"
             if error.errno in disk.FULL | disk.PASSING:
-                raise disk.failure(f"{path} cannot be used", error) from error
-            raise ConfigError(
-                f"runs_dir: {path} cannot be used ({error}); choose another runs_dir"
-            ) from error
-        self.seconds: dict[str, float] = dict(self._record.get("seconds", {}))
+                raise disk.failure(what, error) from error
+            raise ConfigError(f"runs_dir: {what} ({error}); choose another runs_dir") from error
+        self.seconds: dict[str, float] = dict(self._record["seconds"])
 
     def _claim(self, resume: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock, self._owner = _lock(self.path / "run.lock")
+        self._lock: BinaryIO = os.fdopen(disk.open_own(self.path / "run.lock"), "r+b", buffering=0)
         try:
+            self._owner = _lock(self.path / "run.lock", self._lock.fileno())
             self._record, self._changes, self.finished = _examine(self.path, self._config, resume)
         except BaseException:
             self.close()
@@ -91,30 +91,21 @@ class RunFolder:
 
         Args: `packages`: whose versions are recorded; `facts`: JSON values to record too.
         """
-        versions = {name: installed(name) for name in packages}
-        versions["python"] = platform.python_version()
+        record, versions = self._record, {name: installed(name) for name in packages}
+        facts |= {"versions": versions | {"python": platform.python_version()}}
         if self._changes:
             log.info("continuing with %s", self._changes)
-        for what, now in (("versions", versions), ("hardware", facts.get("hardware"))):
-            before = self._record.get(what, now)
-            if before != now:  # hardware names the threads too
+        for what in ("versions", "hardware"):  # which names the threads too
+            before, now = record.get(what), facts.get(what)
+            if before not in (None, now):
                 changed = one_line(f"{what} changed from {before} to {now}")
                 log.warning("%s: no bit-identical resume", changed)
         self._begun = True
         self.write("config.yaml", yaml.safe_dump(self._config, sort_keys=False, allow_unicode=True))
-        self.note(
-            status="running",
-            started=self._record.get("started", _now()),
-            finished=None,
-            starts=self._record["starts"] + 1,
-            last_error=None,
-            command=shlex.join(sys.argv),
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            revision=revision(),
-            versions=versions,
-            **facts,
-        )
+        started, starts = record.get("started", _now()), record["starts"] + 1
+        record |= {"status": "running", "started": started, "finished": None, "starts": starts}
+        record |= {"last_error": None, "command": shlex.join(sys.argv), "pid": os.getpid()}
+        self.note(host=socket.gethostname(), revision=revision(), **facts)
 
     def note(self, **facts: Any) -> None:
         """Add `facts` and the seconds to `run.json`."""
@@ -150,14 +141,12 @@ class RunFolder:
     def check(self) -> None:
         """Raises StorageError if the folder was removed, or taken where locks do not work."""
         if (owner := _owner(self.path / "run.lock")) != self._owner:
-            what = f"is now in use by {one_line(owner)}" if owner else "was removed"
+            what = f"is now in use by {owner}" if owner else "was removed"
             raise StorageError(f"{self.path} {what}, so that this run cannot go on there")
 
     def close(self) -> None:
         """Release the folder; the lock file stays, since removing it would be a race."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._lock.close()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -189,7 +178,7 @@ def look(
         return ("finished" if finished else "waiting"), ""
     if record.get("status") != "running":
         return "resumes", one_line(record.get("last_error") or "")
-    owner = one_line(_owner(path / "run.lock"))
+    owner = _owner(path / "run.lock")
     return ("running", owner) if _lives(owner) else ("resumes", f"{owner or 'its process'} is gone")
 
 
@@ -234,23 +223,21 @@ def _examine(
     except FileNotFoundError:
         names = []
     content = [name for name in names if name not in _NOT_CONTENT and not name.startswith(".")]
-    for name in (*_WRITTEN_IN_PLACE, *(name for name in content if name.endswith(".csv"))):
-        if disk.is_link(path / name):
-            raise ConfigError(
-                f"runs_dir: {path / name} is a link, and a run writes through none; put what it "
-                f"leads to in its place, or {_REMEDY}"
-            )
+    tables = (name for name in content if name.endswith(".csv"))
+    for at in (path / name for name in (*_WRITTEN_IN_PLACE, *tables)):
+        if disk.is_link(at):
+            remedy = f"put what it leads to in its place, or {_REMEDY}"
+            raise ConfigError(f"runs_dir: {at} is a link, and a run writes through none; {remedy}")
     if resume == "never" and content:
         raise ConfigError(f"resume=never: {path} already holds a run; {_REMEDY}, or resume=auto")
     saved = any(path.glob("checkpoints/step_*"))
     if resume == "must" and not saved:
         raise ConfigError(f"resume=must: {path} holds no checkpoint; use resume=auto")
     if not content:
-        return {"starts": 0}, "", False
+        return {"starts": 0, "seconds": {}}, "", False
+    held = f"runs_dir: {path} holds"
     if "config.yaml" not in content:
-        raise ConfigError(
-            f"runs_dir: {path} holds {one_line(content[0])} but no config.yaml of a run; {_REMEDY}"
-        )
+        raise ConfigError(f"{held} {one_line(content[0])} but no config.yaml of a run; {_REMEDY}")
     try:
         noted = fields(path / "run.json") if "run.json" in content else Fields(path, {})
         counts = {"starts": noted.get("starts", int, 0), "seconds": noted.get("seconds", dict, {})}
@@ -264,16 +251,13 @@ def _examine(
     keys = refused or differing
     shown = one_line(", ".join(f"{key}={new.get(key)} (was {old.get(key)})" for key in keys))
     if refused:
-        raise ConfigError(
-            f"{shown}: not what the run in {path} was started with; {_REMEDY}, or go on as before"
-        )
+        what = f"not what the run in {path} was started with"
+        raise ConfigError(f"{shown}: {what}; {_REMEDY}, or go on as before")
     status = noted.content.get("status")
     finished = status == "finished" and not grown
     if not saved and not finished and ("final.json" in content or status in _SAVED):
-        raise ConfigError(
-            f"runs_dir: {path} holds rows of a run but its checkpoints are gone; bring one back, "
-            f"or {_REMEDY}"
-        )
+        remedy = f"bring one back, or {_REMEDY}"
+        raise ConfigError(f"{held} rows of a run but its checkpoints are gone; {remedy}")
     return {**noted.content, **counts}, shown, finished
 
 
@@ -298,7 +282,8 @@ def _now() -> str:
 
 def _owner(path: Path) -> str:
     """What the process that claimed a folder wrote into its lock file."""
-    return disk.read_bytes(path, 1000).decode(errors="replace").strip() if path.exists() else ""
+    text = disk.read_bytes(path, 1000) if path.exists() else b""
+    return one_line(text.decode(errors="replace"))
 
 
 def _lives(owner: str) -> bool:
@@ -307,29 +292,24 @@ def _lives(owner: str) -> bool:
     return psutil.pid_exists(int(here[1])) if here else bool(owner)
 
 
-def _lock(path: Path) -> tuple[int, str]:
-    """Lock the file at `path`: the lock's descriptor, and who we are, which it holds now.
+def _lock(path: Path, descriptor: int) -> str:
+    """Lock the open file at `path`; returns who we are, which it says from now on.
 
     On storage without locks that text protects: at once from processes of this machine, from those
     of others when either of the two writes (`RunFolder.check`).
     """
-    host = socket.gethostname()
-    me, descriptor = f"process {os.getpid()} on {host}", disk.open_own(path)
-    try:
-        owner = _owner(path)
-        used = owner.endswith(f" on {host}") and owner != me and _lives(owner)
-        with disk.optional("locks"):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                used = False
-            except BlockingIOError:
-                used = True
-        if used:
-            who = one_line(owner) or "another process"
-            raise ConfigError(f"runs_dir: {path.parent} is in use by {who}; wait, or {_REMEDY}")
-        os.pwrite(descriptor, f"{me}\n".encode(), 0)
-        os.ftruncate(descriptor, len(me) + 1)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor, me
+    owner, host = _owner(path), socket.gethostname()
+    me = f"process {os.getpid()} on {host}"
+    used = owner.endswith(f" on {host}") and owner != me and _lives(owner)
+    with disk.optional("locks"):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            used = False
+        except BlockingIOError:
+            used = True
+    if used:
+        who = owner or "another process"
+        raise ConfigError(f"runs_dir: {path.parent} is in use by {who}; wait, or {_REMEDY}")
+    os.pwrite(descriptor, f"{me}\n".encode(), 0)
+    os.ftruncate(descriptor, len(me) + 1)
+    return me

@@ -200,7 +200,8 @@ HOLD = """
 import sys
 from pathlib import Path
 from mlr_dmcontrol.run.folder import RunFolder
-RunFolder(Path(sys.argv[1]), {"seed": 1}).begin()
+held = RunFolder(Path(sys.argv[1]), {"seed": 1})
+held.begin()
 print("holding", flush=True)
 sys.stdin.read()
 """
