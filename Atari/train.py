@@ -158,7 +158,7 @@ class Trainer:
 
     def check(self, **more: float) -> None:
         """Raise NonFiniteError if a loss, gradient norm, return or one of `more` is no number."""
-        self.learner.guard.check(self.folder.path, self.progress.watched() | more)
+        self.learner.metrics.check(self.folder.path, self.progress.watched() | more)
 
     def save(self, *, final: bool = False) -> None:
         """Write a checkpoint; raises Preempted after it if the process was asked to stop."""

@@ -11,8 +11,7 @@ from .batch import Batch, UpdateNoise
 from .device import OnDevice, compile_methods
 from .rainbow import Rainbow
 from .replay import SequenceReplay
-from .run.guard import NonFiniteGuard
-from .run.records import LastMetrics
+from .run.metrics import Metrics
 from .run.seeding import Streams
 
 
@@ -21,15 +20,14 @@ class Learner:
 
     Attributes:
         act: the agent's `act`; its arguments are one mapping of CPU tensors.
-        metrics: the latest values of all that updates report. guard: watches them.
+        metrics: the latest values of all that updates report, and a watch over them.
     """
 
     def __init__(
         self, agent: Rainbow, replay: SequenceReplay, streams: Streams, compiled: bool, graph: bool
     ) -> None:
         self.agent, self.replay, self.streams = agent, replay, streams
-        self.metrics = LastMetrics(agent.metric_names, agent.device)
-        self.guard = NonFiniteGuard(self.metrics.values)
+        self.metrics = Metrics(agent.metric_names, agent.device)
         if compiled:
             compile_methods(agent, "rl_loss")
             if agent.objective is not None:
@@ -68,8 +66,7 @@ class Learner:
         batch = self.replay.gather(slots, exponent)
         metrics, priorities = self.agent.update(batch, noise, **due)
         self.replay.update_priorities(slots, priorities)
-        self.metrics.update(metrics)
-        self.guard.observe(step)
+        self.metrics.update(metrics, step)
         return batch, noise.objective
 
     def diagnostics(self) -> dict[str, float]:

@@ -106,7 +106,7 @@ def places(learner: Learner) -> dict[str, tuple[int, int, tuple[int, ...], str]]
             seen.add(id(value))
             walk(vars(value), name)
 
-    for name in ("agent", "replay", "metrics", "guard"):
+    for name in ("agent", "replay", "metrics"):
         walk(getattr(learner, name), name)
     return known
 
@@ -175,7 +175,8 @@ FAULTS: dict[str, Callable[[Tensor], Any]] = {
 def test_a_wait_and_a_tensor_elsewhere_are_noticed(fault: str) -> None:
     device = "meta" if fault == "kept number" else "cpu"
     learner = watched(make_learner("curl", device), device)
-    learner.metrics.update = lambda metrics: FAULTS[fault](torch.stack([*metrics.values()]))  # type: ignore
+    fail = FAULTS[fault]
+    learner.metrics.update = lambda metrics, _: fail(torch.stack([*metrics.values()]))  # type: ignore
     with pytest.raises(BrokenRuleError):
         learner.update(2000)
 

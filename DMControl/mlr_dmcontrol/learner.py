@@ -10,8 +10,7 @@ from torch import Tensor
 from .batch import Batch, UpdateNoise
 from .device import OnDevice, compile_methods
 from .replay import UniformReplay
-from .run.guard import NonFiniteGuard
-from .run.records import LastMetrics
+from .run.metrics import Metrics
 from .run.seeding import Streams
 from .sac import SAC
 
@@ -21,15 +20,14 @@ class Learner:
 
     Attributes:
         act: the agent's `act`; its arguments are one mapping of CPU tensors.
-        metrics: the latest values of all that updates report. guard: watches them.
+        metrics: the latest values of all that updates report, and a watch over them.
     """
 
     def __init__(
         self, agent: SAC, replay: UniformReplay, streams: Streams, compiled: bool, graph: bool
     ) -> None:
         self.agent, self.replay, self.streams = agent, replay, streams
-        self.metrics = LastMetrics(agent.metric_names, agent.device)
-        self.guard = NonFiniteGuard(self.metrics.values)
+        self.metrics = Metrics(agent.metric_names, agent.device)
         if compiled:
             compile_methods(agent, "critic_terms", "actor_terms")
             if agent.objective is not None:
@@ -65,8 +63,7 @@ class Learner:
     ) -> tuple[Batch, Any]:
         """What the device does of an update: tensors in, tensors out, nothing fetched."""
         batch = self.replay.gather(*slots)
-        self.metrics.update(self.agent.update(batch, noise, **due))
-        self.guard.observe(step)
+        self.metrics.update(self.agent.update(batch, noise, **due), step)
         return batch, noise.objective
 
     def diagnostics(self) -> dict[str, float]:

@@ -32,7 +32,7 @@ from ..errors import CheckpointError, ConfigError, NonFiniteError
 from . import disk
 from .disk import one_line
 from .folder import identity
-from .guard import write_report
+from .metrics import write_report
 
 log = logging.getLogger(__name__)
 

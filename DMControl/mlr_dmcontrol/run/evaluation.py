@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import psutil
@@ -34,8 +34,9 @@ from .process import SIGNALS
 # Observations uint8 (n, ...) and the generators of their episodes, for a policy that now and then
 # acts at random, to n actions.
 Policy = Callable[[np.ndarray, Sequence[np.random.Generator]], np.ndarray]
-# Makes an environment, whose rewards are the score.
-Make = Callable[[], Any]
+Make = Callable[[], Any]  # an environment, whose rewards are the score
+# What the environment at one place is to do: place, seed of the episode to begin, or else action.
+Order = tuple[int, int | None, Any]
 # Observation, reward, whether the episode is over, and what the simulator raised, if it did.
 Seen = tuple[np.ndarray, float, bool, str]
 
@@ -60,14 +61,6 @@ class EvaluationResult:
     def __str__(self) -> str:
         done, steps = len(self.ended), sum(self.lengths)
         return f"{done} of {len(self.scores)} episodes, {steps:,} agent steps"
-
-
-class Order(NamedTuple):
-    """What the environment at one place is to do: begin the episode of `seed`, or play `action`."""
-
-    place: int
-    seed: int | None
-    action: Any
 
 
 class EvaluationEnvs:
@@ -99,7 +92,7 @@ class EvaluationEnvs:
         """
         if not self._workers:
             return [self.follow(order) for order in orders]
-        asked = [self._workers[order.place % len(self._workers)] for order in orders]
+        asked = [self._workers[place % len(self._workers)] for place, *_ in orders]
         for (connection, _), order in zip(asked, orders, strict=True):
             with suppress(ConnectionError):  # its answer will tell why
                 connection.send(order)
@@ -107,13 +100,12 @@ class EvaluationEnvs:
 
     def follow(self, order: Order) -> Seen:
         """Carry out an order in this process."""
-        if order.place not in self._envs:
-            self._envs[order.place] = self._make()
-        env = self._envs[order.place]
+        place, seed, action = order
+        env = self._envs[place] = self._envs.get(place) or self._make()
         try:
-            if order.seed is not None:
-                return env.reset(seed=order.seed)[0], 0.0, False, ""
-            obs, reward, terminated, truncated, _ = env.step(order.action)
+            if seed is not None:
+                return env.reset(seed=seed)[0], 0.0, False, ""
+            obs, reward, terminated, truncated, _ = env.step(action)
         except SimulatorError as error:
             return np.empty(0), 0.0, True, str(error)
         return obs, float(reward), terminated or truncated, ""
@@ -169,11 +161,9 @@ def serve(file_number: int) -> None:
                 connection.send(envs.follow(connection.recv()))
     except (EOFError, ConnectionError):
         pass
-    except RunError as error:
-        connection.send(error)
-    except Exception:  # noqa: BLE001 (whatever it is, the other end raises it)
-        text = f"an evaluation worker failed:\n{traceback.format_exc()}"
-        connection.send(RuntimeError(text))
+    except Exception as error:  # noqa: BLE001 (whatever it is, the other end raises it)
+        fault = RuntimeError(f"an evaluation worker failed:\n{traceback.format_exc()}")
+        connection.send(error if isinstance(error, RunError) else fault)
 
 
 @dataclass
@@ -216,12 +206,12 @@ def evaluate(
         for place, number in zip(free, waiting, strict=False):
             seed = episode_seed(number)
             playing[place] = _Episode(number, _generator(seed), np.empty(0))
-            orders.append(Order(place, seed, None))
+            orders.append((place, seed, None))
         seen = envs.advance(orders, look)
-        for order, (obs, reward, over, error) in zip(orders, seen, strict=True):
-            episode = playing[order.place]
+        for (place, begun, _), (obs, reward, over, error) in zip(orders, seen, strict=True):
+            episode = playing[place]
             number, episode.obs = episode.number, obs
-            result.lengths[number] += order.seed is None
+            result.lengths[number] += begun is None
             result.scores[number] += reward
             if not math.isfinite(score := result.scores[number]):
                 where = f"evaluation episode {number}, step {result.lengths[number]}"
@@ -230,7 +220,7 @@ def evaluate(
                 failed += 1
                 log.warning("evaluation: the simulator ends episode %d: %s", number, error)
             if over:
-                del playing[order.place]
+                del playing[place]
                 result.ended.append(number)
     if failed == episodes >= MOST_FAILURES:
         raise SimulatorError(f"{error}; so it went in every episode of an evaluation")
@@ -248,7 +238,7 @@ def _decide(policy: Policy, envs: EvaluationEnvs, playing: dict[int, _Episode]) 
     if not np.isfinite(actions).all():
         raise NonFiniteError("an action of the evaluated policy is no number")
     moves = zip(places, actions, strict=True)
-    return [Order(place, None, action) for place, action in moves if place in playing]
+    return [(place, None, action) for place, action in moves if place in playing]
 
 
 def _generator(seed: int) -> np.random.Generator:
@@ -257,22 +247,18 @@ def _generator(seed: int) -> np.random.Generator:
 
 
 def play(policy: Policy, env: Any, seed: int) -> Iterator[tuple[np.ndarray, float]]:
-    """The episode of `seed`, picture by picture, and the score so far."""
+    """The episode of `seed`, picture by picture, enlarged if small, and the score so far."""
     generator, (obs, _) = _generator(seed), env.reset(seed=seed)
     score, over = 0.0, False
-    yield _picture(env), score
-    while not over:
+    while True:
+        picture: np.ndarray = env.render()
+        factor = max(1, _SIDE // max(picture.shape[:2]))
+        yield picture.repeat(factor, axis=0).repeat(factor, axis=1), score
+        if over:
+            return
         (action,) = policy(obs[None], [generator])
         obs, reward, terminated, truncated, _ = env.step(action)
         score, over = score + reward, terminated or truncated
-        yield _picture(env), score
-
-
-def _picture(env: Any) -> np.ndarray:
-    """What it shows, enlarged if that is small."""
-    picture: np.ndarray = env.render()
-    factor = max(1, _SIDE // max(picture.shape[:2]))
-    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _frame_rate(env: Any) -> float:
@@ -285,10 +271,9 @@ def watch_episode(policy: Policy, env: Any, seed: int) -> None:
     """Play the episode of `seed` in a window, as fast as it is meant to be, until it is closed."""
     try:
         tkinter: Any = importlib.import_module("tkinter")
+        window = tkinter.Tk()
     except ImportError as error:
         raise ConfigError(f"--watch: {error}; install it, or film with --video") from error
-    try:
-        window = tkinter.Tk()
     except tkinter.TclError as error:
         raise ConfigError(f"--watch: {error}; film with --video where there is none") from error
     place, due = tkinter.Label(window), time.perf_counter()

@@ -109,12 +109,9 @@ class StopRequest:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._last:
-            self.fulfilled()
-            return
         for number, handler in self._previous.items():
             # None: installed by foreign code, which Python cannot put back.
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN if self._last else handler or signal.SIG_DFL)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.reason = self.reason or signal.Signals(number).name

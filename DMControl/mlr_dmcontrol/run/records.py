@@ -21,13 +21,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
@@ -37,6 +36,7 @@ from ..errors import CheckpointError, SimulatorError
 from .disk import failure, open_own, own_folder, sync
 from .evaluation import MOST_FAILURES, EvaluationResult
 from .folder import RunFolder
+from .metrics import Metrics
 
 STEPS = ("agent_step", "env_step")
 COUNTERS = (*STEPS, "update_step", "episode")
@@ -99,11 +99,6 @@ class Progress:
                 text = f"{error}; so it went in {MOST_FAILURES} episodes in a row"
                 raise SimulatorError(text) from error
 
-    def take_finished(self) -> float | None:
-        """Mean return of the episodes that ended since the last call; None if none did."""
-        returns, self.finished_returns = self.finished_returns, []
-        return sum(returns) / len(returns) if returns else None
-
     def watched(self) -> dict[str, float]:
         """What must be finite, and when; a reward that is not stays in its episode's return."""
         returns = sum(self.finished_returns) + self.episode_return
@@ -113,35 +108,8 @@ class Progress:
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for counter in fields(self):
-            setattr(self, counter.name, state[counter.name])
-
-
-class LastMetrics:
-    """The latest value of every metric, left on the device until a row is written.
-
-    Each is 0 until an update reports it. The tensors stay the same ones, so that `update` may be
-    part of a CUDA graph.
-    """
-
-    def __init__(self, names: Sequence[str], device: torch.device) -> None:
-        self.values = {name: torch.zeros((), device=device) for name in names}
-
-    def update(self, metrics: Mapping[str, Tensor]) -> None:
-        """Copy what one update reported; the other metrics keep their values."""
-        torch._foreach_copy_([self.values[name] for name in metrics], list(metrics.values()))
-
-    def fetch(self) -> dict[str, float]:
-        """All values, in a single transfer to the host, which waits for it."""
-        stacked = torch.stack([value.double() for value in self.values.values()])
-        return dict(zip(self.values, stacked.tolist(), strict=True))
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(self.values)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        for name, value in self.values.items():
-            value.copy_(state[name])
+        for name in asdict(self):
+            setattr(self, name, state[name])
 
 
 class SaveSchedule:
@@ -179,7 +147,7 @@ class Records:
         self,
         folder: RunFolder,
         progress: Progress,
-        metrics: LastMetrics,
+        metrics: Metrics,
         diagnostics: Sequence[str],
         benchmark: ModuleType,
         subject: str,
@@ -271,7 +239,8 @@ class Records:
         progress = self.progress
         values = self.metrics.fetch() if progress.update_step else {}
         values |= diagnostics
-        mean_return = progress.take_finished()
+        returns, progress.finished_returns = progress.finished_returns, []
+        mean_return = sum(returns) / len(returns) if returns else None
         counters = {name: getattr(progress, name) for name in COUNTERS}
         self._tables["train"].row({**counters, "episode_return": mean_return, **values})
         self._plot(values | self._times())
@@ -372,15 +341,11 @@ class _GrowingFile:
     """A file that only grows, until a resume cuts it back to where the checkpoint was.
 
     What cannot be written (disk full) waits in memory for the next attempt.
-
-    Attributes:
-        size: bytes of the file that are good; set before `open` to continue there.
-        known_end: how it ended there, by which it is told from another run's.
     """
 
     def __init__(self, path: Path, header: bytes = b"") -> None:
-        self.path, self.size, self.known_end = path, 0, b""
-        self._header, self._pending, self._descriptor = header, b"", -1
+        self.path, self._header, self._pending, self._descriptor = path, header, b"", -1
+        self.size, self.known_end = 0, b""  # good bytes, set before `open`, and how they end
 
     def open(self) -> None:
         """Open the file, but leave it as it is; CheckpointError if it is not what was saved."""
@@ -398,7 +363,6 @@ class _GrowingFile:
         self.write()
 
     def end(self) -> bytes:
-        """Some of the last bytes that are good."""
         count = min(self.size, _END)
         return os.pread(self._descriptor, count, self.size - count)
 
@@ -495,12 +459,11 @@ class _WandB:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._wandb: Any = None
         self._run: Any = None  # none where it is off
 
     def begin(self, sizes: Mapping[str, int], step: int) -> None:
         with self._or_off():
-            self._wandb = importlib.import_module("wandb")
+            self._wandb: Any = importlib.import_module("wandb")
             name, mode = "-".join(self._folder.parts[-3:]), os.environ.get("WANDB_MODE", "offline")
             names = {"project": "mlr", "group": name, "name": name, "dir": self._folder}
             quiet = self._wandb.Settings(console="off")
@@ -558,15 +521,14 @@ class _Console(logging.Handler):
 def _introduction(names: Sequence[str], benchmark: ModuleType) -> tuple[Any, Any]:
     """The custom-scalars page, charts that matter (Scalars has all of them), and the text page."""
     score = [f"{kind}/{benchmark.CHART}" for kind in ("eval", "train")]
-    losses = [name for name in names if name.startswith("loss/")]
     charts = {
         "score": {benchmark.METRIC: score, "normalized": ["eval/normalized_score"]},
-        "losses": {name.removeprefix("loss/"): [name] for name in losses},
+        "losses": {name: [name] for name in names if name.startswith("loss/")},
         "representation": {name: [name] for name in names if name.rpartition("/")[2] in HEALTH},
         "speed": {"agent steps per second": ["time/agent_steps_per_second"]},
     }
     layout = {
-        page: {title: ["Multiline", tags] for title, tags in content.items()}
+        page: {title.removeprefix("loss/"): ["Multiline", tags] for title, tags in content.items()}
         for page, content in charts.items()
         if content
     }
