@@ -214,15 +214,9 @@ def revision() -> str | None:
 def _examine(
     path: Path, config: Mapping[str, Any] | None, resume: str
 ) -> tuple[dict[str, Any], str, bool]:
-    """`run.json`; what differs in the configuration, but may; whether the run is finished.
-
-    Raises ConfigError: a run with this configuration may not go on there.
-    """
-    try:
-        names = sorted(os.listdir(path))
-    except FileNotFoundError:
-        names = []
-    content = [name for name in names if name not in _NOT_CONTENT and not name.startswith(".")]
+    """`run.json`; what differs in the configuration, but may; whether the run is finished."""
+    visible = [name for name in disk.names(path) if not name.startswith(".")]
+    content = [name for name in visible if name not in _NOT_CONTENT]
     tables = (name for name in content if name.endswith(".csv"))
     for at in (path / name for name in (*_WRITTEN_IN_PLACE, *tables)):
         if disk.is_link(at):
@@ -230,7 +224,7 @@ def _examine(
             raise ConfigError(f"runs_dir: {at} is a link, and a run writes through none; {remedy}")
     if resume == "never" and content:
         raise ConfigError(f"resume=never: {path} already holds a run; {_REMEDY}, or resume=auto")
-    saved = any(path.glob("checkpoints/step_*"))
+    saved = any(name.startswith("step_") for name in disk.names(path / "checkpoints"))
     if resume == "must" and not saved:
         raise ConfigError(f"resume=must: {path} holds no checkpoint; use resume=auto")
     if not content:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
 from ..errors import ConfigError
 from .disk import fields, one_line
@@ -21,15 +20,6 @@ from .schema import bounded, choice, construct
 MOST_RUNS = 10_000
 _OF_THE_PLAN = ("agent", "preset", "budget", "seed")
 _NOT_OF_A_PLAN = ("runs_dir", "resume", "plan", "ablation", "runs_per_gpu", "jobs_at_once")
-
-
-class PlannedRun(NamedTuple):
-    """A run by what names it, and the words that start it, as one types them behind `train.py`."""
-
-    task: str
-    method: str  # <agent>, or <agent>-<tag>
-    seed: int
-    words: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,17 +73,17 @@ class Plan:
 
     @property
     def names(self) -> list[str]:
-        """Methods as the report calls them, the one that others are compared with last."""
+        """Methods, as `<agent>` or `<agent>-<tag>`, the one that others are compared with last."""
         return [method for method, _ in self._spelled]
 
     @property
-    def runs(self) -> list[PlannedRun]:
-        """All runs of the plan."""
-        common, runs = (f"preset={self.preset}", f"budget={self.budget}", *self.overrides), []
-        for task, seed, (method, words) in product(self.tasks, self.seeds, self._spelled):
-            typed = (f"{self.subject}={task}", *words, *common, f"seed={seed}")
-            runs.append(PlannedRun(task, method, seed, typed))
-        return runs
+    def runs(self) -> dict[tuple[str, str, int], tuple[str, ...]]:
+        """By task, method and seed the words that start a run, as typed behind `train.py`."""
+        common = (f"preset={self.preset}", f"budget={self.budget}", *self.overrides)
+        return {
+            (task, method, seed): (f"{self.subject}={task}", *words, *common, f"seed={seed}")
+            for task, seed, (method, words) in product(self.tasks, self.seeds, self._spelled)
+        }
 
     @property
     def _spelled(self) -> list[tuple[str, list[str]]]:

@@ -143,7 +143,7 @@ def read(argv: Sequence[str], layout: Layout) -> tuple[list[list[str]], Launcher
             raise ConfigError(f"{word}: a plan says what is run; beside it say only where and how")
     paths = [typed_path(word.removeprefix("plan=")) for word in plans]
     planned = [plan.read(path, layout.subject, layout.canonical) for path in paths]
-    return [[*run.words, *others] for one in planned for run in one.runs], launcher
+    return [[*run, *others] for one in planned for run in one.runs.values()], launcher
 
 
 def _settings(path: Path, words: Sequence[str]) -> dict[str, Any]:

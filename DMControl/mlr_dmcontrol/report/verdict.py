@@ -76,7 +76,7 @@ def tests(plan: Plan, own: pd.DataFrame) -> pd.DataFrame:
 
 def _planned(plan: Plan, found: Runs) -> tuple[pd.DataFrame, list[str]]:
     """The plan's runs that have a valid score, and a line for each of the others."""
-    wanted = {(run.task, run.method, run.seed): run.words for run in plan.runs}
+    wanted = plan.runs
     keys = pd.MultiIndex.from_frame(found.runs[["task", "method", "seed"]])
     setting = (found.runs["preset"] == plan.preset) & (found.runs["budget"] == plan.budget)
     own = found.runs[setting & keys.isin(list(wanted))]

@@ -265,10 +265,7 @@ class Checkpointer:
         return replace(checkpoint, items={name: self._read(file) for name, file in parts.items()})
 
     def _read(self, file: str) -> Any:
-        """Tensors and plain values of a file that was checked, on the CPU.
-
-        Raises Damaged: it holds objects, which are not created, or more than the disk does.
-        """
+        """On the CPU; Damaged: it holds objects, which are not created, or more than the disk."""
         path = self._files / file
         try:
             size = path.stat().st_size
@@ -293,13 +290,8 @@ class Checkpointer:
             raise Damaged(f"files/{file} {what}") from error
 
     def _published(self) -> list[Checkpoint]:
-        """What all JSONs say, oldest first.
-
-        Raises CheckpointError: one is of another run, or of another schema.
-        """
-        # A glob would take a disk that fails for an empty one.
-        names = os.listdir(self._folder) if self._folder.exists() else []
-        ours = filter(None, map(_PUBLISHED.fullmatch, names))
+        """What all JSONs say, oldest first; CheckpointError: one is of another run or schema."""
+        ours = filter(None, map(_PUBLISHED.fullmatch, disk.names(self._folder)))
         steps = sorted((int(match[1]), self._folder / match[0]) for match in ours)
         return [self._described(path, step) for step, path in steps]
 

@@ -86,6 +86,14 @@ def failure(what: str, error: OSError) -> StorageError:
 # ---- writing -------------------------------------------------------------------------------------
 
 
+def names(folder: Path) -> list[str]:
+    """What lies in a folder, if it is there; a glob would take a failing disk for an empty one."""
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+
+
 def is_link(path: Path) -> bool:
     """Whether what is written at `path` would be seen at another place too."""
     return path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1)

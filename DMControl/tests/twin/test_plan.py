@@ -47,11 +47,10 @@ def read(path: Path) -> plan.Plan:
 def test_a_plan_stands_for_its_runs(tmp_path: Path) -> None:
     found = read(written(tmp_path))
     assert found.names == ["mlr", "mlr-half", protocol.BASELINE]
-    keys = {(run.task, run.method, run.seed) for run in found.runs}
-    assert keys == {(t, m, s) for t in (A, B) for m in found.names for s in (1, 2)}
+    assert {*found.runs} == {(t, m, s) for t in (A, B) for m in found.names for s in (1, 2)}
     common = ("preset=laptop", "budget=1000", "threads=1", "seed=1")
     half = ("agent=mlr", "tag=half", "agent.mask_ratio=0.5")
-    assert [run.words for run in found.runs[:2]] == [
+    assert [*found.runs.values()][:2] == [
         (f"{SUBJECT}={A}", "agent=mlr", *common),
         (f"{SUBJECT}={A}", *half, *common),
     ]
