@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -56,7 +56,7 @@ class EvaluationResult:
     scores: list[float]  # sums of rewards
     lengths: list[int]  # agent steps
     ended: list[int]  # numbers of the episodes that are over, as they ended
-    seconds: float = field(default=0.0, compare=False)  # that it took
+    seconds: float = 0.0  # that it took
 
     def __str__(self) -> str:
         done, steps = len(self.ended), sum(self.lengths)

@@ -129,34 +129,25 @@ class SaveSchedule:
         self._time, self._agent_step = time.monotonic(), agent_step
 
 
+@dataclass
 class Records:
     """Everything that a run leaves behind beside its checkpoints.
 
     Entered as a context manager it sends the package's messages to `log.txt`, and its own and
     all warnings to the console; tables and charts begin with `open`, once the state was restored.
-
-    Args:
-        metrics, diagnostics: columns of `train.csv`; of the latter, the names.
-        benchmark: `protocol`: what things are called, and how scores are compared.
-        subject: the task or game, for which scores are normalised.
-        budget: where progress ends, on the x-axis.
-        sinks: who gets the charts, of `tensorboard` and `wandb`.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        progress: Progress,
-        metrics: Metrics,
-        diagnostics: Sequence[str],
-        benchmark: ModuleType,
-        subject: str,
-        budget: int,
-        sinks: Sequence[str],
-    ) -> None:
-        self.folder, self.progress, self.metrics = folder, progress, metrics
-        self.benchmark, self.subject, self.budget = benchmark, subject, budget
-        names, path = (*metrics.values, *diagnostics), folder.path
+    folder: RunFolder
+    progress: Progress
+    metrics: Metrics  # columns of `train.csv`
+    diagnostics: Sequence[str]  # names of more of them
+    benchmark: ModuleType  # `protocol`: what things are called, and how scores are compared
+    subject: str  # the task or game, for which scores are normalised
+    budget: int  # where progress ends, on the x-axis
+    sinks: Sequence[str]  # who gets the charts, of `tensorboard` and `wandb`
+
+    def __post_init__(self) -> None:
+        names, path = (*self.metrics.values, *self.diagnostics), self.folder.path
         columns = {
             "train": (*COUNTERS, "episode_return", *names),
             "eval": (*STEPS, "episodes", "mean", "std", "normalized"),
@@ -164,9 +155,9 @@ class Records:
         }
         self._tables = {name: _CsvTable(path / f"{name}.csv", columns[name]) for name in columns}
         self._sinks: list[_TensorBoard | _WandB] = []
-        if "tensorboard" in sinks:
-            self._sinks.append(_TensorBoard(path / "tb", _introduction(names, benchmark)))
-        if "wandb" in sinks:
+        if "tensorboard" in self.sinks:
+            self._sinks.append(_TensorBoard(path / "tb", _introduction(names, self.benchmark)))
+        if "wandb" in self.sinks:
             self._sinks.append(_WandB(path))
         self._charts: dict[str, int] = {}  # TensorBoard's files, and their bytes that are good
         self._console = _Console()
