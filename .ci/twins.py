@@ -42,7 +42,6 @@ SINGLES = (
     "tests/test_trace.py",
     "tests/whole_runs.py",
     "{package}/__init__.py",
-    "{package}/benchmark.py",
     "{package}/device.py",
     "{package}/errors.py",
     "{package}/frames.py",

@@ -11,12 +11,10 @@ from __future__ import annotations
 import sys
 from functools import partial
 from itertools import cycle
-from pathlib import Path
 
 from mlr_atari.cost import estimate
 from mlr_atari.environment import GameEnv
 from mlr_atari.games import BENCHMARK_GAMES, rom_folder
-from mlr_atari.protocol import run_path
 from mlr_atari.run import doctor
 from mlr_atari.run.doctor import Line
 from mlr_atari.run.seeding import episode_seed
@@ -43,15 +41,7 @@ def simulator(cfg: Config) -> tuple[list[Line], float | None]:
     return [line, played], seconds
 
 
-main = partial(
-    doctor.main,
-    about=__doc__,
-    load=load,
-    run_path=run_path,
-    simulator=simulator,
-    estimate=estimate,
-    requirements=Path(__file__).with_name("requirements.txt"),
-)
+main = partial(doctor.main, about=__doc__, load=load, simulator=simulator, estimate=estimate)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

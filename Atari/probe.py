@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,6 @@ from mlr_atari.report import plots, runs
 from mlr_atari.run.checkpoint import agent_checkpoint
 from mlr_atari.run.disk import one_line, write_atomically
 from mlr_atari.run.process import script, typed_path
-from mlr_atari.run.schema import plain
 from mlr_atari.settings import of_run
 
 _BATCH = 256  # images at a time
@@ -97,7 +97,7 @@ def probe(args: argparse.Namespace) -> None:
             if played != (cfg.subject, cfg.environment):
                 played, recording = (cfg.subject, cfg.environment), record(cfg, env, chosen)
             agent, untrained = (agent_for(cfg, env, device) for _ in range(2))
-        checkpoint = agent_checkpoint(folder, plain(cfg))
+        checkpoint = agent_checkpoint(folder, asdict(cfg))
         with checkpoint.fitting("agent"):
             agent.load_state_dict(checkpoint.items["agent"])
         if not (folder / "final.json").is_file():

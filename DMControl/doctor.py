@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -18,12 +17,13 @@ from mlr_dmcontrol.cost import estimate
 from mlr_dmcontrol.environment import PixelControlEnv
 from mlr_dmcontrol.errors import ConfigError
 from mlr_dmcontrol.names import is_own
-from mlr_dmcontrol.protocol import run_path
 from mlr_dmcontrol.renderer import choose_renderer
 from mlr_dmcontrol.run import doctor
 from mlr_dmcontrol.run.doctor import Line
 from mlr_dmcontrol.run.seeding import episode_seed
 from mlr_dmcontrol.settings import Config, load
+
+PAIRED = ("mujoco", "dm_control")  # versions of one go with one of the other
 
 
 def simulator(cfg: Config) -> tuple[list[Line], float | None]:
@@ -54,14 +54,7 @@ def renderer_line(on_gpu: bool) -> Line:
 
 
 main = partial(
-    doctor.main,
-    about=__doc__,
-    load=load,
-    run_path=run_path,
-    simulator=simulator,
-    estimate=estimate,
-    requirements=Path(__file__).with_name("requirements.txt"),
-    in_lock_step=("mujoco", "dm_control"),
+    doctor.main, about=__doc__, load=load, simulator=simulator, estimate=estimate, paired=PAIRED
 )
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from operator import methodcaller
 
@@ -33,7 +34,6 @@ from mlr_dmcontrol.run.evaluation import EvaluationResult, evaluate
 from mlr_dmcontrol.run.folder import RunFolder, look
 from mlr_dmcontrol.run.process import StopRequest, script
 from mlr_dmcontrol.run.records import Progress, Records, SaveSchedule
-from mlr_dmcontrol.run.schema import plain
 from mlr_dmcontrol.run.seeding import Streams, episode_seed
 from mlr_dmcontrol.settings import LAYOUT, Config, compose, load
 
@@ -78,7 +78,7 @@ class Trainer:
 
     def train(self) -> None:
         """Until the budget is spent: evaluate, interact and learn, write down, save."""
-        progress, plan = self.progress, self.parts.plan
+        progress, plan = self.progress, self.cfg.plan
         while True:
             if progress.agent_step in plan.evaluations:
                 self.evaluate()
@@ -137,7 +137,7 @@ class Trainer:
         if progress.evaluated_at == progress.agent_step:
             return
         self.check()
-        last = progress.agent_step == self.parts.plan.agent_steps
+        last = progress.agent_step == self.cfg.plan.agent_steps
         try:
             with self.folder.stopwatch("evaluation"):
                 result = evaluate(
@@ -181,13 +181,13 @@ def train(cfg: Config, work: Callable[[Trainer], None] = methodcaller("train")) 
 
     Args: `work`: what is done once the trainer is ready; `benchmark.py` measures instead.
     """
-    path, device = protocol.run_path(cfg), None
-    if look(path, plain(cfg), cfg.resume)[0] == "waiting":  # what is refused leaves no folder
+    device = None
+    if look(cfg.path, asdict(cfg), cfg.resume)[0] == "waiting":  # what is refused leaves no folder
         check_memory(cfg)
         device = set_up_process(cfg)
         evaluation_factory(cfg)().close()
     with (
-        RunFolder(path, plain(cfg), cfg.resume) as folder,
+        RunFolder(cfg.path, asdict(cfg), cfg.resume) as folder,
         StopRequest(last=__name__ == "__main__") as stop,
     ):
         if folder.finished:
@@ -204,9 +204,7 @@ def main(argv: Sequence[str]) -> int:
         print(str(__doc__).strip())
         return 0
     if sweep.wanted(argv):
-        return sweep.main(
-            argv, LAYOUT, compose=compose, run_path=protocol.run_path, estimate=estimate
-        )
+        return sweep.main(argv, LAYOUT, compose=compose, estimate=estimate)
     train(load(argv))
     return 0
 

@@ -17,7 +17,6 @@ from .environment import GameEnv
 from .kernels import switch
 from .networks import QNetwork, make_values
 from .objectives import objective_type
-from .protocol import Plan, plan
 from .rainbow import Rainbow
 from .replay import SequenceReplay
 from .run.evaluation import EvaluationEnvs
@@ -32,7 +31,6 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 class Parts:
     """What a run is made of; evaluation has games of its own."""
 
-    plan: Plan
     env: GameEnv
     evaluation_envs: EvaluationEnvs
     agent: Rainbow
@@ -40,7 +38,7 @@ class Parts:
 
     def facts(self, cfg: Config) -> dict[str, Any]:
         """What `run.json` and the banner say of a run beside its status, versions and times."""
-        plan, env, agent = self.plan, self.env, self.agent
+        plan, env, agent = cfg.plan, self.env, self.agent
         return {
             "method": cfg.agent.name,
             **env.identity(),
@@ -103,7 +101,7 @@ def build_parts(cfg: Config, device: torch.device) -> Parts:
 
     Raises ConfigError: settings that do not fit each other, missing ROM or emulator.
     """
-    numbers, evaluation = plan(cfg), cfg.evaluation
+    evaluation = cfg.evaluation
     env = GameEnv(
         cfg.game.name,
         cfg.environment,
@@ -111,14 +109,21 @@ def build_parts(cfg: Config, device: torch.device) -> Parts:
         seed=cfg.seed,
         episode_seed=partial(episode_seed, cfg.seed, "train"),
     )
-    stack, *sides = env.obs_shape
     agent = agent_for(cfg, env, device)
-    shape: Any = {"frame_stack": stack, "frame_shape": (1, *sides)}
-    replay = SequenceReplay(numbers.capacity, cfg.agent, **shape, device=device)
+    replay = replay_for(agent, cfg.plan.capacity)
     num_envs = max(evaluation.episodes, evaluation.final_episodes)
     processes = processes_beside(device, evaluation.processes)
     places = EvaluationEnvs(evaluation_factory(cfg), num_envs, processes)
-    return Parts(numbers, env, places, agent, replay)
+    return Parts(env, places, agent, replay)
+
+
+def replay_for(agent: Rainbow, capacity: int) -> SequenceReplay:
+    """Room for so many steps, of which the agent's batches are made."""
+    settings, side = agent.settings, agent.augmentation.image_size
+    assert isinstance(settings, AgentSettings)  # as `build_agent` has made it
+    stack = agent.encoder.convs[0].get_parameter("weight").shape[1]
+    shape: Any = {"frame_stack": stack, "frame_shape": (1, side, side)}
+    return SequenceReplay(capacity, settings, **shape, device=agent.device)
 
 
 def evaluation_factory(cfg: Config) -> Callable[[], GameEnv]:

@@ -17,12 +17,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from .batch import Batch
-from .build import build_agent
+from .build import build_agent, replay_for
 from .device import matmul_rate, to_device
 from .errors import ConfigError
-from .frames import FrameStacks
-from .protocol import plan
 from .rainbow import Rainbow
 from .run.doctor import memory
 from .run.seeding import Streams
@@ -35,8 +32,6 @@ _GAME_STEPS = 2000  # agent steps of an evaluation's game, about
 _PROCESS = 0.6e9  # bytes: Python, PyTorch and the emulator before anything is allocated
 _RECORDS = 2e7  # bytes of tables, TensorBoard and log
 
-_Sizes = tuple[int, int, str]  # frames of a stack, their side in pixels, precision
-
 _rate = cache(matmul_rate)
 
 
@@ -45,14 +40,15 @@ def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
 
     Args: `step_seconds`: an agent step with its picture; None: a usual one.
     """
-    numbers, side, seconds = plan(cfg), cfg.environment.image_size, step_seconds or _STEP_SECONDS
+    plan, seconds = cfg.plan, step_seconds or _STEP_SECONDS
     device = torch.device("cuda" if cfg.uses_gpu else "cpu")
-    games = cfg.evaluation.episodes * len(numbers.evaluations) + cfg.evaluation.final_episodes
-    steps = numbers.agent_steps + games * min(_GAME_STEPS, numbers.agent_steps)
-    flops, kept, state = _agent_cost(cfg.agent, (cfg.environment.frame_stack, side, cfg.precision))
-    rate, replay = _rate(device), numbers.capacity * side**2
+    games = cfg.evaluation.episodes * len(plan.evaluations) + cfg.evaluation.final_episodes
+    steps = plan.agent_steps + games * min(_GAME_STEPS, plan.agent_steps)
+    replay, state = _lasting_bytes(cfg)
+    _require(cfg, state, memory(of_gpu=False)[1])  # where weights are drawn
+    rate, (flops, kept) = _rate(device), _update_cost(*_agent(cfg))
     return Estimate(
-        hours=(numbers.updates * flops / rate + steps * seconds) / 3600,
+        hours=(plan.updates * flops / rate + steps * seconds) / 3600,
         memory=_PROCESS + replay + 4 / 3 * state + 2 * kept,  # and gradients of both
         disk=replay + (cfg.checkpoint.keep + 1) * state + _RECORDS,
         basis=f"{rate / 1e9:,.0f} billion operations a second on the {device} (a matrix product) "
@@ -62,42 +58,45 @@ def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
 
 def check_memory(cfg: Config) -> None:
     """Before any is taken. Raises: ConfigError: there is less memory than a run must hold."""
-    stack, side = cfg.environment.frame_stack, cfg.environment.image_size
-    images = 4.0 * cfg.agent.batch_size * cfg.agent.sequence_length * stack * side**2
-    replay = plan(cfg).capacity * side**2
-    state = _state_bytes(cfg.agent, (stack, side, cfg.precision))
-    _require(cfg.agent, state + images + replay, memory(cfg.uses_gpu)[1])
+    images = 4.0 * cfg.agent.batch_size * cfg.agent.sequence_length * cfg.environment.frame_stack
+    images *= cfg.environment.image_size**2
+    _require(cfg, sum(_lasting_bytes(cfg)) + images, memory(cfg.uses_gpu)[1])
 
 
-@cache
-def _agent_cost(agent: AgentSettings, sizes: _Sizes) -> tuple[float, float, float]:
-    """Of such an agent: `update_cost`, and the bytes of its weights and moments."""
-    state = _state_bytes(agent, sizes)
-    _require(agent, state, memory(of_gpu=False)[1])
-    return *update_cost(_built(agent, sizes)), state
+def _require(cfg: Config, needed: float, total: float) -> None:
+    if needed > total:
+        text = f"needs {needed / GIGA:,.0f} GB of {total / GIGA:,.0f} GB of memory"
+        raise ConfigError(f"agent={cfg.agent.name}: {text}; use a smaller batch, network or replay")
 
 
-def _built(agent: AgentSettings, sizes: _Sizes, device: str = "cpu") -> Rainbow:
-    stack, side, precision = sizes
+def _lasting_bytes(cfg: Config) -> tuple[float, float]:
+    """Of the replay, and of the agent's weights and moments."""
+    return cfg.plan.capacity * cfg.environment.image_size**2, _state_bytes(*_agent(cfg))
+
+
+def _agent(cfg: Config) -> tuple[AgentSettings, int, int, str]:
+    """What an agent's sizes follow from, which many runs of a sweep share."""
+    return cfg.agent, cfg.environment.frame_stack, cfg.environment.image_size, cfg.precision
+
+
+def _built(agent: AgentSettings, stack: int, side: int, precision: str, device: str) -> Rainbow:
     shape: Any = {"obs_shape": (stack, side, side), "num_actions": _ACTIONS}
     return build_agent(agent, **shape, device=torch.device(device), seed=0, precision=precision)
 
 
-def _state_bytes(agent: AgentSettings, sizes: _Sizes) -> float:
-    """Bytes of an agent's weights and moments; it is built without any numbers."""
+@cache
+def _state_bytes(*agent: Any) -> float:
     try:
-        with torch.device("meta"):
-            built = _built(agent, sizes, "meta")
+        with torch.device("meta"):  # without any numbers
+            state = tree_leaves(_built(*agent, "meta").state_dict())
     except RuntimeError:  # a size beyond what any tensor can have
         return math.inf
-    state = [leaf for leaf in tree_leaves(built.state_dict()) if isinstance(leaf, Tensor)]
-    return float(sum(tensor.nbytes for tensor in state))
+    return float(sum(leaf.nbytes for leaf in state if isinstance(leaf, Tensor)))
 
 
-def _require(agent: AgentSettings, needed: float, total: float) -> None:
-    if needed > total:
-        text = f"needs {needed / GIGA:,.0f} GB of {total / GIGA:,.0f} GB of memory"
-        raise ConfigError(f"agent={agent.name}: {text}; use a smaller batch, network or replay")
+@cache
+def _update_cost(*agent: Any) -> tuple[float, float]:
+    return update_cost(_built(*agent, "cpu"))
 
 
 def update_cost(agent: Rainbow) -> tuple[float, float]:
@@ -116,7 +115,9 @@ def update_cost(agent: Rainbow) -> tuple[float, float]:
 
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake, saved_tensors_hooks(keep, lambda tensor: tensor):
-        batch = _batch(agent)
+        slots = torch.zeros(agent.settings.batch_size, dtype=torch.int64, device=agent.device)
+        exponent = torch.ones((), device=agent.device)
+        batch = replay_for(agent, capacity=10_000).gather(slots, exponent)
         noise = to_device(agent.draw_noise(Streams(0)), agent.device)
         with FlopCounterMode(display=False) as counter:
             loss = agent.rl_loss(batch, noise)[0]
@@ -125,27 +126,3 @@ def update_cost(agent: Rainbow) -> tuple[float, float]:
                 loss = loss + agent.objective_weight * own
             torch.autograd.grad(loss, agent.optimizer.parameters, allow_unused=True)
     return float(counter.get_total_flops()), sum(saved.values())
-
-
-def _batch(agent: Rainbow) -> Batch:
-    """A batch in the shapes that the agent wants."""
-    device, side = agent.device, agent.augmentation.image_size
-    depth = agent.network.encoder.convs[0].get_parameter("weight").shape[1]
-    size, length = agent.settings.batch_size, agent.settings.sequence_length
-    frames = torch.zeros((depth, 1, side, side), dtype=torch.uint8, device=device)
-
-    def stacks(*lead: int) -> FrameStacks:
-        return FrameStacks(frames, torch.zeros((*lead, depth), dtype=torch.int64, device=device))
-
-    def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.zeros(shape, dtype=dtype, device=device)
-
-    return Batch(
-        obs=stacks(length, size),
-        n_step_obs=stacks(size),
-        action=numbers(length, size, dtype=torch.int64),
-        n_step_return=numbers(size),
-        bootstrap_discount=numbers(size),
-        ends=numbers(length, size, dtype=torch.bool),
-        importance_weights=numbers(size),
-    )

@@ -1,4 +1,4 @@
-"""What Atari-100k is: its games, what a budget means, its score, and what is published on it.
+"""What Atari-100k is: its games, its score, and what is published on it.
 
 Imports neither torch nor an emulator: the report reads run folders where neither is installed.
 """
@@ -7,16 +7,10 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .games import BENCHMARK_GAMES, canonical
-from .names import folder_name
-
-if TYPE_CHECKING:
-    from .settings import Config
 
 NAME = "Atari-100k"
 TASK_KEY = "game"  # section of the configuration that says what is played
@@ -47,35 +41,6 @@ PUBLISHED = (
 )  # fmt: skip
 REFERENCES = ("mlr", "mlr_baseline")
 PUBLISHED_FOLDER = Path(__file__).parents[1] / "results" / "published"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run will do."""
-
-    agent_steps: int  # decisions in the whole run
-    env_steps: int  # emulator frames in the whole run
-    updates: int  # of the agent
-    evaluations: tuple[int, ...]  # agent steps after which to evaluate; the last is the end
-    capacity: int  # transitions that the replay has room for
-
-
-def plan(cfg: Config) -> Plan:
-    """The numbers of a configured run; its budget is in agent steps."""
-    budget, agent, every = cfg.budget, cfg.agent, cfg.evaluation.every
-    return Plan(
-        agent_steps=budget,
-        env_steps=budget * cfg.environment.frame_skip,
-        updates=max(0, budget - agent.learning_starts) * agent.updates_per_step,
-        evaluations=(*range(every, budget, every), budget),
-        capacity=min(cfg.replay.capacity, budget),
-    )
-
-
-def run_path(cfg: Config) -> Path:
-    """The folder that the configuration decides: `<runs_dir>/<game>/<agent>[-tag]/seed_<seed>`."""
-    method = f"{cfg.agent.name}-{cfg.tag}" if cfg.tag else cfg.agent.name
-    return Path(cfg.runs_dir) / folder_name(cfg.game.name) / method / f"seed_{cfg.seed}"
 
 
 def normalize(task: str, value: float) -> float:

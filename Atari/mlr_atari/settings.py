@@ -1,4 +1,4 @@
-"""The configuration of a run: its sections, and the rules between them.
+"""The configuration of a run: its sections, the rules between them, and what follows from them.
 
 Defaults are in `configs/`. The settings of a part stand beside the part.
 """
@@ -6,7 +6,7 @@ Defaults are in `configs/`. The settings of a part stand beside the part.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, make_dataclass
+from dataclasses import asdict, dataclass, make_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from .policy import read_config
 from .rainbow import RainbowSettings
 from .replay import ReplaySettings, check_capacity, steps_off_limits
 from .run import config
-from .run.schema import RunSettings, Subject, bounded, construct, plain
+from .run.schema import RunSettings, Subject, bounded, construct
 
 LAYOUT = config.Layout(
     Path(__file__).resolve().parents[1] / "configs",
@@ -47,6 +47,17 @@ class AgentSettings(RainbowSettings, ReplaySettings):
     objective: str | None
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do."""
+
+    agent_steps: int  # decisions in the whole run
+    env_steps: int  # emulator frames in the whole run
+    updates: int  # of the agent
+    evaluations: tuple[int, ...]  # agent steps after which to evaluate; the last is the end
+    capacity: int  # transitions that the replay has room for
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config(RunSettings):
     """All that a run is configured with."""
@@ -59,10 +70,21 @@ class Config(RunSettings):
     def __post_init__(self) -> None:
         """Raises: ConfigError: keys that do not go together."""
         super().__post_init__()
-        self._check_steps()
-        self._check_replay()
-        self._check_images()
-        if not self.agent.rl and not objective_weight(self.agent):
+        agent, starts, environment = self.agent, self.agent.learning_starts, self.environment
+        if starts >= self.budget:
+            remedy = "before any update; use a larger budget or fewer random steps"
+            raise ConfigError(f"agent.learning_starts={starts}: the run ends {remedy}")
+        # Sequences with their n-step returns can be drawn at every update.
+        least = steps_off_limits(agent, environment.frame_stack) + 1
+        if starts < least:
+            problem = f"no sequence can be drawn so early; use at least {least}"
+            raise ConfigError(f"agent.learning_starts={starts}: {problem}")
+        check_capacity(self.replay.capacity, agent, environment.frame_stack)
+        # What looks at images says itself if it cannot be made for the environment's.
+        feature_shape(environment.image_size, agent.encoder, agent.num_filters)
+        if agent.objective is not None:
+            objective_type(agent.objective).check(agent, environment.image_size)
+        if not agent.rl and not objective_weight(agent):
             remedy = "choose one that has, such as agent=mlr"
             raise ConfigError(f"agent.rl=false: no objective to train by itself; {remedy}")
 
@@ -70,28 +92,17 @@ class Config(RunSettings):
     def subject(self) -> str:
         return self.game.name
 
-    def _check_steps(self) -> None:
-        """Learning starts within the budget."""
-        starts = self.agent.learning_starts
-        if starts >= self.budget:
-            remedy = "before any update; use a larger budget or fewer random steps"
-            raise ConfigError(f"agent.learning_starts={starts}: the run ends {remedy}")
-
-    def _check_replay(self) -> None:
-        """Sequences with their n-step returns can be drawn at every update."""
-        agent, frame_stack = self.agent, self.environment.frame_stack
-        least = steps_off_limits(agent, frame_stack) + 1
-        if agent.learning_starts < least:
-            problem = f"no sequence can be drawn so early; use at least {least}"
-            raise ConfigError(f"agent.learning_starts={agent.learning_starts}: {problem}")
-        check_capacity(self.replay.capacity, agent, frame_stack)
-
-    def _check_images(self) -> None:
-        """What looks at images says itself if it cannot be made for the environment's."""
-        agent, image_size = self.agent, self.environment.image_size
-        feature_shape(image_size, agent.encoder, agent.num_filters)
-        if agent.objective is not None:
-            objective_type(agent.objective).check(agent, image_size)
+    @property
+    def plan(self) -> Plan:
+        """The budget is in agent steps; it is scored every `evaluation.every`, and at the end."""
+        budget, agent, every = self.budget, self.agent, self.evaluation.every
+        return Plan(
+            agent_steps=budget,
+            env_steps=budget * self.environment.frame_skip,
+            updates=max(0, budget - agent.learning_starts) * agent.updates_per_step,
+            evaluations=(*range(every, budget, every), budget),
+            capacity=min(self.replay.capacity, budget),
+        )
 
 
 def load(argv: Sequence[str]) -> Config:
@@ -104,7 +115,7 @@ def load(argv: Sequence[str]) -> Config:
         raise SystemExit(0)
     cfg = compose(argv)
     if "--print-config" in argv:
-        print(yaml.safe_dump(plain(cfg), sort_keys=False).rstrip())
+        print(yaml.safe_dump(asdict(cfg), sort_keys=False).rstrip())
         raise SystemExit(0)
     return cfg
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from agents import agent_settings
 from torch import Tensor
 
-from mlr_atari.build import build_agent
+from mlr_atari.build import build_agent, replay_for
 from mlr_atari.learner import Learner
-from mlr_atari.replay import SequenceReplay
 from mlr_atari.run.seeding import Streams
-from mlr_atari.settings import agent_settings as checked
 
 UPDATES, SIZE = 50, 48
 
@@ -27,14 +27,11 @@ def make_learner(
 ) -> Learner:
     """A learner of a tiny agent, on a replay of random frames; the same each time."""
     narrow = {"decoder_width": 8} if name == "mlr" else {}
-    settings = checked(agent_settings(name, target_update_interval=2, **narrow))
-    place, draws = torch.device(device), np.random.default_rng(0)
-    shape = (4, SIZE, SIZE)
-    agent = build_agent(
-        settings, obs_shape=shape, num_actions=4, device=place, seed=3, precision=precision
-    )
-    shape = (1, SIZE, SIZE)
-    replay = SequenceReplay(120, settings, frame_stack=4, frame_shape=shape, device=place)
+    settings = agent_settings(name, target_update_interval=2, **narrow)
+    draws = np.random.default_rng(0)
+    how: Any = {"device": torch.device(device), "seed": 3, "precision": precision}
+    agent = build_agent(settings, obs_shape=(4, SIZE, SIZE), num_actions=4, **how)
+    replay = replay_for(agent, 120)
     for step in range(90):
         frame = draws.integers(0, 256, (SIZE, SIZE), np.uint8)
         action, reward = int(draws.integers(4)), float(draws.integers(-1, 2))

@@ -19,7 +19,6 @@ from .kernels import switch
 from .names import is_own
 from .networks import Networks
 from .objectives import objective_type
-from .protocol import Plan, plan
 from .renderer import choose_renderer
 from .replay import UniformReplay
 from .run.evaluation import EvaluationEnvs
@@ -35,7 +34,6 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 class Parts:
     """What a run is made of; evaluation has environments of its own."""
 
-    plan: Plan
     env: PixelControlEnv
     evaluation_envs: EvaluationEnvs
     agent: SAC
@@ -43,7 +41,7 @@ class Parts:
 
     def facts(self, cfg: Config) -> dict[str, Any]:
         """What `run.json` and the banner say of a run beside its status, versions and times."""
-        plan, env, agent = self.plan, self.env, self.agent
+        plan, env, agent = cfg.plan, self.env, self.agent
         at_once = getattr(agent.objective, "sequences_at_once", None)
         return {
             "method": cfg.agent.name,
@@ -115,22 +113,27 @@ def build_parts(cfg: Config, device: torch.device) -> Parts:
 
     Raises ConfigError: settings that do not fit each other.
     """
-    settings, evaluation, numbers = cfg.environment, cfg.evaluation, plan(cfg)
-    env = PixelControlEnv(cfg.task.name, settings, partial(episode_seed, cfg.seed, "train"))
+    evaluation, seeds = cfg.evaluation, partial(episode_seed, cfg.seed, "train")
+    env = PixelControlEnv(cfg.task.name, cfg.environment, seeds)
     agent = agent_for(cfg, env, device)
-    objective = agent.objective
-    length = objective.sequence_length if objective and objective.sequence_batch_size else None
-    replay = UniformReplay(
-        numbers.capacity,
-        frame_shape=(COLOURS, *env.obs_shape[1:]),
-        action_dim=env.action_dim,
-        frame_stack=settings.frame_stack,
-        sequence_length=length,
-        device=device,
-    )
+    replay = replay_for(agent, cfg.plan.capacity)
     make, processes = evaluation_factory(cfg), processes_beside(device, evaluation.processes)
     places = EvaluationEnvs(make, evaluation.episodes, processes, full_batches=True)
-    return Parts(numbers, env, places, agent, replay)
+    return Parts(env, places, agent, replay)
+
+
+def replay_for(agent: SAC, capacity: int) -> UniformReplay:
+    """Room for so many transitions, of which the agent's batches are made."""
+    objective, side = agent.objective, agent.augmentation.image_size
+    length = objective.sequence_length if objective and objective.sequence_batch_size else None
+    return UniformReplay(
+        capacity,
+        frame_shape=(COLOURS, side, side),
+        action_dim=agent.networks.action_dim,
+        frame_stack=agent.networks.encoder.channels // COLOURS,
+        sequence_length=length,
+        device=agent.device,
+    )
 
 
 def evaluation_factory(cfg: Config) -> Callable[[], PixelControlEnv]:

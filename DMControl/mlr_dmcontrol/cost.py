@@ -18,13 +18,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from .batch import Batch, SequenceBatch
-from .build import build_agent
+from .build import build_agent, replay_for
 from .device import matmul_rate, to_device
 from .environment import COLOURS
 from .errors import ConfigError
-from .frames import FrameStacks
-from .protocol import plan
 from .run.doctor import memory
 from .run.seeding import Streams
 from .run.sweep import GIGA, Estimate
@@ -36,8 +33,6 @@ _ACTIONS = 6  # of the benchmark's largest task; it hardly matters here
 _PROCESS = 0.7e9  # bytes: Python, PyTorch and MuJoCo before anything is allocated
 _RECORDS = 2e7  # bytes of tables, TensorBoard and log
 
-_Sizes = tuple[int, int, str]  # frames of a stack, their side in pixels, precision
-
 _rate = cache(matmul_rate)
 
 
@@ -46,14 +41,15 @@ def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
 
     Args: `step_seconds`: an agent step with its picture; None: a usual one.
     """
-    numbers, settings, seconds = plan(cfg), cfg.environment, step_seconds or _STEP_SECONDS
-    device, side = torch.device("cuda" if cfg.uses_gpu else "cpu"), settings.image_size
-    episodes = cfg.evaluation.episodes * len(numbers.evaluations) + cfg.evaluation.final_episodes
-    steps = numbers.agent_steps + episodes * settings.max_steps / settings.action_repeat
-    flops, kept, state = _agent_cost(cfg.agent, (settings.frame_stack, side, cfg.precision))
-    rate, replay = _rate(device), (numbers.capacity + 1) * COLOURS * side**2
+    plan, settings, seconds = cfg.plan, cfg.environment, step_seconds or _STEP_SECONDS
+    device = torch.device("cuda" if cfg.uses_gpu else "cpu")
+    episodes = cfg.evaluation.episodes * len(plan.evaluations) + cfg.evaluation.final_episodes
+    steps = plan.agent_steps + episodes * settings.max_steps / settings.action_repeat
+    replay, state = _lasting_bytes(cfg)
+    _require(cfg, state, memory(of_gpu=False)[1])  # where weights are drawn
+    rate, (flops, kept) = _rate(device), _update_cost(*_agent(cfg))
     return Estimate(
-        hours=(numbers.updates * flops / rate + steps * seconds) / 3600,
+        hours=(plan.updates * flops / rate + steps * seconds) / 3600,
         memory=_PROCESS + replay + 4 / 3 * state + 2 * kept,  # and gradients of both
         disk=replay + (cfg.checkpoint.keep + 1) * state + _RECORDS,
         basis=f"{rate / 1e9:,.0f} billion operations a second on the {device} (a matrix product) "
@@ -63,42 +59,46 @@ def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
 
 def check_memory(cfg: Config) -> None:
     """Before any is taken. Raises: ConfigError: there is less memory than a run must hold."""
-    stack, side = cfg.environment.frame_stack, cfg.environment.image_size
-    images = 4.0 * cfg.agent.batch_size * stack * COLOURS * cfg.agent.crop_size**2
-    replay = (plan(cfg).capacity + 1) * COLOURS * side**2
-    state = _state_bytes(cfg.agent, (stack, side, cfg.precision))
-    _require(cfg.agent, state + images + replay, memory(cfg.uses_gpu)[1])
+    images = 4.0 * cfg.agent.batch_size * cfg.environment.frame_stack * COLOURS
+    images *= cfg.agent.crop_size**2
+    _require(cfg, sum(_lasting_bytes(cfg)) + images, memory(cfg.uses_gpu)[1])
 
 
-@cache
-def _agent_cost(agent: AgentSettings, sizes: _Sizes) -> tuple[float, float, float]:
-    """Of such an agent: `update_cost`, and the bytes of its weights and moments."""
-    state = _state_bytes(agent, sizes)
-    _require(agent, state, memory(of_gpu=False)[1])
-    return *update_cost(_built(agent, sizes)), state
+def _require(cfg: Config, needed: float, total: float) -> None:
+    if needed > total:
+        text = f"needs {needed / GIGA:,.0f} GB of {total / GIGA:,.0f} GB of memory"
+        raise ConfigError(f"agent={cfg.agent.name}: {text}; use a smaller batch, network or replay")
 
 
-def _built(agent: AgentSettings, sizes: _Sizes, device: str = "cpu") -> SAC:
-    stack, side, precision = sizes
+def _lasting_bytes(cfg: Config) -> tuple[float, float]:
+    """Of the replay, and of the agent's weights and moments."""
+    replay = (cfg.plan.capacity + 1) * COLOURS * cfg.environment.image_size**2
+    return replay, _state_bytes(*_agent(cfg))
+
+
+def _agent(cfg: Config) -> tuple[AgentSettings, int, int, str]:
+    """What an agent's sizes follow from, which many runs of a sweep share."""
+    return cfg.agent, cfg.environment.frame_stack, cfg.environment.image_size, cfg.precision
+
+
+def _built(agent: AgentSettings, stack: int, side: int, precision: str, device: str) -> SAC:
     shape: Any = {"obs_shape": (COLOURS * stack, side, side), "action_dim": _ACTIONS}
     return build_agent(agent, **shape, device=device, seed=0, precision=precision)
 
 
-def _state_bytes(agent: AgentSettings, sizes: _Sizes) -> float:
-    """Bytes of an agent's weights and moments; it is built without any numbers."""
+@cache
+def _state_bytes(*agent: Any) -> float:
     try:
-        with torch.device("meta"):
-            built = _built(agent, sizes, "meta")
+        with torch.device("meta"):  # without any numbers
+            state = tree_leaves(_built(*agent, "meta").state_dict())
     except RuntimeError:  # a size beyond what any tensor can have
         return math.inf
-    state = [leaf for leaf in tree_leaves(built.state_dict()) if isinstance(leaf, Tensor)]
-    return float(sum(tensor.nbytes for tensor in state))
+    return float(sum(leaf.nbytes for leaf in state if isinstance(leaf, Tensor)))
 
 
-def _require(agent: AgentSettings, needed: float, total: float) -> None:
-    if needed > total:
-        text = f"needs {needed / GIGA:,.0f} GB of {total / GIGA:,.0f} GB of memory"
-        raise ConfigError(f"agent={agent.name}: {text}; use a smaller batch, network or replay")
+@cache
+def _update_cost(*agent: Any) -> tuple[float, float]:
+    return update_cost(_built(*agent, "cpu"))
 
 
 def update_cost(agent: SAC) -> tuple[float, float]:
@@ -107,6 +107,7 @@ def update_cost(agent: SAC) -> tuple[float, float]:
     Matrix products, convolutions and attention are counted, in a dry run whose tensors have shapes
     but no numbers: it takes a second at any size, and changes nothing.
     """
+    settings, objective = agent.settings, agent.objective
     saved: dict[int, int] = {}  # bytes by storage, of the loss at hand
     kept = [0]  # their sum, of each loss
 
@@ -123,39 +124,22 @@ def update_cost(agent: SAC) -> tuple[float, float]:
 
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake, saved_tensors_hooks(keep, lambda tensor: tensor):
-        batch = _batch(agent)
+        size = objective.sequence_batch_size if objective is not None else 0
+        windows = torch.zeros(size, dtype=torch.int64) if size else None
+        transitions = torch.zeros(settings.batch_size, dtype=torch.int64)
+        batch = replay_for(agent, capacity=1).gather(transitions, windows)
         noise = to_device(agent.draw_noise(Streams(0)), agent.device)
         with FlopCounterMode(display=False) as always:
-            if agent.settings.rl:
+            if settings.rl:
                 loss, _ = agent.critic_terms(batch, noise)
                 differentiate(loss, agent.critic_optimizer.parameters)
-            if agent.objective is not None and agent.objective_optimizer is not None:
-                for _, piece, own in agent.objective.pieces(batch, noise.objective):
-                    loss, _ = agent.objective.loss(agent.encoder, piece, own)
+            if objective is not None and agent.objective_optimizer is not None:
+                for _, piece, own in objective.pieces(batch, noise.objective):
+                    loss, _ = objective.loss(agent.encoder, piece, own)
                     differentiate(loss, agent.objective_optimizer.parameters)
         with FlopCounterMode(display=False) as sometimes:
-            if agent.settings.rl:
+            if settings.rl:
                 loss = agent.actor_terms(batch, noise)[0]
                 differentiate(loss, agent.actor_optimizer.parameters)
-    share = 1 / agent.settings.actor_update_every
+    share = 1 / settings.actor_update_every
     return always.get_total_flops() + share * sometimes.get_total_flops(), max(kept)
-
-
-def _batch(agent: SAC) -> Batch:
-    """A batch in the shapes that the agent wants."""
-    device, side = agent.device, agent.augmentation.image_size
-    depth, actions = agent.networks.encoder.channels // COLOURS, agent.networks.action_dim
-    frames = torch.zeros((depth, COLOURS, side, side), dtype=torch.uint8, device=device)
-
-    def stacks(*lead: int) -> FrameStacks:
-        return FrameStacks(frames, torch.zeros((*lead, depth), dtype=torch.int64, device=device))
-
-    def numbers(*shape: int) -> Tensor:
-        return torch.zeros(shape, device=device)
-
-    size, objective, sequence = agent.settings.batch_size, agent.objective, None
-    if objective is not None and objective.sequence_batch_size:
-        lead = objective.sequence_length, objective.sequence_batch_size
-        sequence = SequenceBatch(stacks(*lead), numbers(*lead, actions), numbers(*lead))
-    values = numbers(size, actions), numbers(size), numbers(size)
-    return Batch(stacks(size), stacks(size), *values, sequence)

@@ -6,7 +6,6 @@ A tree is a tensor, None, or a mapping, tuple or dataclass of trees.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import platform
 import time
@@ -118,9 +117,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
         return {key: map_tensors(function, value) for key, value in tree.items()}
     if isinstance(tree, tuple):
         return tuple(map_tensors(function, value) for value in tree)
-    names = [field.name for field in dataclasses.fields(tree)]
-    changed = {name: map_tensors(function, getattr(tree, name)) for name in names}
-    return dataclasses.replace(tree, **changed)
+    return type(tree)(**map_tensors(function, vars(tree)))  # a dataclass
 
 
 def tensors(tree: Any) -> list[Tensor]:

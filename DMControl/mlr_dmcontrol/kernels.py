@@ -28,11 +28,7 @@ _switch = {"on": False}
 
 
 def switch(on: bool) -> None:
-    """Use these kernels in this process, or do not.
-
-    Raises:
-        ConfigError: Triton is not installed.
-    """
+    """Use these kernels in this process, or do not. Raises: ConfigError: Triton is missing."""
     if on and triton is None:
         raise ConfigError("fused_kernels=true: needs the package triton; set fused_kernels=false")
     _switch["on"] = on

@@ -43,11 +43,6 @@ def is_own(name: str) -> bool:
     return re.fullmatch(r"\w+", name) is None
 
 
-def folder_name(name: str) -> str:
-    """A canonical name as the name of a folder: `my.package:Game-v0` is `my.package-Game-v0`."""
-    return re.sub(r"[^\w.-]+", "-", name)
-
-
 def _is_registered(name: str) -> bool:
     if not re.search(r"-v\d+$", name):  # only what looks like an id costs the import
         return False

@@ -1,4 +1,4 @@
-"""What DMControl-100k is: its tasks, what a budget means, its score, and what is published on it.
+"""What DMControl-100k is: its tasks, its score, and what is published on it.
 
 Imports neither torch nor a simulator: the report reads run folders where neither is installed.
 """
@@ -7,15 +7,10 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .names import folder_name, is_own
+from .names import is_own
 from .tasks import BENCHMARK_TASKS, canonical
-
-if TYPE_CHECKING:
-    from .settings import Config
 
 NAME = "DMControl"
 PROTOCOL = "dmcontrol"  # what run.json says was followed, with the suite's camera 0
@@ -44,43 +39,9 @@ REFERENCES = ("mlr", "mlr_baseline")
 PUBLISHED_FOLDER = Path(__file__).parents[1] / "results" / "published"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a run will do."""
-
-    agent_steps: int  # decisions in the whole run
-    env_steps: int  # simulator steps in the whole run
-    updates: int  # of the agent
-    evaluations: tuple[int, ...]  # agent steps after which to evaluate; the last is the end
-    capacity: int  # transitions that the replay has room for
-
-
-def plan(cfg: Config) -> Plan:
-    """The numbers of a configured run; its budget is in env steps, one update an agent step.
-
-    It is scored every `evaluation.every` env steps, or at the next decision's end, and at the end.
-    """
-    repeat, every = cfg.environment.action_repeat, cfg.evaluation.every
-    steps = cfg.budget // repeat
-    marks = {min(-(-mark // repeat), steps) for mark in range(every, cfg.budget, every)}
-    return Plan(
-        agent_steps=steps,
-        env_steps=steps * repeat,
-        updates=max(0, steps - cfg.agent.learning_starts),
-        evaluations=tuple(sorted(marks | {steps})),
-        capacity=min(cfg.replay.capacity, steps),
-    )
-
-
 def stamp(camera_id: int) -> str:
     """The protocol of a run whose pictures this camera of the suite's takes."""
     return PROTOCOL if camera_id == 0 else f"{PROTOCOL}_camera_{camera_id}"
-
-
-def run_path(cfg: Config) -> Path:
-    """The folder that the configuration decides: `<runs_dir>/<task>/<agent>[-tag]/seed_<seed>`."""
-    method = f"{cfg.agent.name}-{cfg.tag}" if cfg.tag else cfg.agent.name
-    return Path(cfg.runs_dir) / folder_name(cfg.task.name) / method / f"seed_{cfg.seed}"
 
 
 def normalize(task: str, value: float) -> float:

@@ -1,4 +1,4 @@
-"""The configuration of a run: its sections, and the rules between them.
+"""The configuration of a run: its sections, the rules between them, and what follows from them.
 
 Defaults are in `configs/`. The settings of a part stand beside the part.
 """
@@ -6,7 +6,7 @@ Defaults are in `configs/`. The settings of a part stand beside the part.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, make_dataclass
+from dataclasses import asdict, dataclass, make_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from .networks import feature_side
 from .objectives import objective_type
 from .policy import read_config
 from .run import config
-from .run.schema import RunSettings, Subject, bounded, construct, plain
+from .run.schema import RunSettings, Subject, bounded, construct
 from .sac import SACSettings
 from .tasks import BENCHMARK_TASKS, DEVELOPMENT_TASKS, canonical
 
@@ -47,6 +47,17 @@ class AgentSettings(SACSettings):
     objective: str | None
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do."""
+
+    agent_steps: int  # decisions in the whole run
+    env_steps: int  # simulator steps in the whole run
+    updates: int  # of the agent
+    evaluations: tuple[int, ...]  # agent steps after which to evaluate; the last is the end
+    capacity: int  # transitions that the replay has room for
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config(RunSettings):
     """All that a run is configured with."""
@@ -59,10 +70,36 @@ class Config(RunSettings):
     def __post_init__(self) -> None:
         """Raises: ConfigError: keys that do not go together."""
         super().__post_init__()
-        self._check_steps()
-        self._check_replay()
-        self._check_images()
-        if not self.agent.rl and not objective_weight(self.agent):
+        agent, environment, budget = self.agent, self.environment, self.budget
+        repeat, starts = environment.action_repeat, agent.learning_starts
+        if budget % repeat:
+            nearest = budget // repeat * repeat or repeat
+            remedy = f"a multiple of environment.action_repeat={repeat}, such as {nearest}"
+            raise ConfigError(f"budget={budget}: must be {remedy}")
+        if starts >= budget // repeat:
+            remedy = "before any update; use a larger budget or fewer random steps"
+            raise ConfigError(f"agent.learning_starts={starts}: the run ends {remedy}")
+        # Sequences, which hold no last transition of an episode, can be drawn at every update.
+        length, episode = getattr(agent, "sequence_length", 1), -(-environment.max_steps // repeat)
+        if length >= episode:
+            steps = f"the agent steps of an episode, {episode}"
+            raise ConfigError(f"agent.sequence_length={length}: must be less than {steps}")
+        for key, value, needed in (
+            ("agent.learning_starts", starts, length + 1),
+            ("replay.capacity", self.replay.capacity, 2 * (length + environment.frame_stack)),
+        ):
+            if value < needed:
+                remedy = f"sequences of {length} need at least {needed}"
+                raise ConfigError(f"{key}={value}: too small; {remedy}")
+        # What looks at images says itself if it cannot be made for the environment's.
+        for key in ("augmentation", "objective_augmentation"):
+            if hasattr(agent, key):
+                sizes = environment.image_size, agent.crop_size
+                Augmentation(getattr(agent, key), *sizes, key=f"agent.{key}")
+        feature_side(agent.crop_size, agent.conv_strides)
+        if agent.objective is not None:
+            objective_type(agent.objective).check(agent, environment.image_size)
+        if not agent.rl and not objective_weight(agent):
             remedy = "choose one that has, such as agent=mlr"
             raise ConfigError(f"agent.rl=false: no objective to train by itself; {remedy}")
 
@@ -70,42 +107,22 @@ class Config(RunSettings):
     def subject(self) -> str:
         return self.task.name
 
-    def _check_steps(self) -> None:
-        """Budget, action repeat and the start of learning fit together."""
-        repeat, starts = self.environment.action_repeat, self.agent.learning_starts
-        if self.budget % repeat:
-            remedy = f"a multiple of environment.action_repeat={repeat}"
-            nearest = self.budget // repeat * repeat or repeat
-            raise ConfigError(f"budget={self.budget}: must be {remedy}, such as {nearest}")
-        if starts >= self.budget // repeat:
-            remedy = "before any update; use a larger budget or fewer random steps"
-            raise ConfigError(f"agent.learning_starts={starts}: the run ends {remedy}")
+    @property
+    def plan(self) -> Plan:
+        """The budget is in env steps; there is one update an agent step.
 
-    def _check_replay(self) -> None:
-        """Sequences, which hold no last transition of an episode, can be drawn at every update."""
-        length, starts = getattr(self.agent, "sequence_length", 1), self.agent.learning_starts
-        episode = -(-self.environment.max_steps // self.environment.action_repeat)
-        if length >= episode:
-            steps = f"the agent steps of an episode, {episode}"
-            raise ConfigError(f"agent.sequence_length={length}: must be less than {steps}")
-        capacity, least = self.replay.capacity, 2 * (length + self.environment.frame_stack)
-        for key, value, needed in (
-            ("agent.learning_starts", starts, length + 1),
-            ("replay.capacity", capacity, least),
-        ):
-            if value < needed:
-                remedy = f"sequences of {length} need at least {needed}"
-                raise ConfigError(f"{key}={value}: too small; {remedy}")
-
-    def _check_images(self) -> None:
-        """What looks at images says itself if it cannot be made for the environment's."""
-        agent, image_size = self.agent, self.environment.image_size
-        for key in ("augmentation", "objective_augmentation"):
-            if hasattr(agent, key):
-                Augmentation(getattr(agent, key), image_size, agent.crop_size, key=f"agent.{key}")
-        feature_side(agent.crop_size, agent.conv_strides)
-        if agent.objective is not None:
-            objective_type(agent.objective).check(agent, image_size)
+        Evaluations are every `evaluation.every` env steps, or when that decision is over, and last.
+        """
+        repeat, every = self.environment.action_repeat, self.evaluation.every
+        steps = self.budget // repeat
+        marks = {min(-(-mark // repeat), steps) for mark in range(every, self.budget, every)}
+        return Plan(
+            agent_steps=steps,
+            env_steps=steps * repeat,
+            updates=max(0, steps - self.agent.learning_starts),
+            evaluations=tuple(sorted(marks | {steps})),
+            capacity=min(self.replay.capacity, steps),
+        )
 
 
 def load(argv: Sequence[str]) -> Config:
@@ -118,7 +135,7 @@ def load(argv: Sequence[str]) -> Config:
         raise SystemExit(0)
     cfg = compose(argv)
     if "--print-config" in argv:
-        print(yaml.safe_dump(plain(cfg), sort_keys=False).rstrip())
+        print(yaml.safe_dump(asdict(cfg), sort_keys=False).rstrip())
         raise SystemExit(0)
     return cfg
 

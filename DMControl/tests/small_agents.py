@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import cache
 from typing import Any
 
@@ -12,7 +13,6 @@ from mlr_dmcontrol.build import build_agent
 from mlr_dmcontrol.frames import FrameStacks
 from mlr_dmcontrol.objectives import Objective
 from mlr_dmcontrol.optimization import Optimizer
-from mlr_dmcontrol.run.schema import plain
 from mlr_dmcontrol.run.seeding import Streams
 from mlr_dmcontrol.sac import SAC
 from mlr_dmcontrol.settings import compose
@@ -28,7 +28,7 @@ TINY = {"size": 32, "crop_size": 28, "patch_size": 8, "conv_strides": (2, 2)}
 
 @cache
 def _agent_cfg(name: str) -> dict[str, Any]:
-    return plain(compose([f"agent={name}"]).agent)  # type: ignore[no-any-return]
+    return asdict(compose([f"agent={name}"]).agent)
 
 
 def agent_cfg(name: str, **changes: Any) -> dict[str, Any]:

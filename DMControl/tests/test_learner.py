@@ -8,8 +8,8 @@ import torch
 from small_agents import TINY, make_agent
 from torch import Tensor
 
+from mlr_dmcontrol.build import replay_for
 from mlr_dmcontrol.learner import Learner
-from mlr_dmcontrol.replay import UniformReplay
 from mlr_dmcontrol.run.seeding import Streams
 
 UPDATES = 50
@@ -28,14 +28,7 @@ def make_learner(
     sizes = {**TINY, "size": size, "sequences_at_once": 2}
     agent = make_agent(name, seed=3, device=device, precision=precision, **sizes)
     draws = np.random.default_rng(0)
-    replay = UniformReplay(
-        80,
-        frame_shape=(3, size, size),
-        action_dim=3,
-        frame_stack=3,
-        sequence_length=agent.objective.sequence_length if agent.objective else None,
-        device=device,
-    )
+    replay = replay_for(agent, 80)
     for step in range(60):
         frame = draws.integers(0, 256, (2, 3, size, size), np.uint8)
         if step % 30 == 0:

@@ -12,7 +12,6 @@ import pytest
 from config_cases import FOR_ONE
 
 from mlr_dmcontrol import protocol
-from mlr_dmcontrol.protocol import plan
 from mlr_dmcontrol.settings import load
 
 # By action repeat: agent steps and updates of 100k env steps (published code).
@@ -24,7 +23,7 @@ def test_every_task_at_both_budgets(task: str) -> None:
     repeat = int(FOR_ONE[task]["environment.action_repeat"])
     steps, learnt = NUMBERS[repeat]
     for times in (1, 5):
-        numbers = plan(load([f"task={task}", f"budget={times}00k"]))
+        numbers = load([f"task={task}", f"budget={times}00k"]).plan
         assert numbers.agent_steps == times * steps
         assert numbers.updates == times * steps - (steps - learnt)
         env_steps = [step * repeat for step in numbers.evaluations]
@@ -41,7 +40,7 @@ def test_evaluations_wait_for_the_end_of_a_decision(
 ) -> None:
     words = [f"budget={budget}", f"environment.action_repeat={repeat}", f"evaluation.every={every}"]
     words += ["task=hopper_hop", "preset=smoke", "agent.learning_starts=20", "replay.capacity=24"]
-    numbers = plan(load(words))
+    numbers = load(words).plan
     assert numbers.evaluations == tuple(scored)
     assert numbers.capacity == 24
 

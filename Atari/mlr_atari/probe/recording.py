@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -17,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..protocol import TASK_KEY
-from ..run.schema import plain
 from ..run.seeding import episode_seed
 from ..settings import Config
 from . import world
@@ -60,7 +60,7 @@ def record(cfg: Config, env: world.Environment, chosen: dict[str, int]) -> Recor
                 break
     observations, labels, episodes = zip(*samples, strict=True)
     values = np.array([[*label.values()] for label in labels], np.float64)
-    settings = {k: v for k, v in plain(cfg.environment).items() if k not in world.PICTURE}
+    settings = {k: v for k, v in asdict(cfg.environment).items() if k not in world.PICTURE}
     facts = settings | chosen | {TASK_KEY: cfg.subject, "format": _FORMAT}
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
     return Recording(np.stack(observations), values, np.array(episodes), [*labels[0]], key)

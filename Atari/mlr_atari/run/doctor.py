@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import torch
 from ..errors import RunError, SimulatorError
 from .folder import installed, look
 from .process import script
-from .schema import RunSettings, plain
+from .schema import RunSettings
 from .sweep import GIGA, Estimate, existing, hours_text
 
 _COLOURS = {"ok": "32", "note": "33", "wrong": "31"}
@@ -45,26 +45,24 @@ def main(
     *,
     about: str,
     load: Callable[[Sequence[str]], RunSettings],
-    run_path: Callable[[Any], Path],
     simulator: Callable[[Any], tuple[list[Line], float | None]],
     estimate: Callable[[Any, float | None], Estimate],
-    requirements: Path,
-    in_lock_step: Sequence[str] = (),
+    paired: Sequence[str] = (),
 ) -> int:
     """Look at everything, also after something was wrong; 1 if a run would fail.
 
     Args:
-        about: what --help prints. load, run_path, estimate: as `train.py` has them.
+        about: what --help prints. load, estimate: as `train.py` has them.
         simulator: checks it; returns also the seconds of an agent step, if it can be played.
-        requirements: a file of `name==version` lines; those `in_lock_step` fail with any other.
+        paired: packages that fail with any other version than the tested one.
     """
     if {"-h", "--help"} & set(argv):
         print(about.strip())
         return 0
-    lines = list(packages(requirements, in_lock_step))
+    lines = list(packages(paired))
     try:
         cfg = load(argv)
-        lines.append(folder(cfg, run_path(cfg)))
+        lines.append(folder(cfg))
         checks, step_seconds = simulator(cfg)
         lines += [device(cfg.device), *checks, *room(cfg, estimate(cfg, step_seconds))]
     except RunError as error:
@@ -81,27 +79,27 @@ def main(
     return int(wrong)
 
 
-def packages(requirements: Path, in_lock_step: Sequence[str]) -> Iterator[Line]:
+def packages(paired: Sequence[str]) -> Iterator[Line]:
     """Python, and the packages that are not as tested."""
     yield Line("ok", "Python", f"{platform.python_version()}; 3.11 to 3.13 are tested")
-    text = requirements.read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "requirements.txt").read_text(encoding="utf-8")
     for name, tested in re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==([\w.]+)", text, re.MULTILINE):
         version, remedy = installed(name), "pip install -r requirements.txt, in a new environment"
         if (version or "").partition("+")[0] != tested:
-            state = "note" if version and name not in in_lock_step else "wrong"
+            state = "note" if version and name not in paired else "wrong"
             yield Line(state, name, f"{version} instead of {tested}, which is tested", remedy)
 
 
-def folder(cfg: RunSettings, path: Path) -> Line:
+def folder(cfg: RunSettings) -> Line:
     """Whether the run could begin or go on in its folder."""
-    (state, detail), there = look(path, plain(cfg), cfg.resume), existing(path)
+    (state, detail), there = look(cfg.path, asdict(cfg), cfg.resume), existing(cfg.path)
     if state == "refused":
         return refusal("folder", detail)
     if state == "running":
-        return Line("wrong", "folder", f"{path}: {detail} uses it", "wait, or tag=<word>")
+        return Line("wrong", "folder", f"{cfg.path}: {detail} uses it", "wait, or tag=<word>")
     if not (there.is_dir() and os.access(there, os.W_OK)):
         return Line("wrong", "folder", f"{there} cannot be written to", "another runs_dir=")
-    return Line("ok", "folder", f"{path}: {state}")
+    return Line("ok", "folder", f"{cfg.path}: {state}")
 
 
 def device(name: str) -> Line:

@@ -15,6 +15,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import ge, gt, le, lt
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import ConfigError, suggestion
@@ -72,14 +73,6 @@ def construct(kind: type[SettingsType], values: Any, section: str = "") -> Setti
         elif key.default is dataclasses.MISSING:
             raise ConfigError(f"{prefix}{name}: missing; it needs a value in the YAML")
     return kind(**arguments)
-
-
-def plain(settings: Any) -> Any:
-    """What `construct` makes such settings from: nested dictionaries, lists for tuples."""
-    if dataclasses.is_dataclass(settings):
-        names = (key.name for key in dataclasses.fields(settings))
-        return {name: plain(getattr(settings, name)) for name in names}
-    return list(settings) if isinstance(settings, tuple) else settings
 
 
 def _value(value: Any, kind: Any, rule: Mapping[str, Any], key: str) -> Any:
@@ -194,6 +187,14 @@ class RunSettings:
             raise ConfigError(f"tag={self.tag}: becomes part of a folder's name; {remedy}")
         if not self.runs_dir:
             raise ConfigError("runs_dir=: is empty; name a folder, such as runs_dir=runs")
+
+    @property
+    def path(self) -> Path:
+        """The run's folder: `<runs_dir>/<task or game>/<agent>[-tag]/seed_<seed>`."""
+        own: Any = self  # with the benchmark's sections
+        subject = re.sub(r"[^\w.-]+", "-", own.subject)  # my.package:Game-v0: my.package-Game-v0
+        method = "-".join(filter(None, (own.agent.name, self.tag)))
+        return Path(self.runs_dir) / subject / method / f"seed_{self.seed}"
 
     @property
     def uses_gpu(self) -> bool:

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from queue import SimpleQueue
@@ -33,7 +33,7 @@ from .config import Layout, expand, spelt
 from .disk import fields
 from .folder import MAY_CHANGE, look
 from .process import StopRequest, typed_path
-from .schema import RunSettings, bounded, choice, construct, plain
+from .schema import RunSettings, bounded, choice, construct
 
 GIGA = 1e9
 _MANY = {"-m", "--multirun"}
@@ -99,7 +99,6 @@ def main(
     layout: Layout,
     *,
     compose: Callable[[Sequence[str]], RunSettings],
-    run_path: Callable[[Any], Path],
     estimate: Callable[[Any], Estimate],
 ) -> int:
     """Run what `argv` asks for, or say what it would take; returns the exit code.
@@ -108,7 +107,7 @@ def main(
     """
     wishes, launcher = read(argv, layout)
     settings = list(map(compose, wishes))
-    jobs = _jobs(zip(wishes, settings, map(run_path, settings), strict=True), layout)
+    jobs = _jobs(zip(wishes, settings, strict=True), layout)
     refused = [job for job in jobs if job.state == "refused"]
     if "plan=true" in argv or not _MANY & {*argv}:
         print(_survey(jobs, list(map(estimate, settings))))
@@ -208,9 +207,10 @@ def _tagged(job: Sequence[str], ablation: str, run: Sequence[str]) -> list[str]:
     return [*(word for word in job if not word.startswith("tag=")), f"tag={tag}"]
 
 
-def _jobs(composed: Iterable[tuple[Sequence[str], RunSettings, Path]], layout: Layout) -> list[Job]:
+def _jobs(composed: Iterable[tuple[Sequence[str], RunSettings]], layout: Layout) -> list[Job]:
     jobs: dict[Path, Job] = {}
-    for words, cfg, path in composed:
+    for words, cfg in composed:
+        path = cfg.path
         command = (sys.executable, str(layout.directory.parent / "train.py"), *words)
         if path in jobs:
             different = sorted(set(command) ^ set(jobs[path].command))
@@ -220,7 +220,7 @@ def _jobs(composed: Iterable[tuple[Sequence[str], RunSettings, Path]], layout: L
             )
         name = path.relative_to(cfg.runs_dir).as_posix()
         log = Path(cfg.runs_dir).resolve() / ".sweep" / "logs" / f"{name.replace('/', '-')}.txt"
-        jobs[path] = Job(name, command, log, plain(cfg), *look(path, plain(cfg), cfg.resume))
+        jobs[path] = Job(name, command, log, asdict(cfg), *look(path, asdict(cfg), cfg.resume))
     return list(jobs.values())
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from small_run import TRAIN
 
 import train
 from mlr_atari.run import sweep
-from mlr_atari.run.schema import plain
 from mlr_atari.run.sweep import Job, Launcher, Outcome, Pack
 from mlr_atari.settings import LAYOUT, compose
 
@@ -30,7 +29,7 @@ def jobs_of(folder: Path, *codes: str) -> list[Job]:
     for number, code in enumerate(codes):
         name, command = f"run{number}", (sys.executable, "-c", code)
         log = folder / ".sweep" / "logs" / f"{name}.txt"
-        jobs.append(Job(name, command, log, plain(cfg)))
+        jobs.append(Job(name, command, log, asdict(cfg)))
     return jobs
 
 
@@ -133,7 +132,7 @@ def test_several_ablations_share_the_agent_itself() -> None:
 @pytest.mark.parametrize("name", LAYOUT.options("ablation"))
 def test_each_run_of_an_ablation_composes_into_a_folder_of_its_own(name: str) -> None:
     itself, *others = map(compose, ablated(f"ablation={name}"))
-    assert others and len(set(map(train.protocol.run_path, [itself, *others]))) == len(others) + 1
+    assert others and len({cfg.path for cfg in [itself, *others]}) == len(others) + 1
     assert name == "cube_depth" or all(replace(cfg, tag="") != itself for cfg in others)
 
 

@@ -72,8 +72,7 @@ def spelt(argv: Sequence[str]) -> list[str]:
 
 def expand(words: Sequence[str], layout: Layout) -> list[list[str]]:
     """The words of each job of a sweep. Raises: ConfigError: a word that cannot be read."""
-    keys = [(word.partition("=")[0], word) for word in words]
-    axes = [[f"{key}={text}" for text in _texts(word, layout)] for key, word in keys]
+    axes = [[f"{word.partition('=')[0]}={x}" for x in _texts(word, layout)] for word in words]
     return list(map(list, itertools.product(*axes)))
 
 
@@ -177,11 +176,10 @@ def _composed(chosen: list[str], values: Mapping[str, Any], layout: Layout) -> d
     known += flatten(_plain(OmegaConf.create(feeding)))
     for key, value in (composed | dict(values)).items():
         if key not in known and not f"{key}.".startswith(f"{_OPEN}."):
-            last, section = f".{key}".rpartition(".")[2], f"{key}."
-            namesakes = [name for name in known if f".{name}".endswith(f".{last}")]
-            namesakes += [name for name in known if name.startswith(section)]
+            last = f".{key}".rpartition(".")[2]
+            near = [x for x in known if x.startswith(f"{key}.") or f".{x}".endswith(f".{last}")]
             remedy = suggestion(key, [*known, *layout.groups], "see --help")
-            remedy = f"did you mean {namesakes[-1]}?" if namesakes else remedy
+            remedy = f"did you mean {near[-1]}?" if near else remedy
             raise ConfigError(f"{key}={value}: unknown key; {remedy}")
     for key, value in values.items():
         OmegaConf.update(cfg, key, value)

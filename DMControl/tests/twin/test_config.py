@@ -22,7 +22,6 @@ from mlr_dmcontrol import errors
 from mlr_dmcontrol.errors import ConfigError
 from mlr_dmcontrol.run import config
 from mlr_dmcontrol.run.folder import MAY_CHANGE, MAY_GROW, flatten
-from mlr_dmcontrol.run.schema import plain
 from mlr_dmcontrol.settings import LAYOUT, compose, from_values, load, of_run
 
 SUBJECT = LAYOUT.subject
@@ -32,7 +31,7 @@ SUBJECTS = [*LAYOUT.options(SUBJECT), cases.WITHOUT_FILE]
 
 def values(*words: str) -> dict[str, Any]:
     """The configuration of a command line, by dotted keys."""
-    return flatten(plain(load(words)))
+    return flatten(dataclasses.asdict(load(words)))
 
 
 @pytest.mark.parametrize("agent, preset", itertools.product(AGENTS, PRESETS))
@@ -57,12 +56,12 @@ def test_the_command_line_beats_the_preset_which_beats_the_agent() -> None:
 
 def test_a_configuration_is_whole_and_comes_back_from_a_runs_folder(tmp_path: Path) -> None:
     cfg = load(["preset=smoke", "tag=x"])
-    assert "${" not in str(cfg) and "scale" not in plain(cfg)
-    assert {key.partition(".")[0] for key in (*MAY_CHANGE, *MAY_GROW)} <= set(plain(cfg))
-    text = yaml.safe_dump(plain(cfg) | {"device": "cuda:7", "cuda_graph": True})
-    (tmp_path / "config.yaml").write_text(text)
+    whole, path = dataclasses.asdict(cfg), tmp_path / "config.yaml"
+    assert "${" not in str(cfg) and "scale" not in whole
+    assert {key.partition(".")[0] for key in (*MAY_CHANGE, *MAY_GROW)} <= set(whole)
+    path.write_text(yaml.safe_dump(whole | {"device": "cuda:7", "cuda_graph": True}))
     assert of_run(tmp_path, device="cpu") == dataclasses.replace(cfg, device="cpu")
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain(cfg) | {"unheard_of": 3}))
+    path.write_text(yaml.safe_dump(whole | {"unheard_of": 3}))
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(ConfigError, match=f"RUN={folder}: "):
             of_run(folder)
@@ -82,6 +81,12 @@ def test_paths_and_tags_are_one_text_whatever_they_look_like(text: str) -> None:
         os.path.expanduser(text.removeprefix("'").removesuffix("'")),
         "1e5",
     )
+
+
+def test_the_folder_of_a_run() -> None:
+    cfg = load([f"{SUBJECT}=a.b:C/d-v0", "agent=mlr", "seed=3", "tag=x"])
+    assert cfg.path == Path("runs/a.b-C-d-v0/mlr-x/seed_3")
+    assert dataclasses.replace(cfg, tag="", runs_dir="/r").path == Path("/r/a.b-C-d-v0/mlr/seed_3")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +179,8 @@ def wrong(kind: Any, rule: Mapping[str, Any]) -> list[Any]:
 
 def test_every_key_is_checked() -> None:
     cfg = compose([])
-    for name, section in plain(cfg).items():
+    whole = dataclasses.asdict(cfg)
+    for name, section in whole.items():
         settings = getattr(cfg, name)
         if not dataclasses.is_dataclass(settings):
             continue
@@ -184,9 +190,9 @@ def test_every_key_is_checked() -> None:
             cases += [(field.name, value) for value in wrong(hints[field.name], field.metadata)]
         for key, value in cases:
             with pytest.raises(ConfigError, match=rf"{name}\.{key}[=\[]"):
-                from_values(plain(cfg) | {name: section | {key: value}})
+                from_values(whole | {name: section | {key: value}})
     with pytest.raises(ConfigError, match="seed: missing"):
-        from_values({key: value for key, value in plain(cfg).items() if key != "seed"})
+        from_values({key: value for key, value in whole.items() if key != "seed"})
 
 
 def test_help_says_how_to_start_what_can_be_chosen_and_every_key() -> None:

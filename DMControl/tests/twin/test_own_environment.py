@@ -10,7 +10,7 @@ from gymnasium import spaces
 from odd_environments import LENGTH
 
 from mlr_dmcontrol.errors import ConfigError, SimulatorError
-from mlr_dmcontrol.names import canonical, folder_name, is_own
+from mlr_dmcontrol.names import canonical, is_own
 from mlr_dmcontrol.own_environment import OwnEnvironment
 from mlr_dmcontrol.protocol import TASK_KEY
 
@@ -100,7 +100,6 @@ def test_own_names() -> None:
     for name in ("my_package.games:Own/Catch-v0", "CartPole-v1"):  # the latter is Gymnasium's
         assert canonical("task", name, ["walker"], ["walker"]) == name
         assert is_own(name)
-    assert folder_name("my_package.games:Own/Catch-v0") == "my_package.games-Own-Catch-v0"
     for name, problem in (("a b:Catch", "not a Gymnasium id"), ("Never-v3", "no such task")):
         with pytest.raises(ConfigError, match=f"^task={name}: {problem}"):
             canonical("task", name, ["walker"], ["walker"])
