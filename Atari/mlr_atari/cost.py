@@ -79,7 +79,7 @@ def _agent(cfg: Config) -> tuple[AgentSettings, int, int, str]:
     return cfg.agent, cfg.environment.frame_stack, cfg.environment.image_size, cfg.precision
 
 
-def _built(agent: AgentSettings, stack: int, side: int, precision: str, device: str) -> Rainbow:
+def _built(device: str, agent: AgentSettings, stack: int, side: int, precision: str) -> Rainbow:
     shape: Any = {"obs_shape": (stack, side, side), "num_actions": _ACTIONS}
     return build_agent(agent, **shape, device=torch.device(device), seed=0, precision=precision)
 
@@ -88,7 +88,7 @@ def _built(agent: AgentSettings, stack: int, side: int, precision: str, device: 
 def _state_bytes(*agent: Any) -> float:
     try:
         with torch.device("meta"):  # without any numbers
-            state = tree_leaves(_built(*agent, "meta").state_dict())
+            state = tree_leaves(_built("meta", *agent).state_dict())
     except RuntimeError:  # a size beyond what any tensor can have
         return math.inf
     return float(sum(leaf.nbytes for leaf in state if isinstance(leaf, Tensor)))
@@ -96,7 +96,7 @@ def _state_bytes(*agent: Any) -> float:
 
 @cache
 def _update_cost(*agent: Any) -> tuple[float, float]:
-    return update_cost(_built(*agent, "cpu"))
+    return update_cost(_built("cpu", *agent))
 
 
 def update_cost(agent: Rainbow) -> tuple[float, float]:

@@ -24,12 +24,8 @@ from .replay import ReplaySettings, check_capacity, steps_off_limits
 from .run import config
 from .run.schema import RunSettings, Subject, bounded, construct
 
-LAYOUT = config.Layout(
-    Path(__file__).resolve().parents[1] / "configs",
-    "game",
-    canonical,
-    {"all": BENCHMARK_GAMES, "dev": DEVELOPMENT_GAMES},
-)
+_SETS = {"all": BENCHMARK_GAMES, "dev": DEVELOPMENT_GAMES}
+LAYOUT = config.Layout(Path(__file__).resolve().parents[1] / "configs", "game", canonical, _SETS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -180,8 +180,7 @@ def build_agent(
     weight, objective = objective_weight(settings), None
     if weight > 0:
         menu = getattr(settings, "objective_augmentation", None)
-        key = "agent.objective_augmentation"
-        own = augmentation if menu is None else views(menu, key=key)
+        own = augmentation if menu is None else views(menu, key="agent.objective_augmentation")
         # A seed of its own, so that adding an objective leaves the agent's weights alone.
         with initialisation(seed, "objective"):
             objective = objective_type(str(settings.objective))(settings, networks, own)

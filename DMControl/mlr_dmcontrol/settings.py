@@ -24,12 +24,8 @@ from .run.schema import RunSettings, Subject, bounded, construct
 from .sac import SACSettings
 from .tasks import BENCHMARK_TASKS, DEVELOPMENT_TASKS, canonical
 
-LAYOUT = config.Layout(
-    Path(__file__).resolve().parents[1] / "configs",
-    "task",
-    canonical,
-    {"all": BENCHMARK_TASKS, "dev": DEVELOPMENT_TASKS},
-)
+_SETS = {"all": BENCHMARK_TASKS, "dev": DEVELOPMENT_TASKS}
+LAYOUT = config.Layout(Path(__file__).resolve().parents[1] / "configs", "task", canonical, _SETS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,8 +48,7 @@ class Layout:
 
     def options(self, group: str) -> list[str]:
         """The YAML files of a group that a user may choose."""
-        stems = (path.stem for path in (self.directory / group).glob("*.yaml"))
-        return sorted(stem for stem in stems if stem != "base")
+        return sorted({path.stem for path in (self.directory / group).glob("*.yaml")} - {"base"})
 
 
 def spelt(argv: Sequence[str]) -> list[str]:
@@ -81,9 +80,8 @@ def _texts(word: str, layout: Layout) -> list[str]:
     key, _, text = word.partition("=")
     if key in _TEXT_KEYS:
         return [text]
-    sets, names = layout.sets if key == layout.subject else {}, []
-    if key in layout.groups:
-        names = sorted({*sets.get("all", ()), *layout.options(key)})
+    sets = layout.sets if key == layout.subject else {}
+    names = sorted({*sets.get("all", ()), *layout.options(key)})  # none, unless it is a group
     parsed = _parsed(word)
     value, texts = parsed.value(), [text.strip()]
     if isinstance(value, Glob):
