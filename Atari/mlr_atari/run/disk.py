@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 import yaml
 
@@ -117,20 +117,27 @@ def open_own(path: Path) -> int:
     return descriptor
 
 
-def write_atomically(path: Path, content: str | memoryview) -> None:
-    """Replace the file at `path`, so that a reader or a crash sees the old or the new, whole."""
-    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
+def write_new(folder: Path, write: Callable[[BinaryIO], Any], name: Callable[[Path], str]) -> str:
+    """Write a file in `folder`, durably, and call it what `name` makes of it; or leave no trace."""
+    temporary = folder / f".{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:  # which follows no link
-            file.write(content.encode() if isinstance(content, str) else content)
+            write(file)
             file.flush()
             sync(file.fileno())
-        os.replace(temporary, path)
+        chosen = name(temporary)
+        os.replace(temporary, folder / chosen)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    _sync_names(path.parent)
+    _sync_names(folder)
+    return chosen
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the file at `path`, so that a reader or a crash sees the old or the new, whole."""
+    write_new(path.parent, lambda file: file.write(text.encode()), lambda _: path.name)
 
 
 def sync(descriptor: int) -> None:

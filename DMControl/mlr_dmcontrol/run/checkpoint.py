@@ -12,7 +12,6 @@ Nothing is believed that was not checked, and what is not this run's stays as it
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import os
@@ -22,7 +21,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import psutil
 import torch
@@ -229,11 +228,13 @@ class Checkpointer:
         log.info("saved %s", path.stem)
 
     def _write(self, tree: Any) -> str:
-        content = io.BytesIO()
-        torch.save(tree, content)
-        name = hashlib.sha256(content.getbuffer()).hexdigest()
-        disk.write_atomically(self._files / name, content.getbuffer())
-        return name
+        def save(file: BinaryIO) -> None:  # not by way of the memory
+            try:
+                torch.save(tree, file)
+            except RuntimeError as error:
+                raise error.__context__ or error from None  # torch hides what the disk said
+
+        return disk.write_new(self._files, save, _digest)
 
     def _tidy(self) -> None:
         """Remove old checkpoints, those of a past left behind, and the files that none names."""
