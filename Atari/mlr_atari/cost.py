@@ -114,7 +114,8 @@ def update_cost(agent: Rainbow) -> tuple[float, float]:
         return tensor
 
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with fake, saved_tensors_hooks(keep, lambda tensor: tensor):
+    eager = torch.compiler.set_stance("force_eager")  # compiled code cannot be counted
+    with eager, fake, saved_tensors_hooks(keep, lambda tensor: tensor):
         slots = torch.zeros(agent.settings.batch_size, dtype=torch.int64, device=agent.device)
         exponent = torch.ones((), device=agent.device)
         batch = replay_for(agent, capacity=10_000).gather(slots, exponent)

@@ -11,6 +11,7 @@ from agents import agent_settings
 from torch import Tensor
 
 from mlr_atari.build import build_agent, replay_for
+from mlr_atari.cost import update_cost
 from mlr_atari.learner import Learner
 from mlr_atari.run.seeding import Streams
 
@@ -59,6 +60,10 @@ def test_what_the_last_batch_was_stays_inside(name: str) -> None:
     learner.update(2000)
     assert set(learner.diagnostics()) == set(learner.diagnostic_names)
     assert (learner.preview() is None) == (name == "rainbow")
+
+
+def test_compiled_losses_are_counted_as_any() -> None:
+    assert update_cost(make_learner(compiled=True).agent) == update_cost(make_learner().agent)
 
 
 @pytest.mark.soak

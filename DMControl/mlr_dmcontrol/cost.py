@@ -123,7 +123,8 @@ def update_cost(agent: SAC) -> tuple[float, float]:
         torch.autograd.grad(loss, list(parameters), allow_unused=True)
 
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with fake, saved_tensors_hooks(keep, lambda tensor: tensor):
+    eager = torch.compiler.set_stance("force_eager")  # compiled code cannot be counted
+    with eager, fake, saved_tensors_hooks(keep, lambda tensor: tensor):
         size = objective.sequence_batch_size if objective is not None else 0
         windows = torch.zeros(size, dtype=torch.int64) if size else None
         transitions = torch.zeros(settings.batch_size, dtype=torch.int64)

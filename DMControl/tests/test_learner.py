@@ -9,6 +9,7 @@ from small_agents import TINY, make_agent
 from torch import Tensor
 
 from mlr_dmcontrol.build import replay_for
+from mlr_dmcontrol.cost import update_cost
 from mlr_dmcontrol.learner import Learner
 from mlr_dmcontrol.run.seeding import Streams
 
@@ -58,6 +59,10 @@ def test_what_the_last_batch_was_stays_inside(name: str) -> None:
     learner.update(0)
     assert set(learner.diagnostics()) == set(learner.diagnostic_names)
     assert (learner.preview() is None) == (name == "sac")
+
+
+def test_compiled_losses_are_counted_as_any() -> None:
+    assert update_cost(make_learner(compiled=True).agent) == update_cost(make_learner().agent)
 
 
 @pytest.mark.soak
