@@ -64,8 +64,8 @@ def append(of: Tree, folder: Path, paths: list[Path]) -> list[str]:
     lines, new = [f"unreadable: {line}" for line in found.unreadable], []
     for run in found.runs.itertuples():
         same = there.get(tuple(getattr(run, name) for name in identity))
-        if reason := of.runs.unfit(run):
-            lines.append(reason)
+        if run.unfit:
+            lines.append(run.unfit)
         elif same is None:
             new.append(run.Index)
             lines.append(f"appended: {run.origin}")
@@ -75,14 +75,12 @@ def append(of: Tree, folder: Path, paths: list[Path]) -> list[str]:
             raise SystemExit(f"error: {run.origin}: results hold another run of that name")
     added = found.runs.loc[new]
     together = pd.concat([known.runs, added], ignore_index=True)
-    for _, own in together.groupby(list(of.runs.Setting._fields)):
+    for _, own in together.groupby(list(of.runs.SETTING)):
         if differing := of.runs.check(own):
             raise SystemExit("error: cannot stand in one table: " + " | ".join(differing))
     if new:
-        points = found.curves[found.curves["run"].isin(new)].assign(place=len(known.runs))
-        points = points.assign(run=points["place"] + points["run"].map(new.index)).drop(
-            columns="place"
-        )
+        points = found.curves[found.curves["run"].isin(new)]
+        points = points.assign(run=points["run"].map(new.index) + len(known.runs))
         write(of, folder, together, pd.concat([known.curves, points]))
     return lines
 
@@ -122,20 +120,17 @@ def studies(of: Tree) -> list[Any]:
 def block(of: Tree, page: Path) -> str:
     """Markdown between the markers: curves and tables of each study."""
     parts = ["*Made from `results/` by `.ci/readme.py`.*"]
-    references = of.protocol.REFERENCES
     for study in studies(of):
         parts.append(f"**{study.title}**")
         if len(study.runs):
             figure = os.path.relpath(_figure(of, study), page.parent)
             parts.append(f"![Learning curves of {study.title}]({figure})")
-        aggregates = of.tables.aggregates(study, references)
-        scores = of.tables.task_scores(study, references)
-        tables = (
+        aggregates = of.tables.aggregates(study, of.protocol.REFERENCES)
+        for table, caption in (
             of.tables.aggregate_table(study, aggregates),
             of.tables.comparison_table(of.tables.comparisons(study)),
-            of.tables.task_table(scores),
-        )
-        for table, caption in tables:
+            of.tables.task_table(of.tables.task_scores(study, of.protocol.REFERENCES)),
+        ):
             if len(table):
                 parts += [of.tables.markdown(table), caption]
     return "\n\n".join([*parts, of.tables.INTERVALS])

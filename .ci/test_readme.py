@@ -52,7 +52,7 @@ def make_run(folder: Path, seed: int, score: float) -> None:
     )
     record = {"status": "finished", "protocol": "dmcontrol", "command": "train.py"}
     (folder / "run.json").write_text(json.dumps(record))
-    (folder / "eval.csv").write_text("agent_step,env_step,episodes,mean\n5,20,1,0.5\n")
+    (folder / "eval.csv").write_text("agent_step,env_step,episodes,mean\n5,20,1,nan\n")
     final = {"agent_step": 10, "env_step": 40, "values": [score], "mean": score}
     (folder / "final.json").write_text(json.dumps(final))
 
@@ -72,7 +72,7 @@ def test_finished_runs_are_appended_once(tmp_path: Path) -> None:
     new = after.runs[after.runs["preset"] == "p"]
     assert list(new["seed"]) == [9, 10]
     curves = after.curves[after.curves["run"].isin(new.index)]
-    assert list(curves["mean"]) == [0.5, 9 / 3, 0.5, 10 / 3]
+    assert curves["mean"].fillna(-1.0).tolist() == [-1.0, 9 / 3, -1.0, 10 / 3]
     text = [(results / file).read_bytes() for file in FILES]
     assert all("already" in line for line in readme.append(of, results, [tmp_path / "runs"]))
     shutil.rmtree(tmp_path / "runs")

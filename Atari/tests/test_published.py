@@ -15,12 +15,12 @@ from mlr_atari import protocol
 from mlr_atari.report import page, runs, statistics, tables
 
 ROOT = Path(__file__).resolve().parents[2]
-Scores = dict[str, dict[str, np.ndarray]]
+Scores = dict[str, list[np.ndarray]]
 
 
 @pytest.fixture(scope="session")
 def published_runs() -> Scores:
-    """Normalised scores of single runs by method and game; they are not part of the repository."""
+    """Normalised scores by method, an array a game; they are not part of the repository."""
     folder = Path(os.environ.get("MLR_PUBLISHED") or ROOT.parent / "shared" / "published")
     path = folder / "atari100k_runs.csv"
     if not path.is_file():
@@ -28,7 +28,7 @@ def published_runs() -> Scores:
     table = pd.read_csv(path)
     table["score"] = list(map(protocol.normalize, table["game"], table["score"]))
     return {
-        method: {game: one.to_numpy() for game, one in own.groupby("game")["score"]}
+        method: [one.to_numpy() for _, one in own.groupby("game")["score"]]
         for method, own in table.groupby("method")
     }
 
@@ -40,7 +40,7 @@ def published_runs() -> Scores:
 def test_published_aggregates_are_reproduced_from_published_runs(
     published_runs: Scores, method: str, runs: int, iqm: float, gap: float
 ) -> None:
-    scores = list(published_runs[method].values())
+    scores = published_runs[method]
     assert [own.shape for own in scores] == [(runs,)] * len(protocol.TASKS)
     assert round(float(statistics.iqm(*scores)), 3) == iqm
     assert round(float(statistics.optimality_gap(*scores)), 3) == gap
@@ -74,12 +74,12 @@ def test_intervals_cover_the_truth_however_few_the_seeds(
     # Fewer redraws of many experiments at once: the sooner done.
     monkeypatch.setattr(statistics, "REPETITIONS", 300)
     monkeypatch.setattr(statistics, "BATCH", 30)
-    rng, spr = np.random.default_rng(seeds), np.stack([*published_runs["spr"].values()])
+    rng, spr = np.random.default_rng(seeds), np.stack(published_runs["spr"])
     function = statistics.METRICS[metric] if metric != "single" else statistics.mean
     covered = []
     for games in [spr] if metric != "single" else spr[:, None]:  # of single games, the average
         drawn = [rng.choice(game, (experiments, seeds)) for game in games]
-        found, truth = statistics.interval(function, dict(enumerate(drawn))), function(*games)
+        found, truth = statistics.interval(function, drawn), function(*games)
         covered.append(np.mean((found.low <= truth) & (truth <= found.high)))
     assert np.mean(covered) >= 0.93
 

@@ -198,7 +198,7 @@ def _card(facts: Mapping[str, Any]) -> str:
 
     config, run, scores = facts["config"], facts["run"], facts["scores"]
     task, agent = config[protocol.TASK_KEY]["name"], config["agent"]["name"]
-    mean, low, high = statistics.interval(statistics.mean, {"": scores})
+    mean, low, high = statistics.interval(statistics.mean, [scores])
     rows = {
         protocol.TASK_KEY: task,
         "protocol": f"{run['protocol']}, preset {config['preset']}",

@@ -57,7 +57,7 @@ def correlations(rows: pd.DataFrame) -> pd.DataFrame:
         methods = dict(list(runs.groupby("method")))
         if len(methods) < 3:
             continue
-        pairs = {(column, name): methods[name][column] for column in pair for name in methods}
+        pairs = [own[column] for column in pair for own in methods.values()]
         interval = statistics.interval(_rank_correlation, pairs, limits=(-1.0, 1.0))
         shown = bracketed(*interval, "+.2f")
         ranks = (runs.groupby("method")[column].mean().rank() for column in pair)
@@ -90,7 +90,7 @@ def scores(rows: pd.DataFrame) -> Figure:
         methods = list(runs.dropna(subset="r2").groupby("method", sort=False)["r2"])
         for at, (_, values) in enumerate(methods):
             colour = plots.COLOURS[at % len(plots.COLOURS)]
-            interval = statistics.interval(statistics.mean, {"": values}, limits=(-np.inf, 1.0))
+            interval = statistics.interval(statistics.mean, [values], limits=(-np.inf, 1.0))
             left.plot([interval.low, interval.high], [at, at], color=colour, lw=5, alpha=0.4)
             left.plot(values, [at] * len(values), "o", ms=3, color=colour)
         left.set(title=", ".join(place), ylim=(len(methods) - 0.5, -0.5))
@@ -114,5 +114,5 @@ def _mean(values: pd.Series, sign: str = "", most: float = np.inf) -> str:
     known = values.dropna()
     if not len(known):
         return ""
-    interval = statistics.interval(statistics.mean, {"": known}, limits=(-np.inf, most))
+    interval = statistics.interval(statistics.mean, [known], limits=(-np.inf, most))
     return bracketed(*interval, f"{sign}.3f")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
-from matplotlib.figure import Figure
 
 from .. import protocol
 from ..errors import ConfigError
@@ -50,12 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def write(studies: Sequence[Study], out: Path, shown: Sequence[str]) -> Path:
     """Write everything below `out`, beside the published methods `shown`; returns the page."""
     sections = [_section(study, out / study.slug, shown) for study in studies]
-    folder = jinja2.FileSystemLoader(Path(__file__).parent)
-    pages = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    source = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    template = jinja2.Template(source, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    text = template.render(sections=sections, protocol=protocol, intervals=tables.INTERVALS)
     page = out / "index.html"
-    text = pages.get_template("page.html").render(
-        sections=sections, protocol=protocol, intervals=tables.INTERVALS
-    )
     page.write_text(text, encoding="utf-8")
     return page
 
@@ -66,38 +62,37 @@ def _section(study: Study, folder: Path, shown: Sequence[str]) -> dict[str, Any]
     print(f"{study.title}: {len(study.methods)} methods, {len(study.tasks)} tasks", file=sys.stderr)
     aggregates, scores = tables.aggregates(study, shown), tables.task_scores(study, shown)
     pairs, seeds = tables.comparisons(study), tables.seeds_needed(study)
-    section: dict[str, Any] = {"study": study, "tables": {}, "figures": []}
-    for stem, rows, (table, caption) in (
-        ("aggregates", aggregates, tables.aggregate_table(study, aggregates)),
-        ("comparisons", pairs, tables.comparison_table(pairs)),
-        ("tasks", scores, tables.task_table(scores)),
-        ("seeds_needed", seeds, tables.seeds_table(seeds)),
-    ):
-        if len(rows):
-            text = f"{tables.markdown(table)}\n\n{study.title}. {caption} {tables.INTERVALS}\n"
-            (folder / f"{stem}.md").write_text(text, encoding="utf-8")
-            table.to_latex(folder / f"{stem}.tex", index=False, escape=True)
-            _write_rows(folder, stem, rows)
-            section["tables"][stem] = table, caption
     final = study.runs[list(runs.RUN_COLUMNS)].assign(
         values=[" ".join(map(repr, values)) for values in study.runs["values"]]
     )
-    figures: tuple[tuple[str, pd.DataFrame, Callable[..., Figure], pd.DataFrame], ...] = (
-        ("learning_curves", tables.task_curves(study), plots.curves, scores),
-        ("sample_efficiency", tables.aggregate_curves(study), plots.curves, aggregates),
-        ("final_scores", final, plots.final_scores, scores),
-    )
-    for stem, rows, draw, known in figures:
-        if len(rows):
-            plots.save(draw(rows, known), folder / stem)
-            _write_rows(folder, stem, rows)
+    printed: dict[str, tuple[Any, ...]] = {
+        "aggregates": (aggregates, tables.aggregate_table(study, aggregates)),
+        "comparisons": (pairs, tables.comparison_table(pairs)),
+        "tasks": (scores, tables.task_table(scores)),
+        "seeds_needed": (seeds, tables.seeds_table(seeds)),
+    }
+    drawn: dict[str, tuple[Any, ...]] = {
+        "learning_curves": (tables.task_curves(study), plots.curves, scores),
+        "sample_efficiency": (tables.aggregate_curves(study), plots.curves, aggregates),
+        "final_scores": (final, plots.final_scores, scores),
+    }
+    section: dict[str, Any] = {"study": study, "tables": {}, "figures": []}
+    for stem, (rows, *more) in (printed | drawn).items():
+        if not len(rows):
+            continue
+        path = folder / f"{stem}.csv"
+        rows.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+        if stem in printed:
+            ((table, caption),) = more
+            text = f"{tables.markdown(table)}\n\n{study.title}. {caption} {tables.INTERVALS}\n"
+            path.with_suffix(".md").write_text(text, encoding="utf-8")
+            table.to_latex(path.with_suffix(".tex"), index=False, escape=True)
+            section["tables"][stem] = table, caption
+        else:
+            draw, known = more
+            plots.save(draw(rows, known), path.with_suffix(""))
             section["figures"].append(stem)
     return section
-
-
-def _write_rows(folder: Path, stem: str, rows: pd.DataFrame) -> None:
-    path = folder / f"{stem}.csv"
-    rows.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -45,17 +45,13 @@ RUN_COLUMNS = (
 # Keys, or sections, in which the runs of one method on one task may differ. Evaluating does not
 # touch training; the length of the final evaluation is compared by itself.
 INCIDENTAL = (*MAY_CHANGE, "seed", "tag", "deterministic", "evaluation")
+SETTING = ("protocol", "preset", "budget")
+"""What runs must share before their scores may be put side by side."""
 STATUSES = ("running", "finished", "preempted", "failed")
-_ODD = (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError)
 NAMED = 3  # so many runs are named in one line of a list; of more, the number
-
-
-class Setting(NamedTuple):
-    """What runs must share before their scores may be put side by side."""
-
-    protocol: str
-    preset: str
-    budget: int
+_ODD = (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError, csv.Error)
+_NOT_YET: dict[str, Any] = dict.fromkeys(("agent_step", "env_step", "episodes"), 0)
+_NOT_YET |= {"mean": math.nan, "values": (), "error": ""}
 
 
 @dataclass(frozen=True)
@@ -64,8 +60,9 @@ class Runs:
 
     Attributes:
         runs: a row a run: `RUN_COLUMNS` (`values` a tuple, empty before the end), `name`
-            (`<task>/<method>/seed_<n>`), `status`, `error`, `origin` (where it lies) and `config`
-            (flat, without the `INCIDENTAL` keys; empty in a row of results).
+            (`<task>/<method>/seed_<n>`), `status`, `error`, `origin` (where it lies), `config`
+            (flat, without the `INCIDENTAL` keys; empty in a row of results) and `unfit`: why it has
+            no valid final score, empty when it has.
         curves: a row an evaluation: `run` (label of its row in `runs`), `step` on the benchmark's
             axis, `EVALUATION` and `normalized`; in order of steps, the final evaluation last.
         unreadable: what was found but cannot be read, a line each.
@@ -86,17 +83,14 @@ def load(paths: Iterable[Path]) -> Runs:
         ConfigError: a path that does not exist.
     """
     rows: list[dict[str, Any]] = []
-    points: list[dict[str, Any]] = []
-    unreadable: list[str] = []
-    for folder in _folders(paths, lambda error: unreadable.append(one_line(error))):
+    unreadable: list[Exception] = []
+    for folder in _folders(paths, unreadable.append):
         try:
-            row, curve = read(folder)
+            rows.append(read(folder))
         except (ConfigError, OSError) as error:
-            unreadable.append(one_line(error))
-            continue
-        points += [{"run": len(rows), **point} for point in curve]
-        rows.append(row)
-    runs = pd.DataFrame(rows, columns=[*RUN_COLUMNS, "name", "status", "error", "origin", "config"])
+            unreadable.append(error)
+    points = [{"run": label, **point} for label, row in enumerate(rows) for point in row["curve"]]
+    runs = pd.DataFrame(rows, columns=[*RUN_COLUMNS, "status", "error", "origin", "config"])
     return _joined(runs, pd.DataFrame(points, columns=["run", *EVALUATION]), unreadable)
 
 
@@ -113,81 +107,72 @@ def _folders(paths: Iterable[Path], onerror: Callable[[OSError], None]) -> Itera
                 yield Path(place)
 
 
-def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Row and curve of a run folder, as `Runs` has them but for the final evaluation's point.
+def read(folder: Path) -> dict[str, Any]:
+    """Row of a run folder, and its `curve` but for the final evaluation's point.
 
     Raises:
         ConfigError: what a run of this project always has is missing or damaged. OSError: a file
             cannot be read.
     """
-    info, config = fields(folder / "run.json"), fields(folder / "config.yaml")
-    status, task = info.get("status", str), config.get(f"{protocol.TASK_KEY}.name", str)
-    hours = sum(info.get("seconds", dict, default={}).values()) / 3600
-    if status not in STATUSES:
-        raise damage(info.path, None, f"status={status}; must be one of {', '.join(STATUSES)}")
-    names = (config.get("agent.name", str), config.get("tag", str, default=""))
-    method, seed = "-".join(filter(None, names)), config.get("seed", int)
-    with _naming(config.path):
+    with _naming(folder / "run.json") as path:
+        info = fields(path)
+        if (status := info.get("status", str)) not in STATUSES:
+            raise ValueError(f"status={status}; must be one of {', '.join(STATUSES)}")
+        hours = sum(info.get("seconds", dict, default={}).values()) / 3600
+        noted = (*_RECORDED, "last_error", "command")
+        facts: dict[str, Any] = {name: one_line(info.content.get(name) or "") for name in noted}
+        program, *words = shlex.split(facts["command"]) or ["train.py"]
+        # Without the places that exist on one machine only.
+        words = [word for word in words if not word.startswith("runs_dir=")]
+        facts["command"] = shlex.join(["python", Path(program).name, *words])
+        facts |= {"hours": f"{hours:.2f}" if hours else "", "protocol": info.get("protocol", str)}
+    with _naming(folder / "config.yaml") as path:
+        config = fields(path)
         flat, incidental = flatten(config.content), tuple(f"{name}." for name in INCIDENTAL)
         shared = {key: flat[key] for key in flat if not f"{key}.".startswith(incidental)}
         digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
-    with _naming(info.path):
-        facts = {
-            name: info.content.get(name) or "" for name in (*_RECORDED, "last_error", "command")
-        }
-        program, *words = shlex.split(one_line(facts.pop("command"))) or ["train.py"]
-        # Without the places that exist on one machine only.
-        words = [word for word in words if not word.startswith("runs_dir=")]
-    final, contradiction = _final(folder, finished=status == "finished")
-    row = {
-        "method": method,
-        "task": task,
-        "seed": seed,
-        "protocol": info.get("protocol", str),
-        "preset": config.get("preset", str),
-        "budget": config.get("budget", int),
-        **final,
-        "normalized": protocol.normalize(task, final["mean"]),
-        "settings": digest,
-        "error": one_line(facts.pop("last_error")) or contradiction,
-        **{name: one_line(fact) for name, fact in facts.items()},
-        "hours": f"{hours:.2f}" if hours else "",
-        "command": shlex.join(["python", Path(program).name, *words]),
-        "name": f"{task}/{method}/seed_{seed}",
-        "status": status,
-        "origin": str(folder),
-        "config": shared,
-    }
+        names = config.get("agent.name", str), config.get("tag", str, default="")
+        facts |= {name: config.get(name, int) for name in ("seed", "budget")}
+        facts |= {"preset": config.get("preset", str), "settings": digest, "config": shared}
+        facts["task"] = config.get(f"{protocol.TASK_KEY}.name", str)
+    ended = status == "finished" and (folder / "final.json").exists()
+    final = _final(folder) if ended else _NOT_YET
     columns = dict.fromkeys(EVALUATION, int) | {"mean": float}
-    return row, _table(folder / "eval.csv", columns, growing=status == "running")
+    return {
+        **facts,
+        **final,
+        "method": "-".join(filter(None, names)),
+        "status": status,
+        "error": facts["last_error"] or final["error"],
+        "origin": str(folder),
+        "curve": _table(folder / "eval.csv", columns, growing=status == "running"),
+    }
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """What odd values of a file lead to is said of that file."""
+def _naming(path: Path, lines: Any = None) -> Iterator[Path]:
+    """What odd values lead to is said of their file, at the line that `lines` has come to."""
     try:
-        yield
+        yield path
     except _ODD as error:
-        raise damage(path, None, error) from error
+        raise damage(path, lines and max(lines.line_num, 1), error) from error
 
 
-def _final(folder: Path, finished: bool) -> tuple[dict[str, Any], str]:
-    """The final evaluation, none before the end, and what is against it."""
-    path = folder / "final.json"
-    if not finished or not path.exists():
-        none = dict.fromkeys(("agent_step", "env_step", "episodes"), 0)
-        return none | {"mean": math.nan, "values": ()}, ""
-    final = fields(path)
-    scores: list[Any] = [final.content.get("mean"), *final.get("values", list)]
-    if not all(map(_is_number, scores)):
-        raise damage(path, None, f"mean and values={one_line(scores)}; must be numbers")
+def _final(folder: Path) -> dict[str, Any]:
+    """The final evaluation, and what is against it."""
+    with _naming(folder / "final.json") as path:
+        final = fields(path)
+        scores: list[Any] = [final.content.get("mean"), *final.get("values", list)]
+        if not all(map(_is_number, scores)):
+            raise ValueError(f"mean and values={one_line(scores)}; must be numbers")
+        steps = {name: final.get(name, int) for name in ("agent_step", "env_step")}
     mean, *values = map(float, scores)
-    steps = {name: final.get(name, int) for name in ("agent_step", "env_step")}
     rows = _table(folder / "eval_episodes.csv", {"agent_step": int, "value": float})
     episodes = [row["value"] for row in rows if row["agent_step"] == steps["agent_step"]]
     agree = not rows or list(map(repr, episodes)) == list(map(repr, values))  # NaN is NaN
-    contradiction = "" if agree else "eval_episodes.csv has other episodes than final.json"
-    return {**steps, "episodes": len(values), "mean": mean, "values": tuple(values)}, contradiction
+    against = "" if agree else "eval_episodes.csv has other episodes than final.json"
+    score = {"episodes": len(values), "mean": mean, "values": tuple(values)}
+    return {**steps, **score, "error": against}
 
 
 def _table(path: Path, columns: dict[str, Any], growing: bool = False) -> list[dict[str, Any]]:
@@ -197,7 +182,7 @@ def _table(path: Path, columns: dict[str, Any], growing: bool = False) -> list[d
     text = read_text(path)
     text = text[: text.rfind("\n") + 1] if growing else text
     reader, rows = csv.DictReader(io.StringIO(text, newline=""), strict=True), []
-    try:
+    with _naming(path, reader.reader):
         if not {*columns} <= {*(reader.fieldnames or ())}:
             raise ValueError(f"must have the columns {', '.join(columns)}")
         for cells in reader:
@@ -209,8 +194,6 @@ def _table(path: Path, columns: dict[str, Any], growing: bool = False) -> list[d
             rows.append(row)
         if not text.endswith("\n"):
             raise ValueError("is cut: the last line has no end")
-    except (ValueError, csv.Error) as error:
-        raise damage(path, max(reader.reader.line_num, 1), error) from error
     return rows
 
 
@@ -226,25 +209,22 @@ def results(folder: Path) -> Runs:
     runs, curves = (
         pd.read_csv(folder / name, dtype=str, keep_default_na=False)
         .rename(columns={protocol.TASK_KEY: "task"})
+        .replace({"mean": {"": "nan"}})
         .astype({**whole, "mean": float})
         for name in ("runs.csv", "curves.csv")
     )
-    name = runs["task"] + "/" + runs["method"] + "/seed_" + runs["seed"].astype(str)
-    runs = runs.assign(
-        values=[tuple(map(float, cell.split())) for cell in runs["values"]],
-        normalized=list(map(protocol.normalize, runs["task"], runs["mean"])),
-        name=name,
-        status="finished",
-        error="",
-        origin="results: " + name,
-        config=[{}] * len(runs),
-    )
+    runs["values"] = [tuple(map(float, cell.split())) for cell in runs["values"]]
+    runs = runs.assign(status="finished", error="", config=[{}] * len(runs))
+    runs["origin"] = "results: " + _names(runs)
     labels = runs[list(IDENTITY)].reset_index(names="run")
     return _joined(runs, curves.merge(labels, on=list(IDENTITY))[["run", *EVALUATION]])
 
 
-def _joined(runs: pd.DataFrame, curves: pd.DataFrame, unreadable: Iterable[str] = ()) -> Runs:
+def _joined(runs: pd.DataFrame, curves: pd.DataFrame, unreadable: Iterable[object] = ()) -> Runs:
     """Curves end in the final evaluation, which replaces those at its step or later."""
+    runs = runs.assign(name=_names(runs))
+    runs["normalized"] = list(map(protocol.normalize, runs["task"], runs["mean"]))
+    runs["unfit"] = list(map(_unfit, runs.itertuples()))
     final = runs[runs["episodes"] > 0]
     before = ~(curves[protocol.STEP] >= curves["run"].map(final[protocol.STEP]))
     ends = final[list(EVALUATION)].rename_axis("run").reset_index()
@@ -252,7 +232,11 @@ def _joined(runs: pd.DataFrame, curves: pd.DataFrame, unreadable: Iterable[str] 
     joined = joined.assign(step=joined[protocol.STEP]).sort_values(["run", "step"], kind="stable")
     tasks = joined["run"].map(runs["task"])
     joined["normalized"] = list(map(protocol.normalize, tasks, joined["mean"]))
-    return Runs(runs, joined.reset_index(drop=True), tuple(unreadable))
+    return Runs(runs, joined.reset_index(drop=True), tuple(map(one_line, unreadable)))
+
+
+def _names(runs: pd.DataFrame) -> pd.Series:
+    return runs["task"] + "/" + runs["method"] + "/seed_" + runs["seed"].astype(str)
 
 
 # --- the gate before any comparison -------------------------------------------------------------
@@ -260,11 +244,11 @@ def _joined(runs: pd.DataFrame, curves: pd.DataFrame, unreadable: Iterable[str] 
 
 def check(runs: pd.DataFrame) -> list[str]:
     """All reasons against comparing these runs, a line each; empty when it is fair."""
-    valid = fit(runs)
-    reasons = [unfit(run) for run in runs.drop(valid.index).itertuples()]
+    is_valid = runs["unfit"] == ""
+    valid, reasons = runs[is_valid], list(runs["unfit"][~is_valid])
     for what in ("protocol", "preset", "budget", "episodes"):
         reasons += _disagreement(what, valid, valid[what])
-    for (task, method, *_), own in valid.groupby(["task", "method", *Setting._fields], sort=False):
+    for (task, method, *_), own in valid.groupby(["task", "method", *SETTING], sort=False):
         if own["settings"].nunique() > 1:
             whole = all(own["config"])  # rows of results have the digest only
             configs = own["config"] if whole else [{"settings": one} for one in own["settings"]]
@@ -278,8 +262,7 @@ def check(runs: pd.DataFrame) -> list[str]:
     return reasons
 
 
-def unfit(run: Any) -> str:
-    """Why a run, a row of `Runs.runs`, has no valid final score; empty when it has."""
+def _unfit(run: Any) -> str:
     step = getattr(run, protocol.STEP)
     if run.status != "finished":
         reason = f"not finished ({run.status}{': ' if run.error else ''}{run.error})"
@@ -297,11 +280,6 @@ def unfit(run: Any) -> str:
     else:
         return ""
     return f"{run.origin}: {reason}"
-
-
-def fit(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs that have a valid final score."""
-    return runs.loc[[not unfit(run) for run in runs.itertuples()]]
 
 
 def _disagreement(what: str, runs: pd.DataFrame, values: Any) -> list[str]:
@@ -340,9 +318,8 @@ def status(found: Runs) -> tuple[str, bool]:
 
 def _state(run: Any) -> tuple[str, str]:
     if run.status == "finished":
-        if reason := unfit(run):
-            return "unfit", reason
-        return "done", f"{protocol.VALUE_NAME} {run.mean:.1f} over {run.episodes} episodes"
+        score = f"{protocol.VALUE_NAME} {run.mean:.1f} over {run.episodes} episodes"
+        return ("unfit", run.unfit) if run.unfit else ("done", score)
     if run.status != "running":
         return run.status, run.error
     folder = Path(run.origin)

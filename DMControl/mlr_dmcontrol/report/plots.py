@@ -10,7 +10,6 @@ from typing import Any
 
 import matplotlib
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -57,15 +56,15 @@ def curves(rows: pd.DataFrame, scores: pd.DataFrame) -> Figure:
     y = protocol.NORMALIZED_NAME if "metric" in scores else protocol.VALUE_NAME
     known = scores.rename(columns={"task": "what", "metric": "what", "mean": "value"})
     names, looks = list(rows["what"].unique()), _looks(rows["method"])
-    figure, panels = _grid(len(names))
+    figure, panels = _grid(len(names), y)
     for axes, name in zip(panels, names, strict=True):
         for method, own in rows[rows["what"] == name].groupby("method", sort=False):
             x, look = own["step"] / 1000, looks[method]
             axes.plot(x, own["value"], label=method, **look)
             axes.fill_between(x, own["low"], own["high"], color=look["color"], alpha=0.18, lw=0)
         _references(axes, known[known["what"] == name])
-        axes.set(title=METRIC_NAMES.get(name, name), ylabel=_beside(axes, y))
-        axes.set(xlim=(0, None), xlabel=f"{protocol.STEP_NAME} (thousands)")
+        axes.set(title=METRIC_NAMES.get(name, name), xlabel=f"{protocol.STEP_NAME} (thousands)")
+        axes.set_xlim(left=0)
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     return _legend(figure)
 
@@ -75,7 +74,8 @@ def final_scores(runs: pd.DataFrame, scores: pd.DataFrame) -> Figure:
     """A panel per task: every run a dot, the mean with its interval, published means as lines."""
     tasks, ours = list(scores["task"].unique()), scores[scores["source"] == OURS]
     looks = _looks(ours["method"])
-    figure, panels = _grid(len(tasks), height=1.8 + 0.06 * max(map(len, looks)))
+    height = 1.8 + 0.06 * max(map(len, looks))
+    figure, panels = _grid(len(tasks), protocol.VALUE_NAME, height)
     for axes, task in zip(panels, tasks, strict=True):
         for row in ours[ours["task"] == task].itertuples():
             at, colour = list(looks).index(row.method), looks[row.method]["color"]
@@ -83,15 +83,14 @@ def final_scores(runs: pd.DataFrame, scores: pd.DataFrame) -> Figure:
             axes.plot([at - 0.2] * len(dots), dots, "o", ms=3, mfc="none", color=colour)
             axes.plot([at + 0.1, at + 0.1], [row.low, row.high], color=colour)
             axes.plot(at + 0.1, row.mean, "s", ms=4, color=colour)
-        known = scores[scores["task"] == task].rename(columns={"mean": "value"})
-        _references(axes, known)
-        axes.set(title=task, xlim=(-0.6, len(looks) - 0.4), ylabel=_beside(axes))
+        _references(axes, scores[scores["task"] == task].rename(columns={"mean": "value"}))
+        axes.set(title=task, xlim=(-0.6, len(looks) - 0.4))
         axes.set_xticks(range(len(looks)), looks, rotation=90)
     return _legend(figure)
 
 
-def _grid(count: int, height: float | None = None) -> tuple[Figure, list[Axes]]:
-    """Panels, the larger the fewer there are; `height` of one is in inches."""
+def _grid(count: int, y: str, height: float | None = None) -> tuple[Figure, list[Axes]]:
+    """Panels, the larger the fewer there are, `y` beside each line; `height` is in inches."""
     columns = min(count, 3 if count <= 9 else 5)
     width = min(4.8, max(2.3, 6.4 / columns))
     lines = math.ceil(count / columns)
@@ -100,6 +99,8 @@ def _grid(count: int, height: float | None = None) -> tuple[Figure, list[Axes]]:
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes in grid.flat[count:]:
         axes.remove()
+    for axes in grid[:, 0]:
+        axes.set_ylabel(y)
     return figure, list(grid.flat[:count])
 
 
@@ -113,18 +114,10 @@ def _references(axes: Axes, rows: pd.DataFrame) -> None:
                 axes.axhspan(row.low, row.high, color="black", alpha=0.1, lw=0)
 
 
-def _beside(axes: Axes, y: str = protocol.VALUE_NAME) -> str:
-    """`y` for the first panel of a line, nothing for the others."""
-    place = axes.get_subplotspec()
-    return y if place is not None and place.is_first_col() else ""
-
-
 def _legend(figure: Figure) -> Figure:
     """One for all panels, below them in a figure made higher by as much."""
-    entries: dict[str, Artist] = {}
-    for axes in figure.axes:
-        artists, names = axes.get_legend_handles_labels()
-        entries |= dict(zip(map(str, names), artists, strict=True))
+    labelled = (axes.get_legend_handles_labels() for axes in figure.axes)
+    entries = {str(name): artist for pair in labelled for artist, name in zip(*pair, strict=True)}
     if entries:
         inches = 0.55 + 0.065 * max(len(name) for name in entries)
         columns = min(len(entries), max(1, int(figure.get_figwidth() / inches)))

@@ -1,7 +1,7 @@
 """Aggregates of few-run benchmarks (Agarwal et al. 2021, arXiv:2108.13264), and their intervals.
 
-Scores are `{task: [run, ...]}`. Tasks weigh the same, whatever their number of runs, and are never
-redrawn. Nothing here drops a NaN: it raises, and the caller decides.
+Scores are an array (..., runs) a task. Tasks weigh the same, whatever their number of runs, and are
+never redrawn. Nothing here drops a NaN: it raises, and the caller decides.
 
 Intervals are percentiles of the stratified bootstrap (runs are redrawn with replacement inside each
 task), stretched about the value because runs are few (after Hesterberg 2015, arXiv:1411.5279):
@@ -26,7 +26,7 @@ without, since both sides have tails: .92 to .94 of single games, SPR less DrQ(Î
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,10 +100,7 @@ def improvement(*tasks: np.ndarray) -> np.ndarray:
 
 
 def interval(
-    metric: Metric,
-    scores: Mapping[Any, ArrayLike],
-    limits: tuple[float, float] = (-np.inf, np.inf),
-    seed: int = 0,
+    metric: Metric, scores: Iterable[ArrayLike], limits: tuple[float, float] = (-np.inf, np.inf)
 ) -> Interval:
     """`metric` of the runs, with its 95 % interval (see the module's text).
 
@@ -115,9 +112,9 @@ def interval(
     Raises:
         ValueError: no task, a task without runs, or a score that is not finite.
     """
-    samples = [np.asarray(runs, np.float64) for runs in scores.values()]
+    samples = [np.asarray(runs, np.float64) for runs in scores]
     if not samples or not all(runs.size and np.isfinite(runs).all() for runs in samples):
-        raise ValueError(f"must be finite scores, at least one of a task: {dict(scores)}")
+        raise ValueError(f"must be finite scores, at least one of a task: {samples}")
     value = metric(*samples)[()]  # a number, not an array without axes
     if min(runs.shape[-1] for runs in samples) == 1:
         return Interval(value, *2 * [np.full_like(value, np.nan)[()]])
@@ -130,7 +127,7 @@ def interval(
         axis=-1,
         confidence_level=CONFIDENCE,
         method="percentile",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(0),
     ).confidence_interval
     stretch = _stretch(metric, samples)
     low, high = (np.clip(value + stretch * (bound - value), *limits) for bound in bounds)
@@ -140,23 +137,20 @@ def interval(
 def _stretch(metric: Metric, samples: Sequence[np.ndarray]) -> np.ndarray:
     """By how much a percentile interval is too narrow, (...)."""
     counts = np.asarray([runs.shape[-1] for runs in samples])
-    # Where nothing varies all tasks count the same; the interval has no width to be stretched.
-    parts = np.stack([_variance(metric, samples, task) for task in range(len(counts))], -1) + 1e-30
+    spread = []  # of the metric, by leaving each run of a task out
+    for task, count in enumerate(counts):
+        left = [
+            np.broadcast_to(runs[..., None, :], (*runs.shape[:-1], count, runs.shape[-1]))
+            for runs in samples
+        ]
+        left[task] = np.stack([np.delete(samples[task], run, -1) for run in range(count)], -2)
+        # Where nothing varies all tasks count the same; there is no width to be stretched.
+        spread.append((count - 1) * metric(*left).var(-1) + 1e-30)
+    parts = np.stack(spread, -1)
     shares = parts / parts.sum(-1, keepdims=True)
     freedom = 1.0 / (shares**2 / (counts - 1)).sum(-1)
     few = stats.t.isf(TAIL, freedom) / stats.norm.isf(TAIL) * (1.0 + HEAVY / freedom)
     return np.asarray(few / np.sqrt((shares * (counts - 1) / counts).sum(-1)))
-
-
-def _variance(metric: Metric, samples: Sequence[np.ndarray], task: int) -> np.ndarray:
-    """What the runs of one task add to the variance of `metric`, (...), by leaving each out."""
-    count = samples[task].shape[-1]
-    left = [
-        np.broadcast_to(runs[..., None, :], (*runs.shape[:-1], count, runs.shape[-1]))
-        for runs in samples
-    ]
-    left[task] = np.stack([np.delete(samples[task], run, -1) for run in range(count)], -2)
-    return (count - 1) * metric(*left).var(-1)
 
 
 # --- two methods, and how many seeds they need --------------------------------------------------

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from .. import protocol
-from . import runs, statistics
-from .runs import Runs, Setting
+from . import statistics
+from .runs import NAMED, SETTING, Runs
 from .statistics import METRICS
 
 OURS, PUBLISHED = "ours", "published"
@@ -32,22 +32,17 @@ _LIMITS = (protocol.SCORE_RANGE[0] / protocol.SCALE, protocol.SCORE_RANGE[1] / p
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(Runs):
     """Runs that are compared with each other, and what is published for their setting.
 
     Attributes:
-        runs: those with a valid score, as `Runs.runs`, in the benchmark's order.
-        curves: theirs.
-        setting: what they share; None without runs.
+        runs, curves: those with a valid score, in the benchmark's order.
+        setting: what they share, as `SETTING`; None without runs.
         published: the published benchmark they may be compared with; None: no such comparison.
-        unreadable: what was left out, a line each.
     """
 
-    runs: pd.DataFrame
-    curves: pd.DataFrame
-    setting: Setting | None
-    published: str | None
-    unreadable: tuple[str, ...] = ()
+    setting: tuple[str, str, int] | None = None
+    published: str | None = None
 
     @property
     def title(self) -> str:
@@ -55,8 +50,7 @@ class Study:
         if not self.setting:
             return f"{protocol.NAME}, published numbers ({self.published})"
         name, preset, budget = self.setting
-        steps = f"{budget:,} {protocol.STEP_NAME}"
-        return f"{protocol.NAME}, protocol {name}, preset {preset}, {steps}"
+        return f"{protocol.NAME}, protocol {name}, preset {preset}, {budget:,} {protocol.STEP_NAME}"
 
     @property
     def slug(self) -> str:
@@ -67,7 +61,7 @@ class Study:
     @property
     def methods(self) -> list[str]:
         """Our methods, in the benchmark's order."""
-        return _ordered(self.runs["method"], protocol.METHODS)
+        return list(self.runs["method"].unique())
 
     @property
     def tasks(self) -> list[str]:
@@ -81,11 +75,11 @@ class Study:
         known = (task for task in self.tasks if math.isfinite(protocol.normalize(task, 0.0)))
         return [task for task in known if methods[task] == len(self.methods)]
 
-    def scores(self) -> dict[str, dict[str, np.ndarray]]:
-        """By method: normalised final scores of its runs on the common tasks, if there are any."""
+    def scores(self) -> dict[str, list[np.ndarray]]:
+        """By method: normalised final scores, an array a common task; empty without such tasks."""
         shared = self.runs[self.runs["task"].isin(self.common)]
         return {
-            method: {task: one.to_numpy() for task, one in own.groupby("task")["normalized"]}
+            method: [one.to_numpy() for _, one in own.groupby("task")["normalized"]]
             for method, own in shared.groupby("method", sort=False)
         }
 
@@ -99,22 +93,22 @@ class Study:
 
 def build(found: Runs) -> Study:
     """Of runs of one setting that have passed `runs.check`."""
-    study = Study(found.runs, found.curves, None, None)
-    ranks = {name: rank for rank, name in enumerate([*study.methods, *study.tasks])}
+    order = {"method": protocol.METHODS, "task": protocol.TASKS}
     rows = found.runs.sort_values(
-        ["method", "task", "seed"], key=lambda names: names.map(lambda name: ranks.get(name, name))
+        ["method", "task", "seed"],
+        key=lambda names: names.map(_ordered(names, order.get(names.name, ())).index),
     )
-    setting = Setting(*rows.iloc[0][list(Setting._fields)])
+    setting = tuple(rows.iloc[0][list(SETTING)])
     published = protocol.published_benchmark(*setting)
-    return Study(rows, found.curves, setting, published, found.unreadable)
+    return Study(rows, found.curves, found.unreadable, setting, published)
 
 
 def shipped(found: Runs) -> list[Study]:
     """A study for each setting, so that they never meet, and for published benchmarks without."""
-    settings = found.runs.groupby(list(Setting._fields))
-    studies = [build(Runs(own, found.curves)) for _, own in settings]
+    studies = [build(Runs(own, found.curves)) for _, own in found.runs.groupby(list(SETTING))]
     others = {*protocol.PUBLISHED_BENCHMARKS} - {study.published for study in studies}
-    return studies + [Study(found.runs[:0], found.curves, None, name) for name in sorted(others)]
+    none = found.runs[:0]
+    return studies + [Study(none, found.curves, published=name) for name in sorted(others)]
 
 
 # --- numbers ------------------------------------------------------------------------------------
@@ -125,21 +119,20 @@ def aggregates(study: Study, shown: Sequence[str]) -> pd.DataFrame:
 
     Published ones are over the whole benchmark, and stand beside such of ours only.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
     for method, scores in study.scores().items():
-        seeds = _span(map(len, scores.values()))
+        size = len(scores), _span(map(len, scores))
         for metric, function in METRICS.items():
             limits = (0.0, 1.0 - _LIMITS[0]) if metric == "optimality_gap" else _LIMITS
-            row = {"method": method, "source": OURS, "metric": metric}
-            row |= statistics.interval(function, scores, limits)._asdict()
-            rows.append(row | {"tasks": len(scores), "runs": seeds})
+            found = statistics.interval(function, scores, limits)
+            rows.append((method, OURS, metric, *found, *size))
     if study.published and (study.common == list(protocol.TASKS) or not len(study.runs)):
         rows += [row for method in shown for row in _published(study.published, method)]
     columns = ("method", "source", "metric", "value", "low", "high", "tasks", "runs")
     return pd.DataFrame(rows, columns=columns)
 
 
-def _published(name: str, method: str) -> list[dict[str, Any]]:
+def _published(name: str, method: str) -> list[tuple[Any, ...]]:
     """Published aggregates of a method; NaN where no interval is known.
 
     The value as printed if it is, with another source's interval if that has one; mean and median
@@ -147,10 +140,10 @@ def _published(name: str, method: str) -> list[dict[str, Any]]:
     """
     scores = protocol.published_scores(name).get(method, {})
     known = [protocol.normalize(task, scores[task][0]) for task in protocol.TASKS if task in scores]
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, tuple[Any, ...]] = {}
     if len(known) == len(protocol.TASKS):
-        for metric, value in (("median", np.median(known)), ("mean", np.mean(known))):
-            rows[metric] = {"value": float(value), "low": math.nan, "high": math.nan, "runs": ""}
+        means = {"median": np.median(known), "mean": np.mean(known)}
+        rows = {metric: (value, math.nan, math.nan, "") for metric, value in means.items()}
     table = pd.read_csv(protocol.PUBLISHED_FOLDER / "aggregates.csv", dtype={"n_runs": str})
     table = table.rename(columns={"ci_low": "low", "ci_high": "high", "n_runs": "runs"})
     own = (table["benchmark"] == name) & (table["method"] == method) & table["metric"].isin(METRICS)
@@ -158,27 +151,24 @@ def _published(name: str, method: str) -> list[dict[str, Any]]:
     # The first that is known, column by column.
     best = table.groupby("metric")[["value", "low", "high", "runs"]].first().fillna({"runs": ""})
     best[["value", "low", "high"]] /= protocol.SCALE
-    rows |= best.to_dict("index")
-    common = {"method": method, "source": PUBLISHED, "tasks": len(known)}
-    return [{**common, "metric": metric, **row} for metric, row in rows.items()]
+    rows |= {metric: tuple(row) for metric, *row in best.itertuples()}
+    first, tasks = (method, PUBLISHED), len(known)
+    return [(*first, metric, *row[:3], tasks, row[3]) for metric, row in rows.items()]
 
 
 def task_scores(study: Study, shown: Sequence[str]) -> pd.DataFrame:
     """Raw final scores: mean over runs with its 95 % interval, and `std` over runs (n - 1)."""
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
     for (method, task), own in study.runs.groupby(["method", "task"], sort=False):
-        limits = protocol.score_range(task)
-        found = statistics.interval(statistics.mean, {task: own["mean"]}, limits)
-        row = {"task": task, "method": method, "source": OURS, "mean": found.value}
-        row |= {"std": own["mean"].std(), "low": found.low, "high": found.high}
-        rows.append(row | {"runs": str(len(own))})
+        limits, scores = protocol.score_range(task), own["mean"]
+        mean, low, high = statistics.interval(statistics.mean, [scores], limits)
+        rows.append((task, method, OURS, mean, scores.std(), low, high, str(len(own))))
     known = protocol.published_scores(study.published) if study.published else {}
     for method in shown:
         for task in study.tasks or protocol.TASKS:
             if task in known.get(method, {}):
-                mean, std = known[method][task]
-                row = {"task": task, "method": method, "source": PUBLISHED, "mean": mean}
-                rows.append(row | {"std": std, "low": math.nan, "high": math.nan, "runs": ""})
+                score = known[method][task]
+                rows.append((task, method, PUBLISHED, *score, math.nan, math.nan, ""))
     columns = ("task", "method", "source", "mean", "std", "low", "high", "runs")
     return pd.DataFrame(rows, columns=columns)
 
@@ -190,9 +180,9 @@ def task_curves(study: Study) -> pd.DataFrame:
     """
     rows = []
     for (method, task), _ in study.runs.groupby(["method", "task"], sort=False):
-        whole = study.curve(method, task, "mean")
-        names = {"what": task, "method": method, "of": len(whole)}
-        rows += _points(names, "mean", [whole.dropna()], protocol.score_range(task))
+        curve = study.curve(method, task, "mean")
+        names = {"what": task, "method": method, "of": len(curve)}
+        rows += _points(names, "mean", [curve], protocol.score_range(task))
     return pd.DataFrame(rows)
 
 
@@ -200,23 +190,23 @@ def aggregate_curves(study: Study) -> pd.DataFrame:
     """Sample efficiency: aggregates of the normalised scores over the common tasks."""
     rows = []
     for method in study.scores():
-        curves = [study.curve(method, task, "normalized").dropna() for task in study.common]
-        steps = sorted(set.intersection(*(set(curve.index) for curve in curves)))
-        shared = [curve.loc[steps] for curve in curves]
+        curves = [study.curve(method, task, "normalized") for task in study.common]
         for metric in CURVE_METRICS:
-            rows += _points({"what": metric, "method": method}, metric, shared, _LIMITS)
+            rows += _points({"what": metric, "method": method}, metric, curves, _LIMITS)
     return pd.DataFrame(rows)
 
 
 def _points(
     names: dict[str, Any], metric: str, curves: Sequence[pd.DataFrame], limits: tuple[float, float]
 ) -> list[dict[str, Any]]:
-    """A row a step of curves that share their steps."""
-    steps, scores = curves[0].index, dict(enumerate(curves))
-    if not len(steps):
+    """A row a step that all runs of the curves have."""
+    whole = [curve.dropna() for curve in curves]
+    steps = sorted(set.intersection(*(set(curve.index) for curve in whole)))
+    if not steps:
         return []
+    scores = [curve.loc[steps] for curve in whole]
     found = statistics.interval(METRICS[metric], scores, limits)._asdict()
-    seeds = _span(curve.shape[-1] for curve in curves)
+    seeds = _span(curve.shape[-1] for curve in scores)
     return pd.DataFrame({**names, "step": steps, **found, "runs": seeds}).to_dict("records")
 
 
@@ -228,18 +218,14 @@ def comparisons(study: Study) -> pd.DataFrame:
     """
     rows, scores = [], study.scores()
     for method, other in itertools.combinations(scores, 2):
-        if len(scores) > ALL_PAIRS and method != study.methods[0]:
-            continue
-        x, y = (list(scores[name].values()) for name in (method, other))
-        both = dict(enumerate([*x, *y]))
-        row: dict[str, Any] = {"method": method, "other": other}
-        for name, found in (
-            ("difference", statistics.welch(x, y)),
-            ("probability", statistics.interval(statistics.improvement, both, (0.0, 1.0))),
-        ):
-            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-        rows.append(row | {"tasks": len(study.common)})
-    return pd.DataFrame(rows)
+        if len(scores) <= ALL_PAIRS or method == study.methods[0]:
+            x, y = scores[method], scores[other]
+            difference = statistics.welch(x, y)[:3]
+            probability = statistics.interval(statistics.improvement, [*x, *y], (0.0, 1.0))
+            rows.append((method, other, *difference, *probability, len(x)))
+    values = ("difference", "probability")
+    parts = [f"{value}{part}" for value in values for part in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["method", "other", *parts, "tasks"])
 
 
 def seeds_needed(study: Study) -> pd.DataFrame:
@@ -277,7 +263,7 @@ def aggregate_table(study: Study, rows: pd.DataFrame) -> tuple[pd.DataFrame, str
     for task in (task for task in study.tasks if task not in study.common):
         on = set(study.runs.loc[study.runs["task"] == task, "method"])
         lacking = [method for method in study.methods if method not in on]
-        few = ", ".join(lacking) if len(lacking) <= runs.NAMED else f"{len(lacking)} methods"
+        few = ", ".join(lacking) if len(lacking) <= NAMED else f"{len(lacking)} methods"
         reason = f"not run with {few}" if lacking else "no score to normalise by"
         caption += f" {task} is left out: {reason}."
     if len(study.runs) and PUBLISHED not in set(rows["source"]):
@@ -288,16 +274,11 @@ def aggregate_table(study: Study, rows: pd.DataFrame) -> tuple[pd.DataFrame, str
 def comparison_table(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Text cells, a line a pair of methods, and the caption."""
     lines = []
-    for row in rows.to_dict("records"):
-        apart = "ahead" if row["difference_low"] > 0.0 else "not told apart"
-        apart = "behind" if row["difference_high"] < 0.0 else apart
-        line = {"X": row["method"], "Y": row["other"]}
-        line["X is"] = "not judged" if math.isnan(row["difference_low"]) else apart
-        shown = (("X − Y", "difference", "+.3f"), ("P(X > Y)", "probability", ".2f"))
-        for title, name, form in shown:
-            low, high = row[f"{name}_low"], row[f"{name}_high"]
-            line[title] = bracketed(row[name], low, high, form)
-        lines.append(line)
+    for method, other, gap, low, high, p, p_low, p_high, _ in rows.itertuples(index=False):
+        apart = "ahead" if low > 0.0 else "behind" if high < 0.0 else "not told apart"
+        line = {"X": method, "Y": other, "X is": "not judged" if math.isnan(low) else apart}
+        line["X − Y"] = bracketed(gap, low, high, "+.3f")
+        lines.append(line | {"P(X > Y)": bracketed(p, p_low, p_high, ".2f")})
     caption = f"Difference of the mean {protocol.NORMALIZED_NAME}, and chance that a run of X is"
     caption += f" above one of Y on the same {protocol.TASK_KEY}, ties half; brackets: 95 %"
     return pd.DataFrame(lines), f"{caption} intervals, not corrected for the number of pairs."

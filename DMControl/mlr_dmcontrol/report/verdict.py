@@ -62,13 +62,12 @@ def tests(plan: Plan, own: pd.DataFrame) -> pd.DataFrame:
             sides = [[(name, part) for part in parts] for name in (method, plan.names[-1])]
             if all(key in groups for side in sides for key in side):
                 x, y = ([groups[key][column].to_numpy() for key in side] for side in sides)
-                level = statistics.mean(*y)
-                test = statistics.welch(x, y, plan.holds_if.above)
+                level, test = statistics.mean(*y), statistics.welch(x, y, plan.holds_if.above)
+                power = plan.power.gain * level, test.error, test.freedom, plan.holds_if.p
                 row |= {"seeds": "/".join(str(min(map(len, side))) for side in (x, y))}
                 row |= {"mean": statistics.mean(*x), "other": level, **test._asdict()}
-                row["probability"] = statistics.improvement(*x, *y)
-                gain = plan.power.gain * level
-                row["power"] = statistics.power(gain, test.error, test.freedom, plan.holds_if.p)
+                row |= {"probability": statistics.improvement(*x, *y)}
+                row |= {"power": statistics.power(*power)}
             rows.append(row)
     columns = ("method", "task", "seeds", "mean", "other", *statistics.Welch._fields)
     return pd.DataFrame(rows, columns=[*columns, "probability", "power"])
@@ -80,7 +79,7 @@ def _planned(plan: Plan, found: Runs) -> tuple[pd.DataFrame, list[str]]:
     keys = pd.MultiIndex.from_frame(found.runs[["task", "method", "seed"]])
     setting = (found.runs["preset"] == plan.preset) & (found.runs["budget"] == plan.budget)
     own = found.runs[setting & keys.isin(list(wanted))]
-    lines = [f"no valid score: {reason}" for reason in map(runs.unfit, own.itertuples()) if reason]
+    lines = [f"no valid score: {reason}" for reason in own["unfit"] if reason]
     missing = (key for key in wanted if key not in keys[own.index])
     lines += [f"missing: {'/'.join(map(str, key))}" for key in missing]
     apart = tuple(f"{key}=" for key in (plan.subject, "agent", "tag", "seed", "preset", "budget"))
@@ -88,7 +87,7 @@ def _planned(plan: Plan, found: Runs) -> tuple[pd.DataFrame, list[str]]:
         words, typed = wanted[run.task, run.method, run.seed], shlex.split(run.command)
         if without := [w for w in words if not w.startswith(apart) and w not in typed]:
             lines.append(f"started without {' '.join(without)}: {run.origin}")
-    valid = runs.fit(own)
+    valid = own[own["unfit"] == ""]
     if reasons := runs.check(valid):
         raise ConfigError("not the runs of one plan: " + " | ".join(reasons))
     return valid, lines
