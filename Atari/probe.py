@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -25,10 +24,10 @@ from mlr_atari.build import agent_for, set_up_process
 from mlr_atari.errors import ConfigError, StorageError
 from mlr_atari.policy import load_policy
 from mlr_atari.probe import figures, linear, world
-from mlr_atari.probe.recording import REWARD, Recording, record
+from mlr_atari.probe.recording import REWARD, Recording, record, recording_key
 from mlr_atari.report import plots, runs
 from mlr_atari.run.checkpoint import agent_checkpoint
-from mlr_atari.run.disk import one_line, write_atomically
+from mlr_atari.run.disk import one_line, results_folder, write_atomically
 from mlr_atari.run.process import script, typed_path
 from mlr_atari.settings import of_run
 
@@ -83,12 +82,10 @@ def probe(args: argparse.Namespace) -> None:
         load_policy(args.policy, args.device)
     ended = known.assign(folder=args.runs).dropna(subset="score").sort_values("score")
     best = ended.groupby(figures.PLACE)["folder"].last()
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=args.out).close()
-    except OSError as error:
-        raise ConfigError(f"--out={args.out}: cannot be written ({error})") from error
+    results_folder(args.out)
     chosen = {"episodes": args.episodes, "steps": args.steps, "seed": args.seed}
+    keys = [recording_key(cfg, chosen) for cfg in cfgs]
+    joined(args.out / "probe.csv", known.assign(target="state", data=keys))
     played, rows = None, []
     for folder, cfg, row in zip(args.runs, cfgs, known.to_dict("records"), strict=True):
         policy = args.policy or best.get((row["subject"], row["preset"]))
@@ -157,15 +154,18 @@ def _actions(folder: Path, obs: NDArray[np.uint8], device: str) -> tuple[NDArray
     return actions if actions.ndim > 1 else np.eye(policy.num_actions)[actions], one_line(name)
 
 
-def merged(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
-    """Add `rows` to the file in place of those of the same runs; everything that is then in it.
+def joined(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """`rows`, and those of other runs in the file.
 
     Raises:
-        ConfigError: the file holds other columns, or scores on other episodes or actions.
+        ConfigError: the file is damaged, or holds other columns or other episodes or actions.
     """
     if path.is_file():
-        before = pd.read_csv(path, dtype=_WORDS)
-        if set(before) != set(rows):
+        try:
+            before = pd.read_csv(path, dtype=_WORDS)
+        except ValueError as error:  # pandas' own among them
+            raise ConfigError(f"{path}: {one_line(error)}; choose another --out") from error
+        if not set(rows) <= set(before):
             raise ConfigError(f"{path}: has other columns; choose another --out")
         new = pd.MultiIndex.from_frame(rows[_KEY])
         rows = pd.concat([before[~pd.MultiIndex.from_frame(before[_KEY]).isin(new)], rows])
@@ -174,6 +174,16 @@ def merged(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
             f"{path}: holds scores on other episodes, or actions of another policy; choose another "
             "--out, or that --policy"
         )
+    return rows
+
+
+def merged(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Add `rows` to the file in place of those of the same runs; everything that is then in it.
+
+    Raises:
+        ConfigError: as `joined`.
+    """
+    rows = joined(path, rows)
     rows = rows.sort_values(_KEY, kind="stable", ignore_index=True)
     rows = rows[[*_KEY, *rows.columns.difference(_KEY, sort=False)]]
     write_atomically(path, rows.to_csv(index=False, float_format="%.6g", na_rep="nan"))

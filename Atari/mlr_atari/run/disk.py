@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -105,6 +106,15 @@ def own_folder(path: Path) -> None:
     if is_link(path):
         raise OSError(errno.ELOOP, "nothing is written through a link", str(path))
     _sync_names(path.parent)
+
+
+def results_folder(path: Path) -> None:
+    """Make the folder that `--out` names. Raises: ConfigError: nothing can be kept there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise ConfigError(f"--out={path}: nothing can be kept there ({error})") from error
 
 
 def open_own(path: Path) -> int:

@@ -121,6 +121,18 @@ def test_it_scores_as_the_run_did(
     assert len(list(out.iterdir())) == 2
 
 
+@pytest.mark.parametrize(
+    "word", ["--device=gpu", "--seed=-1", "--episodes=0", "--out={}/run.json", "--export={}/tb"]
+)
+def test_what_is_refused_before_anything_is_played(
+    word: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluate.evaluation, "evaluate", pytest.fail)
+    assert evaluate.main([str(run), "--device=cpu", word.format(run)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert word.partition("=")[0].removeprefix("--") in line
+
+
 def test_code_that_a_folder_names_is_imported_if_it_is_typed(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -144,6 +144,10 @@ def test_the_report_is_complete_offline_and_the_same_every_time(
 def test_what_cannot_be_compared_is_refused(
     sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "file").touch()
+    for word in (f"--out={tmp_path}/file", "--out=/proc/none", "--published=nobody"):
+        assert page.main([str(sweep), word]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {word}: ")
     make_run(sweep, A, "mlr", 4, [1.0, 1.0], budget=50_000)
     make_run(sweep, B, "mlr", 4, status="failed", last_error="disk full")
     (tmp_path / "empty").mkdir()

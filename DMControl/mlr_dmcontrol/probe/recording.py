@@ -60,10 +60,15 @@ def record(cfg: Config, env: world.Environment, chosen: dict[str, int]) -> Recor
                 break
     observations, labels, episodes = zip(*samples, strict=True)
     values = np.array([[*label.values()] for label in labels], np.float64)
+    key = recording_key(cfg, chosen)
+    return Recording(np.stack(observations), values, np.array(episodes), [*labels[0]], key)
+
+
+def recording_key(cfg: Config, chosen: dict[str, int]) -> str:
+    """Of what `record` gives."""
     settings = {k: v for k, v in asdict(cfg.environment).items() if k not in world.PICTURE}
     facts = settings | chosen | {TASK_KEY: cfg.subject, "format": _FORMAT}
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
-    return Recording(np.stack(observations), values, np.array(episodes), [*labels[0]], key)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def held_actions(

@@ -11,8 +11,8 @@ from typing import Any
 import jinja2
 
 from .. import protocol
-from ..errors import ConfigError
-from ..run import plan
+from ..errors import ConfigError, StorageError
+from ..run import disk, plan
 from ..run.process import script, typed_path
 from . import plots, runs, tables, verdict
 from .tables import Study
@@ -22,8 +22,11 @@ RESULTS = Path(__file__).parents[2] / "results"
 
 @script
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `report.py`; returns its exit code: 0, or 2 for wrong input, refused or incomplete."""
+    """Run `report.py`; its exit code: 0, 2 for wrong input, refused or incomplete, 3 storage."""
     options = _parser().parse_args(argv)
+    shown = list(filter(None, options.published.split(",")))
+    if not set(shown) <= set(protocol.PUBLISHED):
+        raise ConfigError(f"--published={options.published}: use {','.join(protocol.PUBLISHED)}")
     paths = options.runs or [Path("runs")] * options.status
     found = runs.load(paths) if paths else runs.results(RESULTS)
     if not options.status:
@@ -39,8 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(reasons), file=sys.stderr)
         raise ConfigError("RUNS: refused, since for these reasons they are not a fair comparison")
     else:
+        disk.results_folder(options.out)
         studies = [tables.build(found)] if options.runs else tables.shipped(found)
-        text, done = f"report: {write(studies, options.out, options.published.split(','))}", True
+        try:
+            text, done = f"report: {write(studies, options.out, shown)}", True
+        except OSError as error:
+            raise StorageError(f"--out={options.out}: {error}") from error
     print(text)
     return 0 if done else 2
 

@@ -107,7 +107,7 @@ def test_rows_of_the_same_run_are_replaced_and_other_episodes_refused(tmp_path: 
     assert whole[["method", "seed", "r2"]].values.tolist() == expected
     text = path.read_bytes()
     probe.merged(path, rows(("mlr", 2, 0.75)))
-    for new in (rows(("mlr", 2, 0.5), data="other"), rows(("mlr", 2, 0.5)).drop(columns="score")):
+    for new in (rows(("mlr", 2, 0.5), data="other"), rows(("mlr", 2, 0.5)).assign(more=1)):
         with pytest.raises(ConfigError):
             probe.merged(path, new)
     assert path.read_bytes() == text
@@ -189,6 +189,8 @@ def test_every_variable_is_scored(runs: list[Path], tmp_path: Path) -> None:
         (["{run}", "{run}"], "RUN: "),
         (["{run}", "{copy}"], "RUN: two "),
         (["{run}", "--out={run}/config.yaml"], "--out="),
+        (["{run}", "--device=gpu"], "RUN="),
+        (["{run}", "--out={copy}"], "{copy}/probe.csv: "),
         (["{run}", "--policy=nowhere"], "nowhere: "),
         (["{damaged}"], "{damaged}/run.json, line 1: "),
     ],
@@ -203,6 +205,7 @@ def test_what_is_refused(
     """In one line, and nothing is written."""
     copy, damaged = (shutil.copytree(runs[0], tmp_path / name) for name in ("copy", "damaged"))
     (damaged / "run.json").write_text("{")
+    (copy / "probe.csv").touch()  # which is no table
     places = {"run": runs[0], "copy": copy, "damaged": damaged}
     assert call(tmp_path / "out", *(word.format(**places) for word in words)) == 2
     error = capsys.readouterr().err
