@@ -60,8 +60,8 @@ def test_a_game_that_cannot_be_played(words: str, said: str) -> None:
 @pytest.mark.parametrize(
     "word, name",
     [
-        ("device=cuda", "settings"),
         ("resume=must", "folder"),
+        (f"tag={'x' * 300}", "folder"),
         ("runs_dir=/dev/null", "folder"),
         ("scale.batch_size=10000000", "memory"),
     ],

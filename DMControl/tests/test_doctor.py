@@ -58,8 +58,8 @@ def test_a_wrong_version_of_mujoco(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "word, name",
     [
-        ("device=cuda", "settings"),
         ("resume=must", "folder"),
+        (f"tag={'x' * 300}", "folder"),
         ("runs_dir=/dev/null", "folder"),
         ("scale.batch_size=10000000", "memory"),
     ],

@@ -11,6 +11,7 @@ import platform
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -92,14 +93,20 @@ def packages(paired: Sequence[str]) -> Iterator[Line]:
 
 def folder(cfg: RunSettings) -> Line:
     """Whether the run could begin or go on in its folder."""
-    (state, detail), there = look(cfg.path, asdict(cfg), cfg.resume), existing(cfg.path)
+    path = cfg.path
+    state, detail = look(path, asdict(cfg), cfg.resume)
     if state == "refused":
         return refusal("folder", detail)
     if state == "running":
-        return Line("wrong", "folder", f"{cfg.path}: {detail} uses it", "wait, or tag=<word>")
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        return Line("wrong", "folder", f"{there} cannot be written to", "another runs_dir=")
-    return Line("ok", "folder", f"{cfg.path}: {state}")
+        return Line("wrong", "folder", f"{path}: {detail} uses it", "wait, or tag=<word>")
+    try:
+        there = existing(path)
+        tempfile.TemporaryFile(dir=there).close()
+        for name in path.parts:  # which may be too long for the file system
+            (there / name).exists()
+    except OSError as error:
+        return Line("wrong", "folder", f"{path}: {error}", "another tag= or runs_dir=")
+    return Line("ok", "folder", f"{path}: {state}")
 
 
 def device(name: str) -> Line:

@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+import doctor
 import train
 from mlr_dmcontrol import errors
 from mlr_dmcontrol.errors import ConfigError
@@ -147,12 +148,14 @@ REFUSED = {
 
 @pytest.mark.parametrize("line, named", REFUSED.items(), ids=list(REFUSED))
 def test_wrong_words_are_refused_in_one_line(line: str, named: str) -> None:
+    """By the doctor too."""
     first, *others = line.split(" ")
     with pytest.raises(ConfigError) as caught:
         load([first, *others])
     beginning = rf"{re.escape(first)}: |{re.escape(first.partition('=')[0])}\["
     assert re.match(beginning, str(caught.value)) and "\n" not in str(caught.value)
     assert named in str(caught.value).partition(": ")[2]
+    assert doctor.main([first, *others]) == 1
 
 
 def test_exit_codes_are_what_scripts_rely_on() -> None:
@@ -217,7 +220,9 @@ def test_no_words_begin_nothing_but_say_how_to(
 def test_what_only_the_builders_see_is_refused_before_there_is_a_folder(
     word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A camera or game that is not there, and more memory than there is."""
-    assert train.main([word, "preset=smoke", "device=cpu", f"runs_dir={tmp_path}/runs"]) == 2
+    """A camera or game that is not there, and more memory than there is; by the doctor too."""
+    words = [*word.split(), "preset=smoke", "device=cpu", f"runs_dir={tmp_path}/runs"]
+    assert doctor.main(words) == 1
+    assert train.main(words) == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert not list(tmp_path.iterdir())
