@@ -64,12 +64,14 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- what is written ----------------------------------------------------------------------------
 
 
-def test_run_json_tells_the_life_of_a_run(tmp_path: Path) -> None:
+def test_run_json_tells_the_life_of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "a" / "run"
     for start in (1, 2):
         with RunFolder(path, CONFIG) as held:
             assert start > 1 or contents(path) == {}  # nothing before it begins
-            held.begin(("torch", "no-such-package"), protocol="dmc100k")
+            threads = f"{start} threads"  # other ones, other bits
+            held.begin(("torch", "no-such-package"), protocol="dmc100k", hardware=threads)
+            assert (f"from 1 threads to {threads}" in caplog.text) == (start > 1)
             now = record(path)
             assert (now["status"], now["starts"], now["protocol"]) == ("running", start, "dmc100k")
             assert now["versions"]["torch"][0].isdigit()

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from mlr_atari.build import set_up_process
+from mlr_atari.device import hardware
 from mlr_atari.errors import ConfigError, Preempted
 from mlr_atari.run.process import SIGNALS, StopRequest, script
 
@@ -36,6 +37,7 @@ def test_the_process_is_set_up_in_one_place() -> None:
     for deterministic, precision in ((True, "bf16"), (False, "fp32")):  # as it was before
         cfg: Any = SimpleNamespace(deterministic=deterministic, precision=precision, **chosen)
         assert set_up_process(cfg).type == "cpu"
+        assert hardware(torch.device("cpu")).endswith(", 1 threads")  # a resume compares them
         assert torch.are_deterministic_algorithms_enabled() == deterministic
         assert torch.backends.cudnn.deterministic == deterministic != torch.backends.cudnn.benchmark
         for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
