@@ -59,8 +59,11 @@ def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
 
 def check_memory(cfg: Config) -> None:
     """Before any is taken. Raises: ConfigError: there is less memory than a run must hold."""
-    images = 4.0 * cfg.agent.batch_size * cfg.environment.frame_stack * COLOURS
-    images *= cfg.agent.crop_size**2
+    agent = cfg.agent
+    steps, windows = (getattr(agent, f"sequence_{key}", 0) for key in ("length", "batch_size"))
+    windows = min(windows, getattr(agent, "sequences_at_once", windows) or 0)  # null: a few
+    images = 4.0 * max(agent.batch_size, windows * (steps - 1)) * cfg.environment.frame_stack
+    images *= COLOURS * agent.crop_size**2
     _require(cfg, sum(_lasting_bytes(cfg)) + images, memory(cfg.uses_gpu)[1])
 
 

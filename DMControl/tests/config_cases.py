@@ -13,7 +13,12 @@ SWEPT = ("cartpole_swingup", "cheetah_run")
 SWEPT_FOLDERS = SWEPT
 
 # What a configuration cannot know to be wrong.
-SEEN_LATE = ("environment.camera_id=99", "agent.hidden_dim=1000000")
+SEEN_LATE = (
+    "environment.camera_id=99",
+    "agent.hidden_dim=1000000",
+    "agent=spr agent.sequence_length=20 agent.sequence_batch_size=65536 "
+    "scale.image_size=480 scale.crop_size=480",
+)
 
 # What the published setting is.
 PUBLISHED = {
@@ -57,6 +62,9 @@ FOR_ONE = {task: dict(zip(_KEYS, row, strict=True)) for task, row in _ROWS.items
 
 # Rules that tie keys together: a command line, and what its refusal names besides the first word.
 TOGETHER = {
+    "task=reach_site_features": "suite",
+    "task=cmu_humanoid_run_walls": "suite",
+    "task=dm_control/manipulation-reach_site-v0": "suite",
     "agent.patch_size=7": "10",
     "agent.crop_size=101": "100",
     "agent.decoder_heads=3": "25",
