@@ -30,7 +30,7 @@ class Settings(PredictionSettings):
     cycle_weight: float = bounded(0)
     cycle_steps: int = bounded(1, 1024)
     cycle_ramp_agent_steps: int = bounded(1)
-    virtual_per_action: int = bounded(1)
+    virtual_per_action: int = bounded(1, 64)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ Order = tuple[int, int | None, Any]
 Seen = tuple[np.ndarray, float, bool, str]
 
 MOST_FAILURES = 10  # episodes in a row that the simulator may fail in
+MOST_PLACES = 100  # environments, of up to 30 MB each
 _SIDE = 320  # pixels, up to which pictures are enlarged, and of a GIF at most about twice
 _GIF_RATE, _GIF_SECONDS = 10.0, 60.0
 _USUAL_RATE = 15.0  # pictures a second, of an environment that does not say
@@ -79,9 +80,9 @@ class EvaluationEnvs:
     def __init__(
         self, make: Make, num_envs: int, processes: int = 0, *, full_batches: bool = False
     ) -> None:
-        self.num_envs, self.full_batches = num_envs, full_batches
+        self.num_envs, self.full_batches = min(num_envs, MOST_PLACES), full_batches
         self._make, self._envs = make, dict[int, Any]()  # of this process, by place
-        self._workers = [_start(make) for _ in range(min(processes, num_envs))]
+        self._workers = [_start(make) for _ in range(min(processes, self.num_envs))]
         self.processes = len(self._workers)
 
     def advance(self, orders: Sequence[Order], waiting: Callable[[], None]) -> list[Seen]:

@@ -59,7 +59,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
         super().__init__()
-        hidden = int(width * mlp_ratio)
+        hidden = max(1, int(width * mlp_ratio))
         self.norm1 = nn.LayerNorm(width)
         self.attention = Attention(width, num_heads)
         self.norm2 = nn.LayerNorm(width)

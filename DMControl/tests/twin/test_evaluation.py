@@ -20,7 +20,13 @@ import psutil
 import pytest
 
 from mlr_dmcontrol.errors import ConfigError, NonFiniteError, RunError, SimulatorError
-from mlr_dmcontrol.run.evaluation import EvaluationEnvs, EvaluationResult, evaluate, record_video
+from mlr_dmcontrol.run.evaluation import (
+    MOST_PLACES,
+    EvaluationEnvs,
+    EvaluationResult,
+    evaluate,
+    record_video,
+)
 from mlr_dmcontrol.run.process import SIGNALS
 
 TREE, HERE = Path(__file__).resolve().parents[2], Path(__file__).parent
@@ -190,6 +196,7 @@ def gone(pid: int, seconds: float = 20) -> bool:
 
 
 def test_workers_end_with_close() -> None:
+    assert EvaluationEnvs(Walk, 10**6).num_envs == MOST_PLACES
     with closing(EvaluationEnvs(Walk, 1, processes=3)) as envs:
         (pid,) = workers_of(envs)  # no more than there are environments
         evaluate(act, envs, 1, seed_of)
