@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 
 from .. import protocol
-from ..errors import ConfigError, StorageError
+from ..errors import ConfigError, StorageError, suggestion
 from ..run import disk, plan
 from ..run.process import script, typed_path
 from . import plots, runs, tables, verdict
@@ -25,8 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `report.py`; its exit code: 0, 2 for wrong input, refused or incomplete, 3 storage."""
     options = _parser().parse_args(argv)
     shown = list(filter(None, options.published.split(",")))
-    if not set(shown) <= set(protocol.PUBLISHED):
-        raise ConfigError(f"--published={options.published}: use {','.join(protocol.PUBLISHED)}")
+    published = [pd.read_csv(path)["method"] for path in protocol.PUBLISHED_FOLDER.glob("*.csv")]
+    known = sorted({*pd.concat(published)})
+    for name in set(shown).difference(known):
+        remedy = suggestion(name, known)
+        raise ConfigError(f"--published={options.published}: {name} is not among them; {remedy}")
     paths = options.runs or [Path("runs")] * options.status
     found = runs.load(paths) if paths else runs.results(RESULTS)
     if not options.status:
