@@ -67,7 +67,7 @@ class OwnEnvironment:
         if not isinstance(self.action_space, actions):
             shown = one_line(str(self.action_space))
             raise self.fault(f"acts in {shown}", f"have actions of a {actions.__name__}")
-        rate = self._env.metadata.get("render_fps")
+        rate = (self._env.metadata or {}).get("render_fps")
         self.frame_rate = float(rate) if isinstance(rate, Real) else np.nan
 
     def reset(self, seed: int) -> Mapping[str, Any]:
@@ -150,7 +150,7 @@ class OwnEnvironment:
         """What the user's code answers; what it raises becomes an error as the class says."""
         try:
             return ask(*args, **kwargs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._broken = self._played
             what = f"its {ask.__name__} raised {type(error).__name__}: {one_line(error)}"
             kind = SimulatorError if self._played else ConfigError
