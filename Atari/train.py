@@ -22,7 +22,7 @@ from mlr_atari import protocol  # first: it says how the threads of PyTorch wait
 # isort: split
 import torch
 
-from mlr_atari.build import Parts, build_parts, evaluation_factory, set_up_process
+from mlr_atari.build import Parts, build_parts, set_up_process, training_environment
 from mlr_atari.cost import check_memory, estimate
 from mlr_atari.errors import Preempted, RunError
 from mlr_atari.learner import Learner
@@ -182,7 +182,7 @@ def train(cfg: Config, work: Callable[[Trainer], None] = methodcaller("train")) 
     if look(cfg.path, asdict(cfg), cfg.resume)[0] == "waiting":  # what is refused leaves no folder
         check_memory(cfg)
         device = set_up_process(cfg)
-        evaluation_factory(cfg)().close()
+        training_environment(cfg).close()
     with (
         RunFolder(cfg.path, asdict(cfg), cfg.resume) as folder,
         StopRequest(last=__name__ == "__main__") as stop,

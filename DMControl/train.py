@@ -24,7 +24,7 @@ from mlr_dmcontrol import protocol  # first: it says how the threads of PyTorch 
 import numpy as np
 import torch
 
-from mlr_dmcontrol.build import Parts, build_parts, evaluation_factory, set_up_process
+from mlr_dmcontrol.build import Parts, build_parts, set_up_process, training_environment
 from mlr_dmcontrol.cost import check_memory, estimate
 from mlr_dmcontrol.errors import Preempted, RunError
 from mlr_dmcontrol.learner import Learner
@@ -185,7 +185,7 @@ def train(cfg: Config, work: Callable[[Trainer], None] = methodcaller("train")) 
     if look(cfg.path, asdict(cfg), cfg.resume)[0] == "waiting":  # what is refused leaves no folder
         check_memory(cfg)
         device = set_up_process(cfg)
-        evaluation_factory(cfg)().close()
+        training_environment(cfg).close()
     with (
         RunFolder(cfg.path, asdict(cfg), cfg.resume) as folder,
         StopRequest(last=__name__ == "__main__") as stop,

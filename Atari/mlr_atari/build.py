@@ -101,14 +101,7 @@ def build_parts(cfg: Config, device: torch.device) -> Parts:
 
     Raises ConfigError: settings that do not fit each other, missing ROM or emulator.
     """
-    evaluation = cfg.evaluation
-    env = GameEnv(
-        cfg.game.name,
-        cfg.environment,
-        training=True,
-        seed=cfg.seed,
-        episode_seed=partial(episode_seed, cfg.seed, "train"),
-    )
+    evaluation, env = cfg.evaluation, training_environment(cfg)
     agent = agent_for(cfg, env, device)
     replay = replay_for(agent, cfg.plan.capacity)
     num_envs = max(evaluation.episodes, evaluation.final_episodes)
@@ -124,6 +117,12 @@ def replay_for(agent: Rainbow, capacity: int) -> SequenceReplay:
     stack = agent.encoder.convs[0].get_parameter("weight").shape[1]
     shape: Any = {"frame_stack": stack, "frame_shape": (1, side, side)}
     return SequenceReplay(capacity, settings, **shape, device=agent.device)
+
+
+def training_environment(cfg: Config) -> GameEnv:
+    """The run's game to train in; an own one is tried out. Raises ConfigError: as the class."""
+    seeds: Any = {"seed": cfg.seed, "episode_seed": partial(episode_seed, cfg.seed, "train")}
+    return GameEnv(cfg.game.name, cfg.environment, training=True, **seeds)
 
 
 def evaluation_factory(cfg: Config) -> Callable[[], GameEnv]:

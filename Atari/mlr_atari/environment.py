@@ -17,7 +17,7 @@ from .emulator import EMULATORS
 from .errors import SimulatorError
 from .games import canonical
 from .names import is_own
-from .own_environment import OwnEnvironment
+from .own_environment import Answer, OwnEnvironment
 from .run.schema import bounded, choice
 
 MAX_NO_OPS = 30  # frames without an action before a game, drawn from 1 to this
@@ -362,25 +362,36 @@ class OwnGame(OwnEnvironment):
 
     def __init__(self, game: str, settings: EnvironmentSettings, tried_out: bool) -> None:
         super().__init__(game, settings.kwargs, gymnasium.spaces.Discrete)
+        self.lives = 0
         if tried_out:
             self.try_out()
         self.num_actions = int(self.action_space.n)
         self._skip, self._side = settings.frame_skip, settings.image_size
-        self.lives = 0
 
     def begin(self, seed: int) -> None:
         """Begin the game of `seed`."""
-        self.lives = self._counted(self.reset(seed))
+        self.reset(seed)
+
+    def reset(self, seed: int) -> Mapping[str, Any]:
+        """Begin the game of `seed`; its info, whose lives are counted."""
+        info = super().reset(seed)
+        self.lives = self._counted(info)
+        return info
+
+    def step(self, action: Any) -> Answer:
+        """Play one step of its own, and count the lives."""
+        answer = super().step(action)
+        self.lives = self._counted(answer[-1])
+        return answer
 
     def play(self, action: int) -> Played:
         """Play one agent step."""
         total, before = 0.0, self.lives
         for _ in range(self._skip):
-            reward, terminated, truncated, info = self.step(action + int(self.action_space.start))
+            reward, terminated, truncated, _ = self.step(action + int(self.action_space.start))
             total += reward
             if terminated or truncated:
                 break
-        self.lives = self._counted(info)
         return Played(total, 0 < self.lives < before and not terminated, terminated, truncated)
 
     def frame(self) -> np.ndarray:

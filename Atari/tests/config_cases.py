@@ -13,7 +13,11 @@ SWEPT = ("qbert", "pixel_game:SmallCatch-v0")
 SWEPT_FOLDERS = ("qbert", "pixel_game-SmallCatch-v0")
 
 # What a configuration cannot know to be wrong.
-SEEN_LATE = ("game=no_such_module:Game-v0", "agent.hidden_dim=1000000000")
+SEEN_LATE = (
+    "game=no_such_module:Game-v0",
+    "game=odd_environments:Odd-v0 environment.kwargs={fault: strange lives}",
+    "agent.hidden_dim=1000000000",
+)
 
 # What the published setting is.
 PUBLISHED = {

@@ -113,8 +113,7 @@ def build_parts(cfg: Config, device: torch.device) -> Parts:
 
     Raises ConfigError: settings that do not fit each other.
     """
-    evaluation, seeds = cfg.evaluation, partial(episode_seed, cfg.seed, "train")
-    env = PixelControlEnv(cfg.task.name, cfg.environment, seeds)
+    evaluation, env = cfg.evaluation, training_environment(cfg)
     agent = agent_for(cfg, env, device)
     replay = replay_for(agent, cfg.plan.capacity)
     make, processes = evaluation_factory(cfg), processes_beside(device, evaluation.processes)
@@ -134,6 +133,12 @@ def replay_for(agent: SAC, capacity: int) -> UniformReplay:
         sequence_length=length,
         device=agent.device,
     )
+
+
+def training_environment(cfg: Config) -> PixelControlEnv:
+    """The run's task to train in; an own one is tried out. Raises ConfigError: as the class."""
+    seeds = partial(episode_seed, cfg.seed, "train")
+    return PixelControlEnv(cfg.task.name, cfg.environment, seeds)
 
 
 def evaluation_factory(cfg: Config) -> Callable[[], PixelControlEnv]:

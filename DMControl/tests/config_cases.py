@@ -15,6 +15,7 @@ SWEPT_FOLDERS = SWEPT
 # What a configuration cannot know to be wrong.
 SEEN_LATE = (
     "environment.camera_id=99",
+    "task=odd_environments:Odd-v0 environment.kwargs={fault: constant, actions: [-1, 1]}",
     "agent.hidden_dim=1000000",
     "agent=spr agent.sequence_length=20 agent.sequence_batch_size=65536 "
     "scale.image_size=480 scale.crop_size=480",

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, ParamSpec
 
-from ..errors import RunError
+from ..errors import ConfigError, RunError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
@@ -44,7 +44,9 @@ def script(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
 
 
 def typed_path(text: str) -> Path:
-    """A path from a command line: `~` is the user's home."""
+    """A path from a command line: `~` is the user's home. Raises: ConfigError: it is empty."""
+    if not text:
+        raise ConfigError("a path is empty; name a file or folder")
     return Path(text).expanduser()
 
 

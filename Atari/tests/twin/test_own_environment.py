@@ -66,6 +66,7 @@ def test_pixels_come_in_any_layout(layout: tuple[int, ...], shown: tuple[int, ..
         ({"fault": "no info"}, ["NoneType", "a dictionary"]),
         ({"fault": "no seed"}, ["reset raised TypeError", "seed="]),
         ({"fault": "old reset"}, ["give (observation, a dictionary)"]),
+        ({"fault": "exit"}, ["reset raised SystemExit: no display"]),
         ({"fault": "first crash"}, ["step raised RuntimeError: never works"]),
         ({"fault": "no picture", "blind": True}, ["shows NoneType", "uint8 (H, W, 3)"]),
         ({"fault": "constructor"}, ["FileNotFoundError: no level1.wad", "environment.kwargs="]),

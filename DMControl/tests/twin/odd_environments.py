@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,8 @@ class Odd(gymnasium.Env[np.ndarray, Any]):
         self.taken: list[Any] = []
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        if self.fault == "exit":
+            sys.exit("no display")
         if self.fault == "no seed" and seed is not None:
             raise TypeError("reset() got an unexpected keyword argument 'seed'")
         super().reset(seed=seed)
