@@ -201,7 +201,8 @@ def main(argv: Sequence[str]) -> int:
         print(str(__doc__).strip())
         return 0
     if sweep.wanted(argv):
-        return sweep.main(argv, LAYOUT, compose=compose, estimate=estimate)
+        last = __name__ == "__main__"
+        return sweep.main(argv, LAYOUT, compose=compose, estimate=estimate, last=last)
     train(load(argv))
     return 0
 

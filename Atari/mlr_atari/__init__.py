@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 # Threads that wait for each other spin, which beside a busy neighbour costs up to 60 times what is
 # gained; OpenMP reads how long when PyTorch is loaded. It changes no result. The user's word holds.
-if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+if not any(map(os.environ.get, ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"))):
     os.environ["GOMP_SPINCOUNT"] = "1000"
 
 

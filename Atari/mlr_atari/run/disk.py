@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 import yaml
 
-from ..errors import ConfigError, StorageError
+from ..errors import ConfigError, RunError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,14 @@ def failure(what: str, error: OSError) -> StorageError:
     """What ends a run whose storage fails for good."""
     remedy = "make room" if error.errno in FULL else "see to the storage"
     return StorageError(f"{what} ({one_line(error)}); {remedy}, then run the same command again")
+
+
+def unusable(path: Path, error: OSError) -> RunError:
+    """What ends a command that cannot begin to write at `path`."""
+    what = f"{path} cannot be used"
+    if error.errno in FULL | PASSING:
+        return failure(what, error)
+    return ConfigError(f"runs_dir: {what} ({error}); choose another runs_dir")
 
 
 # ---- writing -------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ import numpy as np
 import psutil
 
 from ..errors import ConfigError, NonFiniteError, RunError, SimulatorError, StorageError
-from .disk import own_folder
+from .disk import failure, own_folder
 from .process import SIGNALS
 
 # Observations uint8 (n, ...) and the generators of their episodes, for a policy that now and then
@@ -317,7 +317,10 @@ def record_video(policy: Policy, env: Any, seed: int, path: Path) -> float:
         log.warning("%s.mp4 cannot be made: %s", path, str(error).partition("\n")[0])
     for _ in pictures:  # what is left of it
         pass
-    imageio.mimsave(f"{path}.gif", loop, duration=1000 * every / rate, loop=0)
+    try:
+        imageio.mimsave(f"{path}.gif", loop, duration=1000 * every / rate, loop=0)
+    except OSError as error:
+        raise failure(f"{path}.gif cannot be written", error) from error
     return score
 
 
@@ -359,7 +362,7 @@ def kept(folder: Path, name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield path, report
         path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     except BaseException as error:
-        path.unlink()
+        path.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise StorageError(f"{path} cannot be written: {error}") from error
         raise

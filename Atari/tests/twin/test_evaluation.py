@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 
-from mlr_atari.errors import ConfigError, NonFiniteError, RunError, SimulatorError
+from mlr_atari.errors import ConfigError, NonFiniteError, RunError, SimulatorError, StorageError
 from mlr_atari.run.evaluation import (
     MOST_PLACES,
     EvaluationEnvs,
@@ -252,3 +252,5 @@ def test_without_ffmpeg_there_is_the_score_a_warning_and_the_gif(
     assert record_video(act, Walk(), seed_of(0), tmp_path / "film") == expected.scores[0]
     assert "film.mp4 cannot be made" in caplog.text
     assert len(imageio.mimread(tmp_path / "film.gif")) > 3
+    with pytest.raises(StorageError):
+        record_video(act, Walk(), seed_of(0), tmp_path / "gone" / "film")

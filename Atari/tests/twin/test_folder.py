@@ -298,6 +298,7 @@ def test_an_error_that_passes_by_itself_costs_nothing(tmp_path: Path, name: str)
         fault = FailingCall(name, number, (errno.EIO, errno.ESTALE)[number % 2])
         with patch.object(os, name, fault):
             life(tmp_path)
+            assert look(tmp_path, CONFIG)[0] == "running"
         if fault.count < number:
             break
     assert len(steps(tmp_path)) == 2
@@ -326,7 +327,7 @@ def test_a_disk_that_does_not_list_is_not_taken_for_an_empty_one(tmp_path: Path,
     with patch.object(os, "listdir", FailingCall("listdir", -1, code)):
         with pytest.raises(RunError):
             RunFolder(tmp_path, CONFIG)
-        with pytest.raises(OSError):
+        with pytest.raises(StorageError):
             Checkpointer(tmp_path).newest()
 
 
@@ -350,7 +351,10 @@ def test_a_run_whose_folder_is_taken_away_does_not_end_as_finished(tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "link"),
     [
-        *((name, os.symlink) for name in ("run.lock", "train.csv", "tb", "checkpoints/files")),
+        *(
+            (name, os.symlink)
+            for name in ("run.lock", "train.csv", "tb", "wandb", "checkpoints/files")
+        ),
         *((name, os.link) for name in ("run.lock", "log.txt")),
         ("checkpoints", os.symlink),
     ],
@@ -384,6 +388,8 @@ def test_an_evaluation_is_kept_behind_no_link(tmp_path: Path) -> None:
     with pytest.raises(ConfigError), kept(tmp_path / "evaluations", "step_3"):
         pytest.fail("played")
     assert contents(tmp_path) == {}
+    with pytest.raises(StorageError), kept(tmp_path / "gone", "step_3"):
+        shutil.rmtree(tmp_path / "gone")
 
 
 def test_what_a_killed_process_was_writing_goes_and_nothing_else(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def test_how_threads_wait_is_said_before_pytorch_is_loaded() -> None:
         ended = python(WATCH + name, PYTHONPATH="tests")
         assert ended.stdout == "1000\n", name
     assert python(WATCH + "train", GOMP_SPINCOUNT="7").stdout == "7\n"
+    assert python(WATCH + "train", GOMP_SPINCOUNT="").stdout == "1000\n"
     assert python(WATCH + "train", OMP_WAIT_POLICY="active").stdout == "None\n"
 
 
@@ -77,14 +78,19 @@ def main():
         assert file.fileno() > 2  # a file that is written is never the console
     for _ in range(3000):
         print("± 1 score", "x" * 100)
-        print("± 1 error", file=sys.stderr)
+        print("± 1 error", "x" * 100, file=sys.stderr)
     return 75
 
 sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("redirection", ["2>&1 | head -1", ">/dev/full 2>&1", ">&- 2>&- <&-"])
+UNREAD = "2> >(tail --pid=$$ -f /dev/null >&- 2>&-)"
+
+
+@pytest.mark.parametrize(
+    "redirection", ["2>&1 | head -1", ">/dev/full 2>&1", ">&- 2>&- <&-", UNREAD]
+)
 def test_a_lost_console_changes_nothing(redirection: str) -> None:
     shell = f'"$0" -c "$1" {redirection}; exit ${{PIPESTATUS[0]}}'
     assert python(SPEAK, shell=shell).returncode == 75

@@ -16,13 +16,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
+from small_checkpoints import FailingCall
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mlr_atari import protocol
 from mlr_atari.errors import CheckpointError
+from mlr_atari.run import disk, folder
 from mlr_atari.run.evaluation import EvaluationResult
 from mlr_atari.run.folder import RunFolder
 from mlr_atari.run.metrics import Metrics
@@ -149,6 +152,28 @@ def test_a_resumed_run_leaves_the_same_files(
     ]
     assert sorted(points(parts)) == sorted([*points(whole), ("eval/again", 5, 1.0)])
     assert len(events(parts).Images("objective/input")) == 1
+
+
+@pytest.mark.parametrize("name", ["open", "pread", "ftruncate", "fsync", "listdir", "close"])
+def test_an_error_that_passes_by_itself_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(disk, "_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(folder, "revision", lambda: None)  # starts a process
+    with opened(tmp_path / "0") as records:
+        live(records, 4)
+        state = state_of(records)
+    for number in range(1, 100):
+        path = tmp_path / str(number)
+        shutil.copytree(tmp_path / "0", path)
+        fault = FailingCall(name, number, errno.ESTALE)
+        with patch.object(os, name, fault), opened(path, state):
+            pass
+        if fault.count < number:
+            break
+    assert 1 < number < 99
+    assert [row["agent_step"] for row in rows(path / "train.csv")] == list("1234")
+    assert [event.step for event in events(path).Scalars(NAMES[1])] == [1, 2, 3, 4]
 
 
 def test_charts_survive_a_start_without_them_and_their_loss(tmp_path: Path) -> None:

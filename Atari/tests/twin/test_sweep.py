@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import torch
 from small_run import TRAIN
 
 import train
+from mlr_atari.errors import ConfigError
 from mlr_atari.run import sweep
 from mlr_atari.run.sweep import Job, Launcher, Outcome, Pack
 from mlr_atari.settings import LAYOUT, compose
@@ -184,6 +186,14 @@ def test_a_signal_lets_every_run_save(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     other, before = once_ready(tmp_path, number), signal.getsignal(number)
+    real, full = Path.touch, iter([OSError(errno.ENOSPC, "No space left on device")])
+
+    def touch(path: Path) -> None:
+        if error := next(full, None):
+            raise error
+        real(path)
+
+    monkeypatch.setattr(Path, "touch", touch)
     outcomes = local(tmp_path, SAVES, SAVES, at_once=1)
     assert [outcome.code for outcome in outcomes] == [75, 75]
     assert outcomes[1].error == "not started"
@@ -198,9 +208,22 @@ def pack_of(folder: Path, code: str) -> Pack:
 
 
 def test_the_question_to_save_kills_no_run_that_does_not_listen_yet(tmp_path: Path) -> None:
-    early = "import pathlib, time; pathlib.Path('stop').touch(); time.sleep(1.5)"
-    pack = pack_of(tmp_path, early + SAVES)
+    early = "import os, pathlib, time; pathlib.Path('stop').touch(); time.sleep(1.5)"
+    pack, other = (
+        pack_of(tmp_path, f"{early}; os.kill(os.getpid(), 15)" + SAVES),
+        tmp_path / "other",
+    )
+    other.write_text("of somebody else")
+    pack.jobs[0].log.symlink_to(other)
     assert [outcome.code for outcome in sweep.watch(pack, pack.stop.exists)] == [75]
+    assert other.read_text() == "of somebody else"
+
+
+def test_a_sweep_writes_through_no_link(tmp_path: Path) -> None:
+    (tmp_path / ".sweep").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="runs_dir"):
+        local(tmp_path, SAVES)
+    assert [path.name for path in tmp_path.iterdir()] == [".sweep"]
 
 
 @pytest.mark.parametrize("number, returns", [(signal.SIGUSR1, True), (signal.SIGTERM, False)])

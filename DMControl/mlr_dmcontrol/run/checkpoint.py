@@ -182,8 +182,12 @@ class Checkpointer:
         Args: `names`: the parts that are needed; None means all, and that the frames are there.
 
         Raises CheckpointError: there are some, but none can be used, or one is of another run.
+        StorageError: the folder cannot be read.
         """
-        published, reason = disk.patiently(self._published), ""
+        try:
+            published, reason = disk.patiently(self._published), ""
+        except OSError as error:
+            raise disk.failure(f"{self._folder} cannot be read", error) from error
         for checkpoint in reversed(published):
             try:
                 return disk.patiently(self._read_parts, checkpoint, names)

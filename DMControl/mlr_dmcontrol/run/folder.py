@@ -39,7 +39,7 @@ MAY_CHANGE = (
 MAY_GROW = ("budget",)
 
 _NOT_CONTENT = ("run.lock", "log.txt")
-_WRITTEN_IN_PLACE = ("log.txt", "tb", "checkpoints", "checkpoints/files", "evaluations")
+_WRITTEN_IN_PLACE = ("log.txt", "tb", "checkpoints", "checkpoints/files", "evaluations", "wandb")
 _REMEDY = "choose another tag, seed or runs_dir"
 _SAVED = ("finished", "preempted")  # a run that ended like this has a checkpoint
 
@@ -70,10 +70,7 @@ class RunFolder:
         try:
             disk.patiently(self._claim, resume)
         except OSError as error:
-            what = f"{path} cannot be used"
-            if error.errno in disk.FULL | disk.PASSING:
-                raise disk.failure(what, error) from error
-            raise ConfigError(f"runs_dir: {what} ({error}); choose another runs_dir") from error
+            raise disk.unusable(path, error) from error
         self.seconds: dict[str, float] = dict(self._record["seconds"])
 
     def _claim(self, resume: str) -> None:
@@ -146,7 +143,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Release the folder; the lock file stays, since removing it would be a race."""
-        self._lock.close()
+        with suppress(OSError):  # as NFS may answer
+            self._lock.close()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -171,14 +169,14 @@ def look(
     reason: who is at work, how the last process ended, or the error.
     """
     try:
-        record, _, finished = _examine(path, config, resume)
+        record, _, finished = disk.patiently(_examine, path, config, resume)
     except (ConfigError, OSError) as error:
         return "refused", str(error)
     if not record["starts"] or finished:
         return ("finished" if finished else "waiting"), ""
     if record.get("status") != "running":
         return "resumes", one_line(record.get("last_error") or "")
-    owner = _owner(path / "run.lock")
+    owner = disk.patiently(_owner, path / "run.lock")
     return ("running", owner) if _lives(owner) else ("resumes", f"{owner or 'its process'} is gone")
 
 

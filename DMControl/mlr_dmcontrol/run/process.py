@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -51,11 +52,18 @@ def typed_path(text: str) -> Path:
 
 
 class _Lossy(io.FileIO):
-    """A descriptor that takes everything: what cannot be written is lost."""
+    """A descriptor that takes everything: what cannot be written is lost.
+
+    So is, after a second, what nobody reads on the standard error, which would hold up training.
+    """
+
+    _patience = 1.0  # seconds
 
     def write(self, data: Any, /) -> int:
         try:
-            return super().write(data) or len(data)  # None: it would block
+            ready = self.fileno() != 2 or select.select([], [self], [], self._patience)[1]
+            self._patience = 1.0 if ready else 0.0
+            return (super().write(data) if ready else None) or len(data)  # None: it would block
         except OSError:
             return len(data)
 

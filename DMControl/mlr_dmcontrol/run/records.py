@@ -9,6 +9,7 @@ interrupted run leaves the same files as an uninterrupted one.
 from __future__ import annotations
 
 import csv
+import fnmatch
 import importlib
 import io
 import json
@@ -33,7 +34,7 @@ from torch import Tensor
 from torch.utils.tensorboard import summary
 
 from ..errors import CheckpointError, SimulatorError
-from .disk import failure, open_own, own_folder, sync
+from .disk import failure, names, open_own, own_folder, patiently, sync
 from .evaluation import MOST_FAILURES, EvaluationResult
 from .folder import RunFolder
 from .metrics import Metrics
@@ -170,9 +171,13 @@ class Records:
 
     def __enter__(self) -> Records:
         path = self.folder.path / "log.txt"
-        try:
+
+        def open_log() -> logging.FileHandler:
             os.close(open_own(path))
-            self._log_file = logging.FileHandler(path, encoding="utf-8")
+            return logging.FileHandler(path, encoding="utf-8")
+
+        try:
+            self._log_file = patiently(open_log)
         except OSError as error:
             raise failure(f"{path} cannot be written", error) from error
         # What a full disk does not take is missing there, and ends nothing.
@@ -204,11 +209,11 @@ class Records:
         folder = self.folder.path
         try:
             for table in self._tables.values():
-                table.open()
+                patiently(table.open)
             for table in self._tables.values():
-                table.cut()
+                patiently(table.cut)
             for sink in self._sinks:
-                sink.begin(self._charts, self.step)
+                patiently(sink.begin, self._charts, self.step)
         except OSError as error:
             raise failure(f"{folder} cannot be written", error) from error
         self._since, self._began = self._now(), (time.monotonic(), self.step)
@@ -381,7 +386,8 @@ class _GrowingFile:
         if self._descriptor >= 0:
             with suppress(OSError):
                 self.write()
-            os.close(self._descriptor)
+            with suppress(OSError):  # as NFS may answer; what a checkpoint needs was synced
+                os.close(self._descriptor)
 
 
 class _CsvTable(_GrowingFile):
@@ -415,12 +421,12 @@ class _TensorBoard(_GrowingFile):
     def begin(self, sizes: Mapping[str, int], step: int) -> None:
         """Keep `sizes` bytes of the files, by name, and begin another one behind `step`."""
         own_folder(self._folder)
-        names = sorted(path.name for path in self._folder.glob(_EVENTS + 6 * "[0-9]"))
-        for name in names:
+        known = fnmatch.filter(names(self._folder), _EVENTS + 6 * "[0-9]")
+        for name in known:
             descriptor = open_own(self._folder / name)
             os.ftruncate(descriptor, min(sizes.get(name, 0), os.fstat(descriptor).st_size))
             os.close(descriptor)
-        number = 1 + (int(names[-1].removeprefix(_EVENTS)) if names else 0)
+        number = 1 + (int(known[-1].removeprefix(_EVENTS)) if known else 0)
         self.path = self._folder / f"{_EVENTS}{number:06d}"
         self.open()
         self._event(step + 1, file_version="brain.Event:2")

@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -30,7 +30,7 @@ import yaml
 from ..errors import ConfigError, Preempted, RunError, suggestion
 from . import plan
 from .config import Layout, expand, spelt
-from .disk import fields
+from .disk import fields, own_folder, unusable
 from .folder import MAY_CHANGE, look
 from .process import StopRequest, typed_path
 from .schema import RunSettings, bounded, choice, construct
@@ -41,7 +41,7 @@ _LAUNCHER_WORDS = ("launcher=", "launcher.", "runs_per_gpu=", "jobs_at_once=")
 _POLL_SECONDS = 0.2
 _ASK_SECONDS = 1.0
 # A run hears these while it trains; before and after, when they would kill it, it is deaf to them.
-_DEAF = ("sh", "-c", 'trap "" HUP INT USR1; exec "$0" "$@"')
+_DEAF = ("sh", "-c", 'trap "" HUP INT TERM USR1; exec "$0" "$@"')
 
 # What a launcher gives: futures of its packs, in order, and the error of one whose job was lost.
 _Futures = Iterator[tuple[Sequence[Any], type[Exception]]]
@@ -100,8 +100,11 @@ def main(
     *,
     compose: Callable[[Sequence[str]], RunSettings],
     estimate: Callable[[Any], Estimate],
+    last: bool = False,
 ) -> int:
     """Run what `argv` asks for, or say what it would take; returns the exit code.
+
+    Args: `last`: as for `StopRequest`.
 
     Raises: ConfigError: a job is wrong, or two of them would share a folder; nothing was started.
     """
@@ -118,7 +121,7 @@ def main(
     print(f"{len(jobs)} runs: {len(outcomes)} finished already, {len(todo)} to do")
     outcomes += [Outcome(job.name, ConfigError.exit_code, job.detail) for job in refused]
     if todo:
-        outcomes += launch(todo, launcher)
+        outcomes += launch(todo, launcher, last)
     print(summary(outcomes, jobs[0].log.parent))
     return exit_code(outcomes)
 
@@ -293,7 +296,8 @@ def watch(pack: Pack, stopping: Callable[[], bool], gpu: str = "") -> list[Outco
         return [Outcome(job.name, Preempted.exit_code, "not started") for job in pack.jobs]
     env, processes = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}), []
     for job in pack.jobs:
-        with job.log.open("wb") as log:
+        job.log.unlink(missing_ok=True)  # not through a link
+        with job.log.open("xb") as log:
             streams: Any = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
             command = (*_DEAF, *job.command)
             processes.append(subprocess.Popen(command, cwd=pack.folder, env=env, **streams))
@@ -315,25 +319,33 @@ def _last_error(log: Path, code: int) -> str:
     return (errors or lines or ["no message"])[-1] if code else ""
 
 
-def launch(jobs: Sequence[Job], launcher: Launcher) -> list[Outcome]:
+def launch(jobs: Sequence[Job], launcher: Launcher, last: bool = False) -> list[Outcome]:
     """Hand the jobs to the launcher and wait; a signal meanwhile asks every run to save and end.
 
-    Raises: ConfigError: the launcher is not there, or does not accept its settings.
+    Raises: ConfigError: the launcher is not there, or does not accept its settings; or, as
+    StorageError, nothing can be written in the folder for runs.
     """
-    jobs[0].log.parent.mkdir(parents=True, exist_ok=True)
-    stop = jobs[0].log.parents[1] / f"stop-{os.getpid()}"
-    stop.unlink(missing_ok=True)
+    logs = jobs[0].log.parent
+    stop = logs.parent / f"stop-{os.getpid()}"
+    try:
+        logs.parents[1].mkdir(parents=True, exist_ok=True)
+        own_folder(logs.parent)
+        own_folder(logs)
+        stop.unlink(missing_ok=True)
+    except OSError as error:
+        raise unusable(logs, error) from error
     # SLURM gives whole GPUs, so there a job holds several runs; elsewhere each holds one.
     size = launcher.runs_per_gpu if launcher.launcher == "slurm" else 1
     starts = range(0, len(jobs), size)
     packs = [Pack(tuple(jobs[i : i + size]), Path.cwd(), stop) for i in starts]
     begin = {"local": _local, "ray": _ray, "slurm": _slurm}[launcher.launcher]
     outcomes = []
-    with begin(packs, launcher) as (futures, lost), StopRequest() as request:
+    with begin(packs, launcher) as (futures, lost), StopRequest(last=last) as request:
         while not all(future.done() for future in futures):
             if request.requested and not stop.exists():
-                stop.touch()
-                print(f"{request.reason}: every run saves and ends")
+                with suppress(OSError):  # of a full disk: again
+                    stop.touch()
+                    print(f"{request.reason}: every run saves and ends")
             time.sleep(_POLL_SECONDS)
         for pack, future in zip(packs, futures, strict=True):
             try:
