@@ -68,7 +68,10 @@ class OwnEnvironment:
             shown = one_line(str(self.action_space))
             raise self.fault(f"acts in {shown}", f"have actions of a {actions.__name__}")
         rate = (self._env.metadata or {}).get("render_fps")
-        self.frame_rate = float(rate) if isinstance(rate, Real) else np.nan
+        self.frame_rate = np.nan
+        if isinstance(rate, Real):
+            with suppress(OverflowError):
+                self.frame_rate = float(rate)
 
     def reset(self, seed: int) -> Mapping[str, Any]:
         """Begin the episode of `seed`; its info."""
@@ -95,7 +98,11 @@ class OwnEnvironment:
                 bool() | np.bool_() as terminated,
                 bool() | np.bool_() as truncated,
                 Mapping() as info,
-            ] if np.shape(reward) == () and np.asarray(reward).dtype.kind in "buif":
+            ] if (
+                isinstance(reward, int | float | np.generic | np.ndarray)
+                and np.ndim(reward) == 0
+                and np.asarray(reward).dtype.kind in "buif"
+            ):
                 if not self._renders:
                     self._look(observation)
                 self._played = True
@@ -116,13 +123,14 @@ class OwnEnvironment:
         """Play some random steps: ConfigError also if its pictures never change or are black."""
         self.reset(0)
         self.action_space.seed(0)
+        must = "have actions that can be drawn at random"
         darkest = brightest = self.picture()
         over = False
         with suppress(SimulatorError):  # a run bears those
             for step in range(_MOST_STEPS):
                 if over:
                     self.reset(step)
-                _, terminated, truncated, _ = self.step(self.action_space.sample())
+                _, terminated, truncated, _ = self.step(self._ask(must, self.action_space.sample))
                 over, picture = terminated or truncated, self.picture()
                 darkest, brightest = np.minimum(darkest, picture), np.maximum(brightest, picture)
                 changed = (darkest != brightest).any()
@@ -144,7 +152,8 @@ class OwnEnvironment:
 
     def _made(self) -> Any:
         must = f"be made with environment.kwargs={self._kwargs}"
-        return self._ask(must, gymnasium.make, self._name, disable_env_checker=True, **self._kwargs)
+        kwargs = {"disable_env_checker": True} | self._kwargs
+        return self._ask(must, gymnasium.make, self._name, **kwargs)
 
     def _ask(self, must: str, ask: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """What the user's code answers; what it raises becomes an error as the class says."""

@@ -288,7 +288,7 @@ class OwnTask(OwnEnvironment):
         super().__init__(task, settings.kwargs, gymnasium.spaces.Box)
         space = self.action_space
         low, high = np.isfinite(space.low), np.isfinite(space.high)
-        if space.dtype.kind != "f" or (low != high).any():
+        if space.dtype.kind != "f" or not low.size or (low != high).any():
             must = "have actions of real numbers, each with two limits or none"
             raise self.fault(f"acts in {one_line(str(space))}", must)
         self.low = np.where(low, space.low, -1.0).astype(np.float64).ravel()

@@ -268,6 +268,8 @@ def test_an_own_episode_is_restored_by_playing_it_again(fault: str, same: bool) 
     [
         {"actions": (0.0, np.inf)},
         {"actions": gymnasium.spaces.Box(0, 9, (2,), np.int64)},
+        {"actions": gymnasium.spaces.Box(-1, 1, (0,))},
+        {"actions": gymnasium.spaces.Box(-1e308, 1e308, (2,), np.float64)},  # no sample
         {"fault": "no reward"},  # in a trial, before training
     ],
 )

@@ -29,6 +29,7 @@ from .folder import flatten
 FLAGS = ("-m", "--multirun", "--print-config")
 _TEXT_KEYS = ("runs_dir", "tag")  # each value is one text, whatever it looks like
 _SWEEP_KEYS = ("ablation", "launcher", "runs_per_gpu", "jobs_at_once", "plan")
+_MOST_VALUES = 1000  # of a range in a sweep
 _OPEN = "environment.kwargs"  # a section that takes any key
 
 
@@ -83,11 +84,15 @@ def _texts(word: str, layout: Layout) -> list[str]:
     sets = layout.sets if key == layout.subject else {}
     names = sorted({*sets.get("all", ()), *layout.options(key)})  # none, unless it is a group
     parsed = _parsed(word)
-    value, texts = parsed.value(), [text.strip()]
+    value: Any = parsed.value()
+    texts = [text.strip()]
     if isinstance(value, Glob):
         texts = value.filter(names)
-    elif parsed.is_interval_sweep():
-        raise ConfigError(f"{word}: no single values; write each, as in seed=1,2,3")
+    elif parsed.is_interval_sweep() or (
+        parsed.is_range_sweep()
+        and not abs(value.stop - value.start) < _MOST_VALUES * abs(value.step)
+    ):
+        raise ConfigError(f"{word}: no single values, or too many; write each, as in seed=1,2,3")
     elif parsed.is_discrete_sweep():
         texts = list(parsed.sweep_string_iterator())
         texts = [text.replace("\\", "") for text in texts] if names else texts  # `my.module:Name`
@@ -137,7 +142,8 @@ def compose(words: Sequence[str], layout: Layout) -> dict[str, Any]:
         if others:
             raise ConfigError(f"{word}: several values; add -m to run one job for each")
         if key not in layout.groups:
-            values |= flatten({key: _value(key, text)})
+            value = _value(key, text)
+            values |= flatten({key: value}) or {key: value}  # {} is one too
             continue
         known = layout.options(key)
         if key == layout.subject:

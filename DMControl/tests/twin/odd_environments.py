@@ -20,6 +20,7 @@ FAULTS: dict[str, Callable[[list[Any], int], list[Any]]] = {
     "constant": lambda a, step: [np.full_like(a[0], 9), *a[1:]],
     "dark": lambda a, step: [a[0] // 200, *a[1:]],
     "array reward": lambda a, step: [a[0], np.ones(1), *a[2:]],
+    "ragged reward": lambda a, step: [a[0], [1, [2, 3]], *a[2:]],
     "no reward": lambda a, step: [a[0], None if step == 7 else 1.0, *a[2:]],
     "four values": lambda a, step: [*a[:3], a[4]],
     "number": lambda a, step: [*a[:2], 0, *a[3:]],
@@ -40,6 +41,7 @@ class Odd(gymnasium.Env[np.ndarray, Any]):
         space: Any = None,
         blind: bool = False,
         render_mode: str | None = None,
+        rate: Any = 10,
     ) -> None:
         """`actions`: how many, or (low, high) of three numbers; `blind`: pictures are rendered."""
         if fault == "constructor":
@@ -52,6 +54,7 @@ class Odd(gymnasium.Env[np.ndarray, Any]):
         elif isinstance(actions, (tuple, list)):
             self.action_space = spaces.Box(*actions, (1, 3))
         self.fault, self.blind, self.render_mode = fault, blind, render_mode
+        self.metadata = {**self.metadata, "render_fps": rate}
         self.taken: list[Any] = []
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:

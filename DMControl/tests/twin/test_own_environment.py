@@ -21,7 +21,9 @@ def made(name: str = ODD, **kwargs: Any) -> OwnEnvironment:
     return OwnEnvironment(name, kwargs, spaces.Discrete)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"blind": True}, {"fault": "flipped"}])
+@pytest.mark.parametrize(
+    "kwargs", [{"disable_env_checker": True}, {"blind": True}, {"fault": "flipped"}]
+)
 def test_pictures_are_the_observations_or_what_is_rendered(kwargs: dict[str, Any]) -> None:
     env = made(**kwargs)
     env.try_out()
@@ -60,6 +62,7 @@ def test_pixels_come_in_any_layout(layout: tuple[int, ...], shown: tuple[int, ..
         ({"fault": "constant"}, ["the same picture"]),
         ({"fault": "dark"}, ["nothing brighter than 1"]),
         ({"fault": "array reward"}, ["float64 (1,)", "a number"]),
+        ({"fault": "ragged reward"}, ["list", "a number"]),
         ({"fault": "no reward"}, ["NoneType, bool, bool, dict, in step 7", "a number"]),
         ({"fault": "four values"}, ["give (observation, a number"]),
         ({"fault": "number"}, ["float, int, bool", "True or False"]),
@@ -84,6 +87,11 @@ def test_what_is_odd_is_said_in_one_line(kwargs: dict[str, Any], words: list[str
     assert text.startswith(f"{TASK_KEY}={kwargs.get('name', ODD)}: ")
     assert "\n" not in text and "; it must " in text
     assert not [word for word in words if word not in text], text
+
+
+@pytest.mark.parametrize("rate", [None, "30", [30], 10**400])
+def test_a_useless_frame_rate_is_none(rate: Any) -> None:
+    assert np.isnan(made(rate=rate).frame_rate)
 
 
 def test_a_crash_ends_the_episode_and_the_next_one_begins_anew() -> None:
