@@ -17,9 +17,10 @@ DEMO_GAME := amidar
 DEMO_GAME_SETTINGS := budget=5000 agent.importance_exponent_steps=5000 evaluation.every=1000
 DEMO := preset=laptop seed=1 runs_dir=runs/demo
 
-# Both cores are used by running two tests at once, each with one thread.
+# Both cores are used by running two files of tests at once, each with one thread; in their order, since
+# xdist would leave to the end the files with the fewest tests, which are the longest.
 TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
-PYTEST_WORKERS := -n 2 --dist loadfile
+PYTEST_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
