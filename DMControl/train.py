@@ -181,13 +181,13 @@ def train(cfg: Config, work: Callable[[Trainer], None] = methodcaller("train")) 
 
     Args: `work`: what is done once the trainer is ready; `benchmark.py` measures instead.
     """
-    device = None
-    if look(cfg.path, asdict(cfg), cfg.resume)[0] == "waiting":  # what is refused leaves no folder
+    device, settings = None, asdict(cfg)
+    if look(cfg.path, settings, cfg.resume)[0] == "waiting":  # what is refused leaves no folder
         check_memory(cfg)
         device = set_up_process(cfg)
         training_environment(cfg).close()
     with (
-        RunFolder(cfg.path, asdict(cfg), cfg.resume) as folder,
+        RunFolder(cfg.path, settings, cfg.resume) as folder,
         StopRequest(last=__name__ == "__main__") as stop,
     ):
         if folder.finished:

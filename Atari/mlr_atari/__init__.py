@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 # Threads that wait for each other spin, which beside a busy neighbour costs up to 60 times what is
 # gained; OpenMP reads how long when PyTorch is loaded. It changes no result. The user's word holds.
 if not any(map(os.environ.get, ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"))):
-    os.environ["GOMP_SPINCOUNT"] = "1000"
+    os.environ["GOMP_SPINCOUNT"] = "10000"
 
 
 def __getattr__(name: str) -> Any:

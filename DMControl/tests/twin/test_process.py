@@ -59,9 +59,9 @@ import """
 def test_how_threads_wait_is_said_before_pytorch_is_loaded() -> None:
     for name in ("train", "evaluate", "doctor", "probe", "benchmark", "conftest"):
         ended = python(WATCH + name, PYTHONPATH="tests")
-        assert ended.stdout == "1000\n", name
+        assert ended.stdout == "10000\n", name
     assert python(WATCH + "train", GOMP_SPINCOUNT="7").stdout == "7\n"
-    assert python(WATCH + "train", GOMP_SPINCOUNT="").stdout == "1000\n"
+    assert python(WATCH + "train", GOMP_SPINCOUNT="").stdout == "10000\n"
     assert python(WATCH + "train", OMP_WAIT_POLICY="active").stdout == "None\n"
 
 
