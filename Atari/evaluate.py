@@ -24,7 +24,7 @@ from mlr_atari.errors import ConfigError, RunError
 from mlr_atari.policy import claim, is_exported, load_policy
 from mlr_atari.rainbow import evaluation_noise
 from mlr_atari.run import evaluation
-from mlr_atari.run.process import script, typed_path
+from mlr_atari.run.process import script, tell, typed_path
 from mlr_atari.run.schema import LARGEST
 from mlr_atari.run.seeding import episode_seed
 from mlr_atari.settings import of_run
@@ -105,9 +105,8 @@ def main(argv: Sequence[str]) -> int:
     for run in args.runs:
         try:
             score(run, args)
-        except RunError as error:  # one of several takes no other down
-            print(f"error: {error}", file=sys.stderr)
-            codes.append(error.exit_code)
+        except (RunError, OSError) as error:  # one of several takes no other down
+            codes.append(tell(error))
     return max(codes, default=0)
 
 

@@ -21,8 +21,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mlr_atari.build import agent_for, set_up_process
-from mlr_atari.errors import ConfigError, StorageError
-from mlr_atari.policy import load_policy
+from mlr_atari.errors import ConfigError
+from mlr_atari.policy import SavedPolicy, load_policy
 from mlr_atari.probe import figures, linear, world
 from mlr_atari.probe.recording import REWARD, Recording, record, recording_key
 from mlr_atari.report import plots, runs
@@ -56,10 +56,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 @script
 def main(argv: Sequence[str]) -> int:
     """Exit code: 0, 2 where something cannot be probed, 3 storage."""
-    try:
-        probe(parse(argv))
-    except OSError as error:
-        raise StorageError(str(error)) from error
+    probe(parse(argv))
     return 0
 
 
@@ -78,17 +75,21 @@ def probe(args: argparse.Namespace) -> None:
     known["method"] = known["method"].where([cfg.agent.rl for cfg in cfgs], alone)
     if known.duplicated(_KEY).any():
         raise ConfigError("RUN: two of the same task, method and seed; give one of them")
-    if args.policy is not None:
-        load_policy(args.policy, args.device)
     ended = known.assign(folder=args.runs).dropna(subset="score").sort_values("score")
     best = ended.groupby(figures.PLACE)["folder"].last()
+    places = known[figures.PLACE].itertuples(index=False, name=None)
+    folders = [args.policy or best.get(place) for place in places]
+    loaded = {one: load_policy(one, args.device) for one in dict.fromkeys(folders) if one}
+    policies = [loaded.get(one) for one in folders]
     results_folder(args.out)
     chosen = {"episodes": args.episodes, "steps": args.steps, "seed": args.seed}
     keys = [recording_key(cfg, chosen) for cfg in cfgs]
-    joined(args.out / "probe.csv", known.assign(target="state", data=keys))
+    acts = [one and f"{key} {whose(one)}" for key, one in zip(keys, policies, strict=True)]
+    planned = [known.assign(target="state", data=keys), known.assign(target="action", data=acts)]
+    joined(args.out / "probe.csv", pd.concat(planned))
     played, rows = None, []
-    for folder, cfg, row in zip(args.runs, cfgs, known.to_dict("records"), strict=True):
-        policy = args.policy or best.get((row["subject"], row["preset"]))
+    runs_of = zip(args.runs, cfgs, known.to_dict("records"), policies, strict=True)
+    for folder, cfg, row, policy in runs_of:
         device = set_up_process(cfg)
         with closing(world.environment_of(cfg)) as env:
             if played != (cfg.subject, cfg.environment):
@@ -101,7 +102,7 @@ def probe(args: argparse.Namespace) -> None:
             step = f"its checkpoint of step {checkpoint.step} is used"
             print(f"warning: {folder} is not finished; {step}", file=sys.stderr)
         rows.append(scored(agent, untrained, recording, policy).assign(**row))
-        if policy is not None and policy.samefile(folder):  # which would be favoured
+        if policy and policy.facts.path.parent.samefile(folder):  # which would be favoured
             rows[-1].loc[rows[-1]["target"] == "action", "r2"] = np.nan
     scores = merged(args.out / "probe.csv", pd.concat(rows))
     plots.save(figures.scores(scores), args.out / "probe")
@@ -112,11 +113,11 @@ def probe(args: argparse.Namespace) -> None:
 
 
 def scored(
-    agent: world.Agent, untrained: world.Agent, recording: Recording, policy: Path | None
+    agent: world.Agent, untrained: world.Agent, recording: Recording, policy: SavedPolicy | None
 ) -> pd.DataFrame:
     """A row for each variable: R² of the agent's latents, of untrained ones and of pixels.
 
-    Args: `policy`: the folder of that whose actions are variables too.
+    Args: `policy`: that whose actions are variables too.
 
     Raises:
         ConfigError: the policy sees other pictures.
@@ -125,9 +126,10 @@ def scored(
     columns = {"target": targets, "variable": recording.names, "data": recording.key}
     rows, labels = pd.DataFrame(columns), recording.labels
     if policy is not None:
-        actions, name = _actions(policy, recording.observations, str(agent.device))
+        actions = _actions(policy, recording.observations)
         numbers = [f"action {number + 1}" for number in range(actions.shape[1])]
-        columns = {"target": "action", "variable": numbers, "data": f"{recording.key} {name}"}
+        data = f"{recording.key} {whose(policy)}"
+        columns = {"target": "action", "variable": numbers, "data": data}
         rows = pd.concat([rows, pd.DataFrame(columns)], ignore_index=True)
         labels = np.concatenate([labels, actions], axis=1)
     images = world.seen(agent, recording.observations)
@@ -142,16 +144,22 @@ def scored(
     return rows.assign(updates=agent.update_step, dimensions=width)
 
 
-def _actions(folder: Path, obs: NDArray[np.uint8], device: str) -> tuple[NDArray[np.floating], str]:
-    """What a policy does at obs (N, ...), (N, A), 1 for a choice and else 0; whose policy it is."""
-    policy = load_policy(folder, device)
+def whose(policy: SavedPolicy) -> str:
+    """Which policy acted, in files."""
+    config = policy.config
+    name = f"{config['agent']['name']} {config['tag']} {config['seed']} {policy.agent_step}"
+    return one_line(name)
+
+
+def _actions(policy: SavedPolicy, obs: NDArray[np.uint8]) -> NDArray[np.floating]:
+    """What a policy does at obs (N, ...): (N, A), 1 for a choice and else 0."""
     try:
         parts = [policy(part) for part in np.array_split(obs, -(-len(obs) // _BATCH))]
     except ValueError as error:
+        folder = policy.facts.path.parent
         raise ConfigError(f"--policy={folder}: sees other pictures ({error})") from error
-    actions, config = np.concatenate(parts), policy.config
-    name = f"{config['agent']['name']} {config['tag']} {config['seed']} {policy.agent_step}"
-    return actions if actions.ndim > 1 else np.eye(policy.num_actions)[actions], one_line(name)
+    actions = np.concatenate(parts)
+    return actions if actions.ndim > 1 else np.eye(policy.num_actions)[actions]
 
 
 def joined(path: Path, rows: pd.DataFrame) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from mlr_dmcontrol.device import processes_beside
 from mlr_dmcontrol.errors import ConfigError, RunError
 from mlr_dmcontrol.policy import claim, is_exported, load_policy
 from mlr_dmcontrol.run import evaluation
-from mlr_dmcontrol.run.process import script, typed_path
+from mlr_dmcontrol.run.process import script, tell, typed_path
 from mlr_dmcontrol.run.schema import LARGEST
 from mlr_dmcontrol.run.seeding import Streams, episode_seed
 from mlr_dmcontrol.settings import of_run
@@ -104,9 +104,8 @@ def main(argv: Sequence[str]) -> int:
     for run in args.runs:
         try:
             score(run, args)
-        except RunError as error:  # one of several takes no other down
-            print(f"error: {error}", file=sys.stderr)
-            codes.append(error.exit_code)
+        except (RunError, OSError) as error:  # one of several takes no other down
+            codes.append(tell(error))
     return max(codes, default=0)
 
 

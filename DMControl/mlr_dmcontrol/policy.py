@@ -101,7 +101,7 @@ def load_policy(folder: str | Path, device: str = "auto") -> SavedPolicy:
     Raises:
         ConfigError: no such device; the folder is of neither kind or of the other benchmark, is
             damaged, or holds what it should not.
-        CheckpointError: none of the run's checkpoints can be used.
+        CheckpointError: none of the run's checkpoints can be used. OSError: a file cannot be read.
     """
     path = Path(folder).expanduser()
     check_device(device)

@@ -170,13 +170,13 @@ def look(
     """
     try:
         record, _, finished = disk.patiently(_examine, path, config, resume)
+        owner = disk.patiently(_owner, path / "run.lock")
     except (ConfigError, OSError) as error:
         return "refused", str(error)
     if not record["starts"] or finished:
         return ("finished" if finished else "waiting"), ""
     if record.get("status") != "running":
         return "resumes", one_line(record.get("last_error") or "")
-    owner = disk.patiently(_owner, path / "run.lock")
     return ("running", owner) if _lives(owner) else ("resumes", f"{owner or 'its process'} is gone")
 
 

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, ParamSpec
 
 from ..errors import ConfigError, RunError
+from .disk import DENIED, FULL, PASSING, failure
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def script(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
-    """`main` of a script: what the user did wrong is one line and an exit code.
+    """`main` of a script: what the user or the storage did wrong is one line and an exit code.
 
     A lost console changes nothing; a traceback, with code 1, is a fault of ours.
     """
@@ -35,13 +36,25 @@ def script(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
         secure_console()
         try:
             return main(*args, **options)
-        except RunError as error:
-            print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
-            return error.exit_code
+        except (RunError, OSError) as error:
+            return tell(error)
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
 
     return run
+
+
+def tell(error: RunError | OSError) -> int:
+    """Say in one line what ended a command, or a part of it; the exit code that it has.
+
+    Raises: OSError: it is not the storage's, but a fault of ours.
+    """
+    if isinstance(error, OSError):
+        if error.errno not in FULL | PASSING | DENIED:
+            raise error
+        error = failure("the storage fails", error)
+    print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+    return error.exit_code
 
 
 def typed_path(text: str) -> Path:

@@ -23,14 +23,14 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
 from ..errors import ConfigError, Preempted, RunError, suggestion
 from . import plan
 from .config import Layout, expand, spelt
-from .disk import fields, own_folder, unusable
+from .disk import fields, own_folder, patiently, unusable
 from .folder import MAY_CHANGE, look
 from .process import StopRequest, typed_path
 from .schema import RunSettings, bounded, choice, construct
@@ -272,13 +272,17 @@ class Pack:
         After USR1, not SIGTERM (`scancel`), a SLURM job queues again once every run has saved.
         """
         with StopRequest() as request:
-            outcomes = watch(self, lambda: request.requested or self.stop.exists())
+            outcomes = watch(self, lambda: request.requested or self.stopped())
         saved = any(outcome.code == Preempted.exit_code for outcome in outcomes)
         in_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
         if request.reason == "SIGUSR1" and saved and in_slurm:
             # submitit's own handler, active again, asks SLURM for a requeue and ends this process.
             os.kill(os.getpid(), signal.SIGUSR1)
         return outcomes
+
+    def stopped(self) -> bool:
+        """Whether the runs are asked to save and end; not by storage that does not answer."""
+        return os.path.exists(self.stop)
 
     def checkpoint(self) -> Any:
         """What submitit puts back into the queue: the same, for each run knows how far it came."""
@@ -296,8 +300,7 @@ def watch(pack: Pack, stopping: Callable[[], bool], gpu: str = "") -> list[Outco
         return [Outcome(job.name, Preempted.exit_code, "not started") for job in pack.jobs]
     env, processes = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}), []
     for job in pack.jobs:
-        job.log.unlink(missing_ok=True)  # not through a link
-        with job.log.open("xb") as log:
+        with _output(job.log) as log:
             streams: Any = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
             command = (*_DEAF, *job.command)
             processes.append(subprocess.Popen(command, cwd=pack.folder, env=env, **streams))
@@ -310,11 +313,27 @@ def watch(pack: Pack, stopping: Callable[[], bool], gpu: str = "") -> list[Outco
     return [Outcome(job.name, code, _last_error(job.log, code)) for job, code in ends]
 
 
+def _output(log: Path) -> BinaryIO:
+    """What a run prints to: its log; nothing where that cannot be, which ends no run."""
+
+    def begin() -> BinaryIO:
+        log.unlink(missing_ok=True)  # not through a link
+        return log.open("xb")
+
+    try:
+        return patiently(begin)
+    except OSError as error:
+        print(f"warning: {log} cannot be written ({error})", file=sys.stderr)
+        return open(os.devnull, "wb")
+
+
 def _last_error(log: Path, code: int) -> str:
     """What a run's output says about its failure; empty for a run that ended well."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = patiently(log.read_text, encoding="utf-8", errors="replace").strip().splitlines()
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (errors or lines or ["no message"])[-1] if code else ""
 
@@ -342,7 +361,7 @@ def launch(jobs: Sequence[Job], launcher: Launcher, last: bool = False) -> list[
     outcomes = []
     with begin(packs, launcher) as (futures, lost), StopRequest(last=last) as request:
         while not all(future.done() for future in futures):
-            if request.requested and not stop.exists():
+            if request.requested and not os.path.exists(stop):
                 with suppress(OSError):  # of a full disk: again
                     stop.touch()
                     print(f"{request.reason}: every run saves and ends")
@@ -353,7 +372,8 @@ def launch(jobs: Sequence[Job], launcher: Launcher, last: bool = False) -> list[
             except lost as error:  # how they ended is not known, their processes may go on
                 text = f"the launcher lost it: {(str(error).splitlines() or [repr(error)])[0]}"
                 outcomes += [Outcome(job.name, RunError.exit_code, text) for job in pack.jobs]
-    stop.unlink(missing_ok=True)
+    with suppress(OSError):
+        stop.unlink(missing_ok=True)
     return outcomes
 
 
@@ -367,7 +387,7 @@ def _local(packs: Sequence[Pack], launcher: Launcher) -> _Futures:
     def run(pack: Pack) -> list[Outcome]:
         gpu = free.get()
         try:
-            return watch(pack, pack.stop.exists, gpu)
+            return watch(pack, pack.stopped, gpu)
         finally:
             free.put(gpu)
 

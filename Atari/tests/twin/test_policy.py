@@ -112,10 +112,13 @@ def test_it_scores_as_the_run_did(
     assert policy.facts.content["scores"] == final["values"]
     assert policy.agent_step == final["agent_step"]
     flip(folder)
+    (tmp_path / "config.yaml").symlink_to("/proc/self/mem")  # which answers EIO
     capsys.readouterr()
     for arguments in ([str(run), f"--export={folder}"], [str(folder)]):
         assert evaluate.main([*arguments, *words]) == 2
-    first, second = capsys.readouterr().err.splitlines()
+    assert evaluate.main([str(tmp_path), str(folder), *words]) == 3
+    first, second, third, _ = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path}/config.yaml" in third
     assert first.startswith(f"error: --export={folder}: ")
     assert second.startswith(f"error: RUN={folder}: {folder}: ")
     assert len(list(out.iterdir())) == 2

@@ -161,7 +161,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.glob("*/*/seed_1"))
 
 
-def test_every_variable_is_scored(runs: list[Path], tmp_path: Path) -> None:
+def test_every_variable_is_scored(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert call(tmp_path, *runs) == 0
     rows = pd.read_csv(tmp_path / "probe.csv")
     assert set(rows["method"]) == {"mlr", "curl alone"}
@@ -175,7 +177,11 @@ def test_every_variable_is_scored(runs: list[Path], tmp_path: Path) -> None:
     assert (rows.groupby("variable")["untrained"].nunique() <= 1).all()
     # Whose score is best is not asked for its own actions.
     best = rows[(rows["score"] == rows["score"].max()) & (rows["target"] == "action")]
-    assert best.groupby("method")["r2"].count().min() == 0
+    asked = best.groupby("method")["r2"].count()
+    assert asked.min() == 0
+    # Actions of another policy are no match; that shows before anything is played.
+    monkeypatch.setattr(probe, "record", pytest.fail)
+    assert call(tmp_path, runs[0], f"--policy={runs[asked.idxmin() == 'curl alone']}") == 2
     assert (tmp_path / "probe.png").read_bytes().startswith(b"\x89PNG")
     tables = (tmp_path / "probe.md").read_text().split("\n\n")
     assert [table.count("curl alone") for table in tables] == [1, 0]

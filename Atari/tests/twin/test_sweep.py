@@ -148,19 +148,21 @@ def test_the_exit_code_is_honest(codes: list[int], expected: int) -> None:
 
 
 def test_a_crash_is_one_outcome_among_others(tmp_path: Path) -> None:
+    (tmp_path / ".sweep" / "logs" / "run4.txt").mkdir(parents=True)  # no output can be kept
     outcomes = local(
         tmp_path,
         "print('fine')",
         "import sys; print('error: budget=1: wrong', file=sys.stderr); sys.exit(2)",
         "import os; os.kill(os.getpid(), 9)",
         "raise ValueError('a bug')",
+        "import sys; sys.exit(3)",
     )
-    assert [outcome.code for outcome in outcomes] == [0, 2, -9, 1]
-    errors = ["", "budget=1: wrong", "killed by SIGKILL", "ValueError: a bug"]
+    assert [outcome.code for outcome in outcomes] == [0, 2, -9, 1, 3]
+    errors = ["", "budget=1: wrong", "killed by SIGKILL", "ValueError: a bug", "no message"]
     assert [outcome.error for outcome in outcomes] == errors
     *lines, total = sweep.summary(outcomes, tmp_path).splitlines()
-    assert [line.split()[1] for line in lines[:-1]] == ["run1", "run2", "run3"]
-    assert total == "4 runs: 1 finished, 0 preempted, 3 failed"
+    assert [line.split()[1] for line in lines[:-1]] == ["run1", "run2", "run3", "run4"]
+    assert total == "5 runs: 1 finished, 0 preempted, 4 failed"
 
 
 SAVES = """

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")  # being written, or left behind by a kill
 _PAUSES = 0.5, 2.0, 5.0  # seconds
-FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL, DENIED = {errno.ENOSPC, errno.EDQUOT}, {errno.EACCES, errno.EPERM, errno.EROFS}
 PASSING = {errno.EIO, errno.ESTALE, errno.EBUSY, errno.EINTR, errno.ETIMEDOUT, errno.EREMOTEIO}
 PASSING |= {errno.ENOTCONN, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN}
 _LACKING = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOTTY, errno.EBADF}
@@ -180,7 +180,11 @@ def read_bytes(path: Path, most: int) -> bytes:
     """All of a plain file of at most so many bytes."""
     if not path.is_file() or path.stat().st_size > most:  # a pipe would be waited for
         raise damage(path, None, f"must be a file of at most {most:,} bytes")
-    return path.read_bytes()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        error.filename = str(path)  # which it lacks where the file was opened, but not read
+        raise
 
 
 def read_text(path: Path, most: int = BYTES) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -109,6 +110,11 @@ def test_what_the_user_did_wrong_is_one_line(capsys: pytest.CaptureFixture[str])
     assert script(main)(ConfigError("a=1: is\nwrong")) == 2
     assert capsys.readouterr().err == "error: a=1: is wrong\n"
     assert script(main)(KeyboardInterrupt()) == 130
+    for number in (errno.EIO, errno.ENOSPC, errno.EACCES):
+        assert script(main)(OSError(number, os.strerror(number))) == 3
+    assert capsys.readouterr().err.count("\n") == 3
+    with pytest.raises(FileNotFoundError):  # a fault of ours
+        script(main)(FileNotFoundError(errno.ENOENT, "gone"))
     with pytest.raises(LookupError):  # a fault of ours
         script(main)(LookupError())
 
