@@ -218,7 +218,9 @@ class Checkpointer:
         self._tidy()
         final = final or (last is not None and last.final and last.step == step)
         parts = {name: self._write(tree) for name, tree in trees.items()}
-        written, blocks = last.frames if last else {}, {}
+        there = {*disk.names(self._files)}  # somebody may have removed some
+        old, blocks = last.frames if last else {}, dict[int, str]()
+        written = {stop: file for stop, file in old.items() if file in there}
         first, end, size = frames.first_live_frame, frames.frames_written, self._block_size
         for start in range(first - first % size, end, size):
             stop = min(start + size, end)  # a full file has the same end ever after
