@@ -73,9 +73,9 @@ def score(run: Path, args: argparse.Namespace) -> None:
         if args.out is not None or is_exported(run):
             name = f"{'-'.join(run.resolve().parts[-3:])}-{name}"
             folder = args.out.resolve() if args.out is not None else Path("evaluations")
-        if args.export is not None:
-            claim(args.export)
         with evaluation.kept(folder, name) as (path, report):
+            if args.export is not None:
+                claim(args.export)  # not the folder of results
             if args.watch:
                 evaluation.watch_episode(policy, env, seeds(0))
             told = evaluation.teller(protocol.METRIC)

@@ -22,6 +22,7 @@ from .policy import read_config
 from .rainbow import RainbowSettings
 from .replay import ReplaySettings, check_capacity, steps_off_limits
 from .run import config
+from .run.disk import one_line
 from .run.schema import RunSettings, Subject, bounded, construct
 
 _SETS = {"all": BENCHMARK_GAMES, "dev": DEVELOPMENT_GAMES}
@@ -129,12 +130,13 @@ def of_run(run: Path, own: str = "", **changes: Any) -> Config:
     Raises: ConfigError: none is there, or it is of another version or an environment not typed.
     """
     try:  # on a machine of its own
-        cfg = from_values({**read_config(run), "cuda_graph": False, **changes})
+        here = {"cuda_graph": False, "fused_kernels": False, "logging": {"every": 1}}
+        cfg = from_values({**read_config(run), **here, **changes})
         if ":" in cfg.subject and cfg.subject != own:
             remedy = f"code is not imported on a folder's word; if yours, add --own {cfg.subject}"
             raise ConfigError(f"was trained on {cfg.subject}, and {remedy}")
     except ConfigError as error:
-        raise ConfigError(f"RUN={run}: {error}") from error
+        raise ConfigError(f"RUN={run}: {one_line(error)}") from error
     return cfg
 
 

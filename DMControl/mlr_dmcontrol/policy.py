@@ -67,6 +67,7 @@ class SavedPolicy:
         Raises:
             ValueError: another shape or type.
         """
+        obs = np.asarray(obs)
         if obs.dtype != np.uint8 or obs.ndim not in (3, 4) or obs.shape[-3:] != self.obs_shape:
             raise ValueError(
                 f"obs is {obs.dtype} {obs.shape}; must be uint8 {self.obs_shape}, or (N, ...) of it"
@@ -117,10 +118,13 @@ def load_policy(folder: str | Path, device: str = "auto") -> SavedPolicy:
         if not is_exported(path):  # a checkpoint holds more than what acts
             weights = {name: weights[PolicyNetwork.part][name] for name in network.state_dict()}
         network.load_state_dict(weights, assign=True)
+        for name, part in network.state_dict().items():
+            if part.dtype != torch.float32 or not part.isfinite().all():
+                raise ValueError(f"{name} must be float32 and finite")
     except (*_DAMAGE, RuntimeError, ConfigError) as error:
         raise ConfigError(f"{path}: no policy that can be loaded: {one_line(error)}") from error
     place = named_device(device)
-    return SavedPolicy(facts, network.to(place, torch.float32), place)
+    return SavedPolicy(facts, network.to(place), place)
 
 
 def is_exported(folder: Path) -> bool:
@@ -180,7 +184,7 @@ def _exported(folder: Path) -> tuple[Fields, Any]:
             raise ValueError(f"{SUMS} are those of other files; copy the folder again")
         weights = load(content)  # which bounds the header
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        facts = json.loads(header["__metadata__"]["facts"])
+        facts = dict(json.loads(header["__metadata__"]["facts"]))
     except (*_DAMAGE, OSError, RecursionError) as error:
         raise ConfigError(f"{folder}: is none of ours: {one_line(error)}") from error
     return Fields(folder / WEIGHTS, facts), weights

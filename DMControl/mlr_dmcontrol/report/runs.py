@@ -77,7 +77,7 @@ class Runs:
 
 
 def load(paths: Iterable[Path]) -> Runs:
-    """All runs at or below `paths`, each once; links are followed, hidden folders are not.
+    """All runs at or below `paths`, each once, behind links too; not in hidden folders or `wandb`.
 
     Raises:
         ConfigError: a path that does not exist.
@@ -102,7 +102,7 @@ def _folders(paths: Iterable[Path], onerror: Callable[[OSError], None]) -> Itera
         for place, below, files in os.walk(path, onerror=onerror, followlinks=True):
             new = (real := os.path.realpath(place)) not in visited
             visited.add(real)
-            below[:] = sorted(name for name in below if new and not name.startswith("."))
+            below[:] = sorted(n for n in below if new and n[0] != "." and n != "wandb")
             if new and {"run.json", "config.yaml"} & {*below, *files}:
                 yield Path(place)
 

@@ -29,12 +29,17 @@ TREE = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, of a machine with more GPUs than this one."""
+    """A finished run, of a machine that has more than this one."""
     runs = tmp_path_factory.mktemp("policy")
     assert train.main([*PROBED, "agent=mlr", f"runs_dir={runs}"]) == 0
     (path,) = runs.glob("*/*/seed_1")
     config = (path / "config.yaml").read_text()
-    (path / "config.yaml").write_text(config.replace("device: cpu", "device: cuda:7"))
+    there = {"device: cpu": "device: cuda:7", "- tensorboard": "- wandb"}
+    there |= {"fused_kernels: false": "fused_kernels: true"}
+    for here, other in there.items():
+        assert here in config
+        config = config.replace(here, other)
+    (path / "config.yaml").write_text(config)
     return path
 
 
@@ -59,6 +64,7 @@ def test_one_observation_or_several(run: Path, exported: Path) -> None:
     obs, policy = observations(run, 3), load_policy(exported, "cpu")
     one, several = policy(obs[1]), policy(obs)
     assert several[1] == pytest.approx(one, abs=1e-6)
+    assert policy(list(obs)) == pytest.approx(several)
     assert np.shape(one) == several.shape[1:]
     assert policy(obs[:, ::-1, ::-1]) == pytest.approx(policy(obs[:, ::-1, ::-1].copy()))
     for wrong in (obs / 255, obs[0][0], obs[None], obs[:, :-1], obs.astype(np.int64)):
@@ -126,7 +132,10 @@ def test_it_scores_as_the_run_did(
 
 @pytest.mark.parametrize(
     "word",
-    ["--device=gpu", "--seed=-1", "--episodes=0", "--out={}/run.json", "--export={}/tb", "--out="],
+    [
+        *("--device=gpu", "--seed=-1", "--episodes=0", "--out={}/run.json", "--out="),
+        *("--export={}/tb", "--export={}/evaluations"),
+    ],
 )
 def test_what_is_refused_before_anything_is_played(
     word: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -191,6 +200,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a word for a number": partial(rewrite, hidden_dim="print()"),
     "another shape": partial(rewrite, change=lambda part: part[:1]),
     "another type": partial(rewrite, change=Tensor.char),
+    "half": partial(rewrite, change=Tensor.half),
+    "no numbers": partial(rewrite, change=lambda part: part * torch.nan),
+    "facts without names": partial(seal, content=save({}, {"facts": "3"})),
 }
 
 
@@ -202,9 +214,12 @@ def test_a_damaged_folder_is_refused(damage: str, exported: Path, tmp_path: Path
         load_policy(folder, "cpu")
     assert str(raised.value).startswith(str(folder))
     assert "\n" not in str(raised.value)
+    assert evaluate.main([str(folder), "--device=cpu"]) == 2
 
 
-def test_folders_of_other_things_are_refused(run: Path, tmp_path: Path) -> None:
+def test_folders_of_other_things_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = shutil.copytree(run, tmp_path / "other")
     config = (run / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace(f"\n{protocol.TASK_KEY}:", "\nlevel:"))
@@ -213,3 +228,6 @@ def test_folders_of_other_things_are_refused(run: Path, tmp_path: Path) -> None:
     for folder in (tmp_path, other, untrained):
         with pytest.raises(ConfigError, match=f"^{folder}: "):
             load_policy(folder, "cpu")
+    (untrained / "config.yaml").write_text(f'{config}precision: "\\e[2J"\n')
+    assert evaluate.main([str(untrained)]) == 2
+    assert capsys.readouterr().err.rstrip().isprintable()
