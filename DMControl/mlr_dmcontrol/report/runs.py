@@ -90,7 +90,9 @@ def load(paths: Iterable[Path]) -> Runs:
         except (ConfigError, OSError) as error:
             unreadable.append(error)
     points = [{"run": label, **point} for label, row in enumerate(rows) for point in row["curve"]]
-    runs = pd.DataFrame(rows, columns=[*RUN_COLUMNS, "status", "error", "origin", "config"])
+    runs = pd.DataFrame(
+        rows, columns=[*RUN_COLUMNS, "status", "error", "origin", "folder", "config"]
+    )
     return _joined(runs, pd.DataFrame(points, columns=["run", *EVALUATION]), unreadable)
 
 
@@ -119,12 +121,12 @@ def read(folder: Path) -> dict[str, Any]:
         if (status := info.get("status", str)) not in STATUSES:
             raise ValueError(f"status={status}; must be one of {', '.join(STATUSES)}")
         hours = sum(info.get("seconds", dict, default={}).values()) / 3600
-        noted = (*_RECORDED, "last_error", "command")
+        noted = (*_RECORDED, "last_error")
         facts: dict[str, Any] = {name: one_line(info.content.get(name) or "") for name in noted}
-        program, *words = shlex.split(facts["command"]) or ["train.py"]
+        program, *words = shlex.split(str(info.content.get("command") or "train.py"))
         # Without the places that exist on one machine only.
         words = [word for word in words if not word.startswith("runs_dir=")]
-        facts["command"] = shlex.join(["python", Path(program).name, *words])
+        facts["command"] = one_line(shlex.join(["python", Path(program).name, *words]))
         facts |= {"hours": f"{hours:.2f}" if hours else "", "protocol": info.get("protocol", str)}
     with _naming(folder / "config.yaml") as path:
         config = fields(path)
@@ -144,7 +146,8 @@ def read(folder: Path) -> dict[str, Any]:
         "method": "-".join(filter(None, names)),
         "status": status,
         "error": facts["last_error"] or final["error"],
-        "origin": str(folder),
+        "origin": one_line(folder),
+        "folder": folder,
         "curve": _table(folder / "eval.csv", columns, growing=status == "running"),
     }
 
@@ -322,10 +325,9 @@ def _state(run: Any) -> tuple[str, str]:
         return ("unfit", run.unfit) if run.unfit else ("done", score)
     if run.status != "running":
         return run.status, run.error
-    folder = Path(run.origin)
-    state, detail = look(folder)
+    state, detail = look(run.folder)
     if state != "running":
-        return "lost", f"{detail}; the same command resumes"
-    files = (folder / name for name in ("run.json", "train.csv", "eval.csv", "log.txt"))
+        return "lost", f"{one_line(detail)}; the same command resumes"
+    files = (run.folder / name for name in ("run.json", "train.csv", "eval.csv", "log.txt"))
     written = max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
     return "running", f"{detail}, last wrote {(time.time() - written) / 60:.0f} min ago"

@@ -26,11 +26,12 @@ def sweep(tmp_path: Path) -> Path:
 
 def test_a_run_folder_is_a_row_and_its_curve(tmp_path: Path) -> None:
     evaluations = {20_000: 0.5, 40_000: 1.5, BUDGET: 9.0}
-    words = {"config": {"tag": "x"}, "command": "/some/train.py seed=7 runs_dir=/a tag='a b'"}
+    command = f"/some/train.py seed=7 runs_dir=/a tag='a b' kwargs='{900 * 'c '}'"
+    words = {"config": {"tag": "x"}, "command": command}
     folder = make_run(tmp_path, A, "mlr", 7, [1.0, 3.0], evaluations, **words)
     for path in folder.iterdir():  # as Windows and a byte order mark have it
         path.write_text("\ufeff" + path.read_text().replace("\n", "\r\n") + "\r\n", newline="")
-    folder.rename(tmp_path / "the best one (old)")
+    folder.rename(tmp_path / "the best one (old) \x1b[2J")
     found = runs.load([tmp_path])
     (run,) = found.runs.itertuples()
     assert (run.name, run.status) == (f"{A}/mlr-x/seed_7", "finished")
@@ -38,7 +39,8 @@ def test_a_run_folder_is_a_row_and_its_curve(tmp_path: Path) -> None:
     assert (run.mean, run.values, run.episodes) == (2.0, (1.0, 3.0), 2)
     assert run.normalized == pytest.approx(protocol.normalize(A, 2.0))
     assert (run.hours, run.versions) == ("1.00", "python=3.11; torch=2.13.0")
-    assert run.command == "python train.py seed=7 'tag=a b'"
+    assert run.command.startswith("python train.py seed=7 'tag=a b' 'kwargs=c c")
+    assert run.origin.isprintable()
     # The final evaluation replaces the one at the budget.
     assert list(found.curves["step"]) == [20_000, 40_000, BUDGET]
     assert list(found.curves["mean"]) == [0.5, 1.5, 2.0]
