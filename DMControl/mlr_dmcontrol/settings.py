@@ -150,8 +150,10 @@ def of_run(run: Path, own: str = "", **changes: Any) -> Config:
     Raises: ConfigError: none is there, or it is of another version or an environment not typed.
     """
     try:  # on a machine of its own
-        here = {"cuda_graph": False, "fused_kernels": False, "logging": {"every": 1}}
-        cfg = from_values({**read_config(run), **here, **changes})
+        values = {**read_config(run), "cuda_graph": False, "fused_kernels": False}
+        if isinstance(values.get("logging"), dict):
+            values["logging"] |= {"sinks": ["tensorboard"]}
+        cfg = from_values({**values, **changes})
         if ":" in cfg.subject and cfg.subject != own:
             remedy = f"code is not imported on a folder's word; if yours, add --own {cfg.subject}"
             raise ConfigError(f"was trained on {cfg.subject}, and {remedy}")
