@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 LENGTH = 12  # steps of an episode
+GAMES = itertools.count()  # "unfair": no two are alike
 
 # By name, what a fault makes of the answer of a step, by its number.
 FAULTS: dict[str, Callable[[list[Any], int], list[Any]]] = {
@@ -65,7 +67,7 @@ class Odd(gymnasium.Env[np.ndarray, Any]):
         super().reset(seed=seed)
         self.count, self.offset = 0, int(self.np_random.integers(100))
         if self.fault == "unfair":
-            self.offset = id(self) % 100
+            self.offset = next(GAMES)
         observation = self._answer()[0]
         return observation if self.fault == "old reset" else (observation, {})
 
