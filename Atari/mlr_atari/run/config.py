@@ -25,10 +25,10 @@ from yaml import YAMLError
 
 from ..errors import ConfigError, suggestion
 from .folder import flatten
+from .schema import SWEEP_KEYS
 
 FLAGS = ("-m", "--multirun", "--print-config")
 _TEXT_KEYS = ("runs_dir", "tag")  # each value is one text, whatever it looks like
-_SWEEP_KEYS = ("ablation", "launcher", "runs_per_gpu", "jobs_at_once", "plan")
 _MOST_VALUES = 1000  # of a range in a sweep
 _OPEN = "environment.kwargs"  # a section that takes any key
 
@@ -134,7 +134,7 @@ def compose(words: Sequence[str], layout: Layout) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for word in spelt(words):
         key = word.partition("=")[0]
-        if key.partition(".")[0] in _SWEEP_KEYS:
+        if key.partition(".")[0] in SWEEP_KEYS:
             raise ConfigError(f"{word}: belongs to a sweep; add -m")
         if key in ("agent.name", f"{layout.subject}.name"):
             raise ConfigError(f"{word}: follows from {key[:-5]}=; set that, or tag=<word>")

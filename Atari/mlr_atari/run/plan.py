@@ -15,11 +15,10 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from .disk import fields, one_line
-from .schema import bounded, choice, construct
+from .schema import SWEEP_KEYS, bounded, choice, construct
 
 MOST_RUNS = 10_000
 _OF_THE_PLAN = ("agent", "preset", "budget", "seed")
-_NOT_OF_A_PLAN = ("runs_dir", "resume", "plan", "ablation", "runs_per_gpu", "jobs_at_once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,5 +131,5 @@ def _check(word: str, taken: tuple[str, ...]) -> None:
         raise ConfigError(f"{one_line(word)}: must be <key>=<value>")
     if key in taken:
         raise ConfigError(f"{one_line(word)}: has a key of its own in the plan; use that")
-    if key in _NOT_OF_A_PLAN or key.partition(".")[0] == "launcher":
+    if key.partition(".")[0] in ("runs_dir", "resume", *SWEEP_KEYS):
         raise ConfigError(f"{one_line(word)}: does not belong to a plan; type it beside plan=")

@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 
 from ..errors import ConfigError, suggestion
 
+LAUNCHER_KEYS = ("launcher", "runs_per_gpu", "jobs_at_once")
+SWEEP_KEYS = (*LAUNCHER_KEYS, "ablation", "plan")  # none of a run
 _MOST_EVALUATIONS = 100_000
 LARGEST = 2**31 - 1  # of every number: what lies beyond is a slip, and some libraries hang on it
 
