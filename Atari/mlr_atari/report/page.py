@@ -12,7 +12,7 @@ import jinja2
 import pandas as pd
 
 from .. import protocol
-from ..errors import ConfigError, StorageError, suggestion
+from ..errors import ConfigError, suggestion
 from ..run import disk, plan
 from ..run.process import script, typed_path
 from . import plots, runs, tables, verdict
@@ -48,10 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         disk.results_folder(options.out)
         studies = [tables.build(found)] if options.runs else tables.shipped(found)
-        try:
+        with disk.essential(f"--out={options.out} cannot be written"):
             text, done = f"report: {write(studies, options.out, shown)}", True
-        except OSError as error:
-            raise StorageError(f"--out={options.out}: {error}") from error
     print(text)
     return 0 if done else 2
 

@@ -30,7 +30,7 @@ import pandas as pd
 from .. import protocol
 from ..errors import ConfigError
 from ..run.disk import COUNT, damage, fields, one_line, read_text
-from ..run.folder import MAY_CHANGE, flatten, look
+from ..run.folder import MAY_CHANGE, look, without
 
 IDENTITY = ("method", "task", "seed", "protocol", "preset", "budget")
 """What names a run; `task` stands as `protocol.TASK_KEY` in files."""
@@ -130,8 +130,7 @@ def read(folder: Path) -> dict[str, Any]:
         facts |= {"hours": f"{hours:.2f}" if hours else "", "protocol": info.get("protocol", str)}
     with _naming(folder / "config.yaml") as path:
         config = fields(path)
-        flat, incidental = flatten(config.content), tuple(f"{name}." for name in INCIDENTAL)
-        shared = {key: flat[key] for key in flat if not f"{key}.".startswith(incidental)}
+        shared = without(config.content, INCIDENTAL)
         digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
         names = config.get("agent.name", str), config.get("tag", str, default="")
         facts |= {name: config.get(name, int) for name in ("seed", "budget")}

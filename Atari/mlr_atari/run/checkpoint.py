@@ -184,10 +184,8 @@ class Checkpointer:
         Raises CheckpointError: there are some, but none can be used, or one is of another run.
         StorageError: the folder cannot be read.
         """
-        try:
+        with disk.essential(f"{self._folder} cannot be read"):
             published, reason = disk.patiently(self._published), ""
-        except OSError as error:
-            raise disk.failure(f"{self._folder} cannot be read", error) from error
         for checkpoint in reversed(published):
             try:
                 return disk.patiently(self._read_parts, checkpoint, names)

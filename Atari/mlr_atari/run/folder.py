@@ -125,15 +125,9 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         """Write a whole file of the folder, or replace it."""
-
-        def replace() -> None:
-            self.check()
-            disk.write_atomically(self.path / name, text)
-
-        try:
-            disk.patiently(replace)
-        except OSError as error:
-            raise disk.failure(f"{self.path / name} cannot be written", error) from error
+        with disk.essential(f"{self.path / name} cannot be written"):
+            disk.patiently(self.check)
+            disk.patiently(disk.write_atomically, self.path / name, text)
 
     def check(self) -> None:
         """Raises StorageError if the folder was removed, or taken where locks do not work."""
@@ -191,6 +185,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def without(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The configuration by dotted keys, but for these keys and all keys of these sections."""
+    flat, left_out = flatten(config), tuple(f"{name}." for name in names)
+    return {key: flat[key] for key in flat if not f"{key}.".startswith(left_out)}
+
+
 def installed(package: str) -> str | None:
     """Version of a distribution; None if it is not installed."""
     try:
@@ -239,7 +239,8 @@ def _examine(
     new = old if config is None else flatten(config)
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     grown = [key for key in differing if key in MAY_GROW and _larger(new.get(key), old.get(key))]
-    refused = [key for key in differing if key not in grown and not _may_change(key)]
+    fixed = without({**old, **new}, (*MAY_CHANGE, *grown))
+    refused = [key for key in differing if key in fixed]
     keys = refused or differing
     shown = one_line(", ".join(f"{key}={new.get(key)} (was {old.get(key)})" for key in keys))
     if refused:
@@ -255,13 +256,8 @@ def _examine(
 
 def identity(config: Mapping[str, Any]) -> str:
     """Digest of what may not change in the configuration of a run; its checkpoints bear it."""
-    flat = flatten(config)
-    fixed = {key: flat[key] for key in flat if key not in MAY_GROW and not _may_change(key)}
+    fixed = without(config, (*MAY_CHANGE, *MAY_GROW))
     return hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _may_change(key: str) -> bool:
-    return f"{key}.".startswith(tuple(f"{name}." for name in MAY_CHANGE))
 
 
 def _larger(new: Any, old: Any) -> bool:

@@ -33,11 +33,10 @@ from .config import Layout, expand, spelt
 from .disk import fields, own_folder, patiently, unusable
 from .folder import MAY_CHANGE, look
 from .process import StopRequest, typed_path
-from .schema import RunSettings, bounded, choice, construct
+from .schema import LAUNCHER_KEYS, RunSettings, bounded, choice, construct
 
 GIGA = 1e9
 _MANY = {"-m", "--multirun"}
-_LAUNCHER_WORDS = ("launcher=", "launcher.", "runs_per_gpu=", "jobs_at_once=")
 _POLL_SECONDS = 0.2
 _ASK_SECONDS = 1.0
 # A run hears these while it trains; before and after, when they would kill it, it is deaf to them.
@@ -130,7 +129,7 @@ def read(argv: Sequence[str], layout: Layout) -> tuple[list[list[str]], Launcher
     """The words of each job, and the launcher. Raises: ConfigError: a word is not understood."""
     words, several = [word for word in spelt(argv) if word != "plan=true"], _MANY & {*argv}
     # Without -m the launcher's are refused where the others are composed.
-    own = [word for word in words if several and word.startswith(_LAUNCHER_WORDS)]
+    own = [word for word in words if several and word.startswith(LAUNCHER_KEYS)]
     plans = [word for word in words if word.startswith("plan=")]
     others = [word for word in words if word not in (*own, *plans)]
     inner = [word for word in own if word.startswith("launcher.")]
@@ -315,13 +314,9 @@ def watch(pack: Pack, stopping: Callable[[], bool], gpu: str = "") -> list[Outco
 
 def _output(log: Path) -> BinaryIO:
     """What a run prints to: its log; nothing where that cannot be, which ends no run."""
-
-    def begin() -> BinaryIO:
-        log.unlink(missing_ok=True)  # not through a link
-        return log.open("xb")
-
     try:
-        return patiently(begin)
+        patiently(log.unlink, missing_ok=True)  # not through a link
+        return patiently(log.open, "xb")
     except OSError as error:
         print(f"warning: {log} cannot be written ({error})", file=sys.stderr)
         return open(os.devnull, "wb")

@@ -78,6 +78,15 @@ def optional(name: str) -> Iterator[None]:
             log.warning("this file system has no %s (%s); going on without", name, error)
 
 
+@contextmanager
+def essential(what: str) -> Iterator[None]:
+    """Raises StorageError, which says `what` cannot be done: the storage fails for good."""
+    try:
+        yield
+    except OSError as error:
+        raise failure(what, error) from error
+
+
 def failure(what: str, error: OSError) -> StorageError:
     """What ends a run whose storage fails for good."""
     remedy = "make room" if error.errno in FULL else "see to the storage"

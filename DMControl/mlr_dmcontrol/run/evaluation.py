@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from ..errors import ConfigError, NonFiniteError, RunError, SimulatorError, StorageError
-from .disk import failure, own_folder
+from ..errors import ConfigError, NonFiniteError, RunError, SimulatorError
+from .disk import essential, own_folder
 from .process import SIGNALS
 
 # Observations uint8 (n, ...) and the generators of their episodes, for a policy that now and then
@@ -317,10 +317,8 @@ def record_video(policy: Policy, env: Any, seed: int, path: Path) -> float:
         log.warning("%s.mp4 cannot be made: %s", path, str(error).partition("\n")[0])
     for _ in pictures:  # what is left of it
         pass
-    try:
+    with essential(f"{path}.gif cannot be written"):
         imageio.mimsave(f"{path}.gif", loop, duration=1000 * every / rate, loop=0)
-    except OSError as error:
-        raise failure(f"{path}.gif cannot be written", error) from error
     return score
 
 
@@ -360,9 +358,8 @@ def kept(folder: Path, name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
         raise ConfigError(f"--out={folder}: nothing can be kept there ({error})") from error
     try:
         yield path, report
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    except BaseException as error:
+        with essential(f"{path} cannot be written"):
+            path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    except BaseException:
         path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise StorageError(f"{path} cannot be written: {error}") from error
         raise

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.utils.tensorboard import summary
 
 from ..errors import CheckpointError, SimulatorError
-from .disk import failure, names, open_own, own_folder, patiently, sync
+from .disk import essential, names, open_own, own_folder, patiently, sync
 from .evaluation import MOST_FAILURES, EvaluationResult
 from .folder import RunFolder
 from .metrics import Metrics
@@ -171,15 +171,9 @@ class Records:
 
     def __enter__(self) -> Records:
         path = self.folder.path / "log.txt"
-
-        def open_log() -> logging.FileHandler:
-            os.close(open_own(path))
-            return logging.FileHandler(path, encoding="utf-8")
-
-        try:
-            self._log_file = patiently(open_log)
-        except OSError as error:
-            raise failure(f"{path} cannot be written", error) from error
+        with essential(f"{path} cannot be written"):
+            text = os.fdopen(patiently(open_own, path), "a", encoding="utf-8")
+        self._log_file = logging.StreamHandler(text)
         # What a full disk does not take is missing there, and ends nothing.
         self._log_file.handleError = lambda record: None  # type: ignore[method-assign]
         self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -198,7 +192,7 @@ class Records:
             file.close()
         _PACKAGE.removeHandler(self._log_file)
         with suppress(OSError):
-            self._log_file.close()
+            self._log_file.stream.close()
         _PACKAGE.propagate = True
 
     def open(self, facts: Mapping[str, object]) -> None:
@@ -207,15 +201,13 @@ class Records:
         Raises CheckpointError (a table was damaged; none was changed), StorageError.
         """
         folder = self.folder.path
-        try:
+        with essential(f"{folder} cannot be written"):
             for table in self._tables.values():
                 patiently(table.open)
             for table in self._tables.values():
                 patiently(table.cut)
             for sink in self._sinks:
                 patiently(sink.begin, self._charts, self.step)
-        except OSError as error:
-            raise failure(f"{folder} cannot be written", error) from error
         self._since, self._began = self._now(), (time.monotonic(), self.step)
         facts = {**facts, "folder": folder, "curves": f"tensorboard --logdir {folder.parents[2]}"}
         width = max(map(len, facts))
