@@ -17,7 +17,9 @@ from gymnasium import spaces
 from .errors import ConfigError, RunError, SimulatorError
 from .protocol import TASK_KEY
 from .run.disk import one_line
+from .run.process import undisturbed
 
+_MOST_ACTIONS = 10_000  # or numbers of one; an output of the network is computed for each
 _LEAST_STEPS, _MOST_STEPS = 10, 200  # of a trial, which ends once it has seen enough
 
 
@@ -64,9 +66,10 @@ class OwnEnvironment:
             self._kwargs["render_mode"] = "rgb_array"
             self._env = self._made()
         self.action_space: Any = getattr(self._env, "action_space", None)
-        if not isinstance(self.action_space, actions):
-            shown = one_line(str(self.action_space))
-            raise self.fault(f"acts in {shown}", f"have actions of a {actions.__name__}")
+        space = self.action_space
+        if not (isinstance(space, actions) and spaces.flatdim(space) <= _MOST_ACTIONS):
+            must = f"have actions of a {actions.__name__}, of size {_MOST_ACTIONS:,} at most"
+            raise self.fault(f"acts in {one_line(str(space))}", must)
         rate = (self._env.metadata or {}).get("render_fps")
         self.frame_rate = np.nan
         if isinstance(rate, Real):
@@ -153,7 +156,8 @@ class OwnEnvironment:
     def _made(self) -> Any:
         must = f"be made with environment.kwargs={self._kwargs}"
         kwargs = {"disable_env_checker": True} | self._kwargs
-        return self._ask(must, gymnasium.make, self._name, **kwargs)
+        with undisturbed():
+            return self._ask(must, gymnasium.make, self._name, **kwargs)
 
     def _ask(self, must: str, ask: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """What the user's code answers; what it raises becomes an error as the class says."""

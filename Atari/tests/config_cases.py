@@ -56,6 +56,7 @@ TOGETHER = {
     "agent.num_filters=[32,64]": "3",
     "environment.image_size=16 agent.patch_size=8": "larger",
     "agent.v_min=11.0": "v_max",
+    "agent.virtual_per_action=65 agent=playvirtual": "64",
     "agent.learning_starts=2000 budget=2000": "budget",
     "evaluation.every=1 budget=2000000000": "evaluations",
     "agent.learning_starts=20": "31",

@@ -9,7 +9,8 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from types import FrameType
@@ -95,6 +96,19 @@ def secure_console() -> None:
             encoding, errors = getattr(stream, "encoding", "utf-8"), "backslashreplace"
             lossy = io.TextIOWrapper(raw, encoding, errors, line_buffering=True)
             setattr(sys, name, lossy)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Foreign code within changes neither the working directory nor who hears our signals."""
+    here, handlers = Path.cwd(), {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        os.chdir(here)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler or signal.SIG_DFL)
 
 
 class StopRequest:

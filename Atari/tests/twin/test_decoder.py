@@ -36,6 +36,10 @@ def test_position_table(width: int, golden: Callable[[str], Any]) -> None:
     assert table.double().abs().sum() == pytest.approx(stored[1], rel=1e-6)
 
 
+def test_a_block_has_a_hidden_unit_at_least() -> None:
+    assert _decoder(mlp_ratio=1e-3).blocks[0].mlp[0].out_features == 1
+
+
 def test_last_block_computes_only_what_is_used() -> None:
     decoder = _decoder(depth=3, heads=4)
     latents, actions = torch.randn(2, 5, 12), torch.randn(2, 5, 3)

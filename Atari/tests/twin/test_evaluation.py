@@ -148,7 +148,7 @@ def test_what_the_simulator_raises_ends_its_episode(
         ("rewards nan", 0, NonFiniteError, "score=nan"),
         ("refuses", 1, ConfigError, "task=walk: refuses"),
         ("is broken", 1, RuntimeError, "LookupError"),
-        ("dies", 1, RunError, "worker ended with code -9"),
+        ("dies", 1, ConfigError, "worker ended by SIGKILL; evaluation.processes"),
     ],
 )
 def test_what_ends_an_evaluation(

@@ -145,7 +145,11 @@ def _answer(connection: Connection, process: Any, waiting: Callable[[], None]) -
             waiting()
         answer: Seen | Exception = connection.recv()
     except (EOFError, ConnectionError) as error:
-        raise RunError(f"an evaluation worker ended with code {process.wait()}") from error
+        code, what = process.wait(), "an evaluation worker ended"
+        if code < 0:
+            remedy = "evaluation.processes: take fewer where memory is short"
+            raise ConfigError(f"{what} by {signal.Signals(-code).name}; {remedy}") from error
+        raise RunError(f"{what} with code {code}") from error
     if isinstance(answer, Exception):
         raise answer
     return answer

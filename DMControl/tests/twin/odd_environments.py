@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -48,6 +50,9 @@ class Odd(gymnasium.Env[np.ndarray, Any]):
         """`actions`: how many, or (low, high) of three numbers; `blind`: pictures are rendered."""
         if fault == "constructor":
             raise FileNotFoundError("no level1.wad")
+        if fault == "disturbs":
+            os.chdir("/")
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         vector, pixels = spaces.Box(-1, 1, (4,)), spaces.Box(0, 255, (24, 24, 3), np.uint8)
         self.observation_space = space or (vector if blind else pixels)
         self.action_space: Any = actions

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,6 +77,7 @@ def test_pixels_come_in_any_layout(layout: tuple[int, ...], shown: tuple[int, ..
         ({"fault": "constructor"}, ["FileNotFoundError: no level1.wad", "environment.kwargs="]),
         ({"name": "no_such_module:Odd-v0"}, ["ModuleNotFoundError", "be made"]),
         ({"actions": [-1, 1]}, ["acts in Box", "Discrete"]),
+        ({"actions": 10**9}, ["acts in Discrete(1000000000", "10,000 at most"]),
         ({"space": spaces.Dict(image=spaces.Discrete(2))}, ["Dict", "AddRenderObservation"]),
         ({"space": spaces.Box(0, 1, (24, 24, 3), np.float32)}, ["float32", "uint8"]),
         ({"space": spaces.Box(0, 255, (24, 24, 4), np.uint8)}, ["(24, 24, 4)", "1 or 3 channels"]),
@@ -103,6 +106,12 @@ def test_a_crash_ends_the_episode_and_the_next_one_begins_anew() -> None:
             env.step(0)
         with pytest.raises(SimulatorError, match="the physics exploded.*step 7"):
             env.step(0)
+
+
+def test_a_constructor_changes_neither_the_working_directory_nor_who_hears_signals() -> None:
+    here, handler = Path.cwd(), signal.getsignal(signal.SIGTERM)
+    made(fault="disturbs")
+    assert (Path.cwd(), signal.getsignal(signal.SIGTERM)) == (here, handler)
 
 
 def test_own_names() -> None:
