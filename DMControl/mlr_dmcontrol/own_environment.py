@@ -123,7 +123,7 @@ class OwnEnvironment:
         return np.array(np.broadcast_to(picture, (*picture.shape[:2], 3)))
 
     def try_out(self) -> None:
-        """Play some random steps: ConfigError also if its pictures never change or are black."""
+        """Play some random steps: ConfigError also for a picture that stays or is black."""
         self.reset(0)
         self.action_space.seed(0)
         must = "have actions that can be drawn at random"
@@ -133,7 +133,10 @@ class OwnEnvironment:
             for step in range(_MOST_STEPS):
                 if over:
                     self.reset(step)
-                _, terminated, truncated, _ = self.step(self._ask(must, self.action_space.sample))
+                action = self._ask(must, self.action_space.sample)
+                reward, terminated, truncated, _ = self.step(action)
+                if not np.isfinite(reward):
+                    raise self.fault(f"gives a reward of {reward}", "give finite ones")
                 over, picture = terminated or truncated, self.picture()
                 darkest, brightest = np.minimum(darkest, picture), np.maximum(brightest, picture)
                 changed = (darkest != brightest).any()

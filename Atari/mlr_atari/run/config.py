@@ -59,7 +59,7 @@ def spelt(argv: Sequence[str]) -> list[str]:
     """
     words = [word for word in argv if word not in FLAGS]
     for word in words:
-        if re.match(r"hydra[./]", word):
+        if re.match(r"[+~]*hydra[./]", word):
             ours = "runs_dir=, launcher=, launcher.<key>= or jobs_at_once="
             raise ConfigError(f"{word}: Hydra only composes the files here; write {ours}")
         if not re.match(r"\w[\w./-]*=", word):

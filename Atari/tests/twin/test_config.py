@@ -129,6 +129,7 @@ REFUSED = {
     "agnet=mlr": "agent?",
     "unheard.of=3": "--help",
     "hydra/launcher=submitit_slurm": "launcher=",
+    "++hydra.run.dir=x": "runs_dir=",
     "evaluation=3": "evaluation.",
     "agent.mask_ratio=[0.3": "quote it",
     "agent.name=other": "agent=",

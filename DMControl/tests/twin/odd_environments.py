@@ -25,6 +25,7 @@ FAULTS: dict[str, Callable[[list[Any], int], list[Any]]] = {
     "dark": lambda a, step: [a[0] // 200, *a[1:]],
     "array reward": lambda a, step: [a[0], np.ones(1), *a[2:]],
     "ragged reward": lambda a, step: [a[0], [1, [2, 3]], *a[2:]],
+    "infinite reward": lambda a, step: [a[0], float("inf") if step == 7 else 1.0, *a[2:]],
     "no reward": lambda a, step: [a[0], None if step == 7 else 1.0, *a[2:]],
     "four values": lambda a, step: [*a[:3], a[4]],
     "number": lambda a, step: [*a[:2], 0, *a[3:]],

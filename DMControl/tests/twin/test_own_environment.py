@@ -64,6 +64,7 @@ def test_pixels_come_in_any_layout(layout: tuple[int, ...], shown: tuple[int, ..
         ({"fault": "constant"}, ["the same picture"]),
         ({"fault": "dark"}, ["nothing brighter than 1"]),
         ({"fault": "array reward"}, ["float64 (1,)", "a number"]),
+        ({"fault": "infinite reward"}, ["a reward of inf, in step 7"]),
         ({"fault": "ragged reward"}, ["list", "a number"]),
         ({"fault": "no reward"}, ["NoneType, bool, bool, dict, in step 7", "a number"]),
         ({"fault": "four values"}, ["give (observation, a number"]),
