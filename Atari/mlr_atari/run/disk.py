@@ -134,9 +134,9 @@ def results_folder(path: Path) -> None:
         raise ConfigError(f"--out={path}: nothing can be kept there ({error})") from error
 
 
-def open_own(path: Path) -> int:
+def open_own(path: Path, flags: int = 0) -> int:
     """Descriptor to read and write a plain file, made if missing; OSError where it is a link."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags |= os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o666)
     if is_link(path) or not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

@@ -172,7 +172,7 @@ class Records:
     def __enter__(self) -> Records:
         path = self.folder.path / "log.txt"
         with essential(f"{path} cannot be written"):
-            text = os.fdopen(patiently(open_own, path), "a", encoding="utf-8")
+            text = os.fdopen(patiently(open_own, path, os.O_APPEND), "a", encoding="utf-8")
         self._log_file = logging.StreamHandler(text)
         # What a full disk does not take is missing there, and ends nothing.
         self._log_file.handleError = lambda record: None  # type: ignore[method-assign]
