@@ -198,7 +198,7 @@ def _sums(files: Mapping[str, bytes]) -> bytes:
 
 def _card(facts: Mapping[str, Any]) -> str:
     """What people should know of the policy, in Markdown."""
-    from .report import statistics  # slow, and of no use to those who load
+    from .report import statistics, tables  # slow, and of no use to those who load
 
     config, run, scores = facts["config"], facts["run"], facts["scores"]
     task, agent = config[protocol.TASK_KEY]["name"], config["agent"]["name"]
@@ -212,8 +212,9 @@ def _card(facts: Mapping[str, Any]) -> str:
         "observation": f"uint8 {tuple(run['observation'])}: frames, oldest first, channels first",
         **{key: run[key] for key in ("actions", protocol.SIMULATOR, *_KEPT[3:])},
     }
-    table = "\n".join(f"| {name} | {one_line(value)} |" for name, value in rows.items())
-    return f"""# {one_line(agent)} on {one_line(task)}
+    texts = {name: tables.escaped(one_line(value)) for name, value in rows.items()}
+    table = "\n".join(f"| {name} | {text} |" for name, text in texts.items())
+    return f"""# {tables.escaped(one_line(agent))} on {texts[protocol.TASK_KEY]}
 
 | | |
 |---|---|

@@ -130,6 +130,8 @@ def read(folder: Path) -> dict[str, Any]:
         facts |= {"hours": f"{hours:.2f}" if hours else "", "protocol": info.get("protocol", str)}
     with _naming(folder / "config.yaml") as path:
         config = fields(path)
+        if protocol.TASK_KEY not in config.content:
+            raise ValueError(f"is no run of {protocol.NAME}, for it names no {protocol.TASK_KEY}")
         shared = without(config.content, INCIDENTAL)
         digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
         names = config.get("agent.name", str), config.get("tag", str, default="")

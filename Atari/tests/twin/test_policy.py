@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,7 +49,9 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its policy."""
     folder = tmp_path_factory.mktemp("exported") / "new"
     claim(folder)
-    load_policy(run, "cpu").export(folder, [1.0, 2.0, 4.5], seed=7)
+    policy = load_policy(run, "cpu")
+    policy.facts.content["run"]["hardware"] = policy.config["agent"]["name"] = "<b>|\n| a"
+    policy.export(folder, [1.0, 2.0, 4.5], seed=7)
     return folder
 
 
@@ -93,7 +96,9 @@ def test_on_a_gpu(run: Path) -> None:
 
 def test_what_an_exported_folder_holds(exported: Path) -> None:
     assert sorted(os.listdir(exported)) == sorted((WEIGHTS, CARD, SUMS))
-    assert f"| {protocol.METRIC} | 2.5 [" in (exported / CARD).read_text()
+    card = (exported / CARD).read_text()
+    assert f"| {protocol.METRIC} | 2.5 [" in card and "<" not in card
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in card.splitlines()} == {0, 3}
     command = ["sha256sum", "--check", "--strict", SUMS]
     assert subprocess.run(command, cwd=exported, capture_output=True, check=False).returncode == 0
     assert str(exported.parent) not in (exported / WEIGHTS).read_bytes().decode(errors="replace")

@@ -133,6 +133,13 @@ def test_a_damaged_run_is_named_and_the_others_are_read(
     assert page.main([str(tmp_path), "--status"]) == 2
 
 
+def test_a_run_of_the_other_benchmark_is_called_so(tmp_path: Path) -> None:
+    config = make_run(tmp_path, A, "mlr", 1) / "config.yaml"
+    config.write_text(config.read_text().replace(f"{protocol.TASK_KEY}:", "level:"))
+    (said,) = runs.load([tmp_path]).unreadable
+    assert said.startswith(f"{config}: ") and protocol.NAME in said
+
+
 def test_a_run_that_goes_on_has_no_final_score_and_perhaps_half_a_line(tmp_path: Path) -> None:
     folder = make_run(tmp_path, A, "mlr", 1, curve={BUDGET: 1.0, 2 * BUDGET: 2.0}, status="running")
     add("500,40")(folder / "eval.csv")

@@ -313,7 +313,7 @@ def seeds_table(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 def markdown(table: pd.DataFrame) -> str:
     """A Markdown table: the first column is left-aligned, the others right-aligned."""
-    plain = table.map(_escaped).rename(columns=_escaped)
+    plain = table.map(escaped).rename(columns=escaped)
     sides = ["left", *["right"] * (len(table.columns) - 1)]
     return str(plain.to_markdown(index=False, colalign=sides, disable_numparse=True))
 
@@ -329,7 +329,8 @@ def bracketed(value: float, low: float, high: float, form: str = ".3f") -> str:
     return shown if math.isnan(low) else f"{shown} [{low:{form}}, {high:{form}}]"
 
 
-def _escaped(cell: str) -> str:
+def escaped(cell: str) -> str:
+    """A text as it is to be read in Markdown's tables, and no markup."""
     return cell.replace("|", r"\|").replace("<", "&lt;")
 
 
