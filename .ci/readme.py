@@ -121,7 +121,7 @@ def block(of: Tree, page: Path) -> str:
     """Markdown between the markers: curves and tables of each study."""
     parts = ["*Made from `results/` by `.ci/readme.py`.*"]
     for study in studies(of):
-        parts.append(f"**{study.title}**")
+        parts.append(f"**{of.tables.escaped(study.title)}**")
         if len(study.runs):
             figure = os.path.relpath(_figure(of, study), page.parent)
             parts.append(f"![Learning curves of {study.title}]({figure})")

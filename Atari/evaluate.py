@@ -69,6 +69,8 @@ def score(run: Path, args: argparse.Namespace) -> None:
             policy: evaluation.Policy = partial(random_actions, env.num_actions)
         else:
             policy = saved = load_policy(run, args.device)
+            if (saved.obs_shape, saved.num_actions) != (env.obs_shape, env.num_actions):
+                raise ConfigError(f"RUN={run}: its policy has other sizes than {cfg.subject}")
             step, name = saved.agent_step, f"step_{saved.agent_step}"
         folder, name = run / "evaluations", f"{name}_seed_{seed}"
         if args.out is not None or is_exported(run):

@@ -28,7 +28,7 @@ import numpy as np
 import psutil
 
 from ..errors import ConfigError, NonFiniteError, RunError, SimulatorError
-from .disk import essential, own_folder
+from .disk import essential, names, own_folder
 from .process import SIGNALS
 
 # Observations uint8 (n, ...) and the generators of their episodes, for a policy that now and then
@@ -347,17 +347,21 @@ def teller(metric: str) -> Callable[[EvaluationResult], None]:
 def kept(folder: Path, name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A new file `folder`/`name`.json, or with a number behind it, for what the mapping will hold.
 
+    Nothing there has its name, whatever its ending.
+
     Raises ConfigError (nothing can be kept there, which shows at once), StorageError (nor now).
     """
     report: dict[str, Any] = {}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         own_folder(folder)
+        taken = {Path(other).stem for other in names(folder)}  # of films too, and of links
         for number in itertools.count(1):
             path = folder / (f"{name}.json" if number == 1 else f"{name}_{number}.json")
             with suppress(FileExistsError):
-                path.open("x").close()
-                break
+                if path.stem not in taken:
+                    path.open("x").close()
+                    break
     except OSError as error:
         raise ConfigError(f"--out={folder}: nothing can be kept there ({error})") from error
     try:

@@ -59,10 +59,11 @@ def tell(error: RunError | OSError) -> int:
 
 
 def typed_path(text: str) -> Path:
-    """A path from a command line: `~` is the user's home. Raises: ConfigError: it is empty."""
-    if not text:
-        raise ConfigError("a path is empty; name a file or folder")
-    return Path(text).expanduser()
+    """A path from a command line: `~` is the user's home. Raises: ConfigError: it cannot be one."""
+    path = Path(os.path.expanduser(text))
+    if not text or any(len(os.fsencode(part)) > 255 for part in path.parts):
+        raise ConfigError(f"{text}: a path is empty, or a name too long; name a file or folder")
+    return path
 
 
 class _Lossy(io.FileIO):

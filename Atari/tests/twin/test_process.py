@@ -18,7 +18,7 @@ import torch
 from mlr_atari.build import set_up_process
 from mlr_atari.device import hardware
 from mlr_atari.errors import ConfigError, Preempted
-from mlr_atari.run.process import SIGNALS, StopRequest, script
+from mlr_atari.run.process import SIGNALS, StopRequest, script, typed_path
 
 TREE = Path(__file__).resolve().parents[2]
 
@@ -190,3 +190,12 @@ def test_whatever_follows_the_first_signal_a_saved_run_ends_with_75(
         for number in SIGNALS:
             process.send_signal(number)
     assert process.returncode == Preempted.exit_code
+
+
+def test_what_is_typed_may_be_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert typed_path("~/a") == Path("/home/me/a")
+    assert typed_path("~no.such.user/a") == Path("~no.such.user/a")
+    for wrong in ("", 256 * "a", f"a/{128 * 'é'}/b"):
+        with pytest.raises(ConfigError):
+            typed_path(wrong)

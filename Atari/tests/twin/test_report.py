@@ -165,7 +165,7 @@ def test_names_in_a_run_are_neither_paths_nor_markup(tmp_path: Path) -> None:
     for method in (script, "../../b"):
         folder = make_run(tmp_path / "runs", A, f"m{len(method)}", 1, [1.0])
         config = (folder / "config.yaml").read_text()
-        names = {"name: m": f"name: '{method}' #", "preset: paper": f"preset: ../../{'ä' * 90}"}
+        names = {"name: m": f"name: '{method}' #", "preset: paper": f"preset: ../../<{'ä' * 90}"}
         for old, new in names.items():
             config = config.replace(old, new)
         (folder / "config.yaml").write_text(config)
@@ -173,6 +173,7 @@ def test_names_in_a_run_are_neither_paths_nor_markup(tmp_path: Path) -> None:
     assert page.main([str(tmp_path / "runs"), "--out", str(out)]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "deep"}
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+    assert not any("<" in path.read_text() for path in out.rglob("*.md"))
     text = (out / "index.html").read_text()
     assert "<script" not in text
     assert "&lt;script" in text

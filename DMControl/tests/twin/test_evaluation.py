@@ -25,6 +25,7 @@ from mlr_dmcontrol.run.evaluation import (
     EvaluationEnvs,
     EvaluationResult,
     evaluate,
+    kept,
     record_video,
 )
 from mlr_dmcontrol.run.process import SIGNALS
@@ -220,6 +221,12 @@ def test_workers_die_with_their_parent_and_need_no_torch() -> None:
     pid, torch_is_loaded = parent.stdout.split()
     assert torch_is_loaded == "False"
     assert gone(int(pid))
+
+
+def test_no_film_is_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "score.1.gif").symlink_to(tmp_path / "elsewhere")
+    with kept(tmp_path, "score.1") as (path, _):
+        assert path.name == "score.1_2.json"
 
 
 @pytest.mark.parametrize(

@@ -228,11 +228,17 @@ def test_folders_of_other_things_are_refused(
     other = shutil.copytree(run, tmp_path / "other")
     config = (run / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace(f"\n{protocol.TASK_KEY}:", "\nlevel:"))
+    another = shutil.copytree(run, tmp_path / "another")  # which sees what is not shown
+    record = json.loads((run / "run.json").read_text())
+    record["observation"][-1] += 1
+    (another / "run.json").write_text(json.dumps(record))
+    assert evaluate.main([str(another), "--device=cpu"]) == 2
     untrained = shutil.copytree(run, tmp_path / "untrained")
     shutil.rmtree(untrained / "checkpoints")
     for folder in (tmp_path, other, untrained):
         with pytest.raises(ConfigError, match=f"^{folder}: "):
             load_policy(folder, "cpu")
+    capsys.readouterr()
     (untrained / "config.yaml").write_text(f'{config}precision: "\\e[2J"\n')
     assert evaluate.main([str(untrained)]) == 2
     assert capsys.readouterr().err.rstrip().isprintable()
