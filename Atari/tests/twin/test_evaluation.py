@@ -259,5 +259,6 @@ def test_without_ffmpeg_there_is_the_score_a_warning_and_the_gif(
     assert record_video(act, Walk(), seed_of(0), tmp_path / "film") == expected.scores[0]
     assert "film.mp4 cannot be made" in caplog.text
     assert len(imageio.mimread(tmp_path / "film.gif")) > 3
+    assert 0 < record_video(act, Walk("fails"), seed_of(0), tmp_path / "film") < expected.scores[0]
     with pytest.raises(StorageError):
         record_video(act, Walk(), seed_of(0), tmp_path / "gone" / "film")

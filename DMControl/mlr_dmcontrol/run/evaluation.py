@@ -262,7 +262,11 @@ def play(policy: Policy, env: Any, seed: int) -> Iterator[tuple[np.ndarray, floa
         if over:
             return
         (action,) = policy(obs[None], [generator])
-        obs, reward, terminated, truncated, _ = env.step(action)
+        try:
+            obs, reward, terminated, truncated, _ = env.step(action)
+        except SimulatorError as error:
+            log.warning("the simulator ends the episode: %s", error)
+            return
         score, over = score + reward, terminated or truncated
 
 
