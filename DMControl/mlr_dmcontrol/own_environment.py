@@ -47,7 +47,7 @@ class OwnEnvironment:
         self._played = self._broken = False
         self._step = 0  # within the episode
         self._env = self._made()
-        space: Any = getattr(self._env, "observation_space", None)
+        space: Any = self._ask("have spaces", getattr, self._env, "observation_space", None)
         sides: Any = getattr(space, "shape", None) or ()
         box = isinstance(space, spaces.Box)
         coloured = len(sides) == 3 and not {1, 3}.isdisjoint((sides[0], sides[2]))
@@ -65,12 +65,12 @@ class OwnEnvironment:
             self.close()
             self._kwargs["render_mode"] = "rgb_array"
             self._env = self._made()
-        self.action_space: Any = getattr(self._env, "action_space", None)
-        space = self.action_space
+        space = self._ask("have spaces", getattr, self._env, "action_space", None)
+        self.action_space: Any = space
         if not (isinstance(space, actions) and spaces.flatdim(space) <= _MOST_ACTIONS):
             must = f"have actions of a {actions.__name__}, of size {_MOST_ACTIONS:,} at most"
             raise self.fault(f"acts in {one_line(str(space))}", must)
-        rate = (self._env.metadata or {}).get("render_fps")
+        rate = (self._ask("have metadata", getattr, self._env, "metadata") or {}).get("render_fps")
         self.frame_rate = np.nan
         if isinstance(rate, Real):
             with suppress(OverflowError):

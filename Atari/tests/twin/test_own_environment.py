@@ -76,6 +76,7 @@ def test_pixels_come_in_any_layout(layout: tuple[int, ...], shown: tuple[int, ..
         ({"fault": "first crash"}, ["step raised RuntimeError: never works"]),
         ({"fault": "no picture", "blind": True}, ["shows NoneType", "uint8 (H, W, 3)"]),
         ({"fault": "constructor"}, ["FileNotFoundError: no level1.wad", "environment.kwargs="]),
+        ({"name": "odd_environments:Spaceless-v0"}, ["NotImplementedError: spaces", "have spaces"]),
         ({"name": "no_such_module:Odd-v0"}, ["ModuleNotFoundError", "be made"]),
         ({"actions": [-1, 1]}, ["acts in Box", "Discrete"]),
         ({"actions": 10**9}, ["acts in Discrete(1000000000", "10,000 at most"]),

@@ -103,4 +103,10 @@ class Odd(gymnasium.Env[np.ndarray, Any]):
         return picture[::-1] if self.fault == "flipped" else picture
 
 
+def _abstract(env: object) -> None:
+    raise NotImplementedError("spaces")
+
+
+spaceless = type("Spaceless", (gymnasium.Env,), {"observation_space": property(_abstract)})
 gymnasium.register("Odd-v0", Odd)
+gymnasium.register("Spaceless-v0", spaceless)
