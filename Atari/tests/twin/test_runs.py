@@ -61,6 +61,9 @@ def test_runs_are_found_once_wherever_they_lie(sweep: Path, tmp_path: Path) -> N
     (method / "again").symlink_to(sweep)  # a loop
     (method / ".ipynb_checkpoints").mkdir()
     (method / ".ipynb_checkpoints" / "run.json").write_text("{}")
+    make_run(tmp_path / "outside", A, "mlr", 9)
+    (method / "seed_1" / "tb").mkdir()
+    (method / "seed_1" / "tb" / "home").symlink_to(tmp_path / "outside")
     (method / "seed_1" / "wandb").mkdir()
     (method / "seed_1" / "wandb" / "config.yaml").write_text("")  # its own
     for paths in ([sweep], [links], [method / "seed_1", sweep / A, sweep, links]):

@@ -77,7 +77,7 @@ class Runs:
 
 
 def load(paths: Iterable[Path]) -> Runs:
-    """All runs at or below `paths`, each once, behind links too; not in hidden folders or `wandb`.
+    """All runs at or below `paths`, each once, behind links too; not in runs or hidden folders.
 
     Raises:
         ConfigError: a path that does not exist.
@@ -104,9 +104,11 @@ def _folders(paths: Iterable[Path], onerror: Callable[[OSError], None]) -> Itera
         for place, below, files in os.walk(path, onerror=onerror, followlinks=True):
             new = (real := os.path.realpath(place)) not in visited
             visited.add(real)
-            below[:] = sorted(n for n in below if new and n[0] != "." and n != "wandb")
-            if new and {"run.json", "config.yaml"} & {*below, *files}:
+            own = {"run.json", "config.yaml"} & {*below, *files}
+            if new and own:
                 yield Path(place)
+            new = new and len(own) < 2  # what lies in a run is followed nowhere
+            below[:] = sorted(n for n in below if new and n[0] != "." and n != "wandb")
 
 
 def read(folder: Path) -> dict[str, Any]:
