@@ -216,7 +216,8 @@ def _examine(
     visible = [name for name in disk.names(path) if not name.startswith(".")]
     content = [name for name in visible if name not in _NOT_CONTENT]
     tables = (name for name in content if name.endswith(".csv"))
-    for at in (path / name for name in (*_WRITTEN_IN_PLACE, *tables)):
+    charts = (f"tb/{name}" for name in disk.names(path / "tb"))
+    for at in (path / name for name in (*_WRITTEN_IN_PLACE, *tables, *charts)):
         if disk.is_link(at):
             remedy = f"put what it leads to in its place, or {_REMEDY}"
             raise ConfigError(f"runs_dir: {at} is a link, and a run writes through none; {remedy}")

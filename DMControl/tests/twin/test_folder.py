@@ -353,7 +353,7 @@ def test_a_run_whose_folder_is_taken_away_does_not_end_as_finished(tmp_path: Pat
     [
         *(
             (name, os.symlink)
-            for name in ("run.lock", "train.csv", "tb", "wandb", "checkpoints/files")
+            for name in ("run.lock", "train.csv", "tb", "tb/events", "wandb", "checkpoints/files")
         ),
         *((name, os.link) for name in ("run.lock", "log.txt")),
         ("checkpoints", os.symlink),
@@ -369,6 +369,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, name: str, link: Any)
     at = path / name
     if at.exists():
         at.rename(tmp_path / "away")
+    at.parent.mkdir(exist_ok=True)
     link(other / name, at)
     before = contents(other)
     with pytest.raises(ConfigError) as raised:
