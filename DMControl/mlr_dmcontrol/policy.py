@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from .device import named_device
 from .errors import ConfigError, StorageError
 from .networks import PolicyNetwork, PolicySettings
 from .run.checkpoint import agent_checkpoint
-from .run.disk import Fields, fields, one_line, read_bytes
+from .run.disk import Fields, escaped, fields, one_line, read_bytes
 from .run.schema import check_device, construct
 
 WEIGHTS, CARD, SUMS = "policy.safetensors", "README.md", "SHA256SUMS"
@@ -113,6 +114,9 @@ def load_policy(folder: str | Path, device: str = "auto") -> SavedPolicy:
         settings = construct(PolicySettings, {name: agent[name] for name in names}, "agent")
         channels, height, width = facts.get("run.observation", list)
         sizes = (channels, height, width), facts.get("run.actions", int)
+        itemgetter("preset", "seed", "tag")(facts.content["config"])  # what cards show is there
+        agent["name"], facts.content["config"][protocol.TASK_KEY]["name"]
+        itemgetter(*_KEPT, protocol.SIMULATOR)(facts.content["run"])
         with torch.device("meta"):  # which takes no memory, whatever sizes it names
             network = PolicyNetwork(settings, *sizes, facts.get("config.precision", str))
         if not is_exported(path):  # a checkpoint holds more than what acts
@@ -198,7 +202,7 @@ def _sums(files: Mapping[str, bytes]) -> bytes:
 
 def _card(facts: Mapping[str, Any]) -> str:
     """What people should know of the policy, in Markdown."""
-    from .report import statistics, tables  # slow, and of no use to those who load
+    from .report import statistics  # slow, and of no use to those who load
 
     config, run, scores = facts["config"], facts["run"], facts["scores"]
     task, agent = config[protocol.TASK_KEY]["name"], config["agent"]["name"]
@@ -212,9 +216,9 @@ def _card(facts: Mapping[str, Any]) -> str:
         "observation": f"uint8 {tuple(run['observation'])}: frames, oldest first, channels first",
         **{key: run[key] for key in ("actions", protocol.SIMULATOR, *_KEPT[3:])},
     }
-    texts = {name: tables.escaped(one_line(value)) for name, value in rows.items()}
+    texts = {name: escaped(one_line(value)) for name, value in rows.items()}
     table = "\n".join(f"| {name} | {text} |" for name, text in texts.items())
-    return f"""# {tables.escaped(one_line(agent))} on {texts[protocol.TASK_KEY]}
+    return f"""# {escaped(one_line(agent))} on {texts[protocol.TASK_KEY]}
 
 | | |
 |---|---|

@@ -93,7 +93,7 @@ def _section(study: Study, folder: Path, shown: Sequence[str]) -> dict[str, Any]
         rows.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
         if stem in printed:
             ((table, caption),) = more
-            below = tables.escaped(f"{study.title}. {caption} {tables.INTERVALS}")
+            below = disk.escaped(f"{study.title}. {caption} {tables.INTERVALS}")
             text = f"{tables.markdown(table)}\n\n{below}\n"
             path.with_suffix(".md").write_text(text, encoding="utf-8")
             table.to_latex(path.with_suffix(".tex"), index=False, escape=True)

@@ -266,3 +266,8 @@ def one_line(value: Any) -> str:
         return " ".join(map(one_line, value))
     words = " ".join(str(value).split())
     return "".join(sign if sign.isprintable() else "?" for sign in words)[:1000]
+
+
+def escaped(text: str) -> str:
+    """As it is to be read in Markdown's tables, and no markup."""
+    return text.replace("|", r"\|").replace("<", "&lt;")

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .. import protocol
+from ..run.disk import escaped
 from . import statistics
 from .runs import NAMED, SETTING, Runs
 from .statistics import METRICS
@@ -327,11 +328,6 @@ def bracketed(value: float, low: float, high: float, form: str = ".3f") -> str:
     """A number as `1.000 [0.500, 1.500]`, without brackets where there is no interval."""
     shown = f"{value:{form}}"
     return shown if math.isnan(low) else f"{shown} [{low:{form}}, {high:{form}}]"
-
-
-def escaped(cell: str) -> str:
-    """A text as it is to be read in Markdown's tables, and no markup."""
-    return cell.replace("|", r"\|").replace("<", "&lt;")
 
 
 def _span(counts: Iterable[int]) -> str:

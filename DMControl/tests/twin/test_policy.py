@@ -181,12 +181,13 @@ def flip(folder: Path) -> None:
 
 
 def rewrite(
-    folder: Path, change: Callable[[Tensor], Tensor] = torch.clone, **agent: object
+    folder: Path, change: Callable[[Tensor], Tensor] = torch.clone, no: str = "", **agent: object
 ) -> None:
-    """Change all tensors, or keys of the section `agent`."""
+    """Change all tensors, or keys of the section `agent`; leave out what a run says as `no`."""
     policy = load_policy(folder, "cpu")
     facts, weights = policy.facts.content, policy.network.state_dict()
     facts["config"]["agent"] |= agent
+    facts["run"].pop(no, None)
     parts = {name: change(part).contiguous() for name, part in weights.items()}
     seal(folder, save(parts, {"facts": json.dumps(facts)}))
 
@@ -203,6 +204,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "no facts": partial(seal, content=save({})),
     "huge sizes": partial(rewrite, hidden_dim=2**31 - 1),
     "a word for a number": partial(rewrite, hidden_dim="print()"),
+    "no commit": partial(rewrite, no="revision"),
     "another shape": partial(rewrite, change=lambda part: part[:1]),
     "another type": partial(rewrite, change=Tensor.char),
     "half": partial(rewrite, change=Tensor.half),
