@@ -188,7 +188,7 @@ def _sync_names(folder: Path) -> None:
 def read_bytes(path: Path, most: int) -> bytes:
     """All of a plain file of at most so many bytes."""
     if not path.is_file() or path.stat().st_size > most:  # a pipe would be waited for
-        raise damage(path, None, f"must be a file of at most {most:,} bytes")
+        raise damage(path, None, f"must be a file that is there, of at most {most:,} bytes")
     try:
         return path.read_bytes()
     except OSError as error:

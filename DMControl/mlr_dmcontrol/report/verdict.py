@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import ConfigError
+from ..run.disk import one_line
 from ..run.plan import Plan
 from . import runs, statistics
 from .runs import Runs
@@ -42,7 +43,7 @@ def judge(plan: Plan, found: Runs) -> tuple[str, bool]:
         f" p < {holds.p:g}. Power: chance to see a gain of {plan.power.gain:.0%} of the mean of"
         f" {plan.names[-1]}, with the spread of these runs; planned: {plan.power.at:g}."
     )
-    text = (plan.hypothesis, "", markdown(_text(table, plan)), "", rule, *lines)
+    text = (one_line(plan.hypothesis), "", markdown(_text(table, plan)), "", rule, *lines)
     return "\n".join([*text, f"VERDICT: {whole}"]), not lacking
 
 

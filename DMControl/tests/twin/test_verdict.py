@@ -24,7 +24,7 @@ def planned(tmp_path: Path) -> Path:
                 make_run(tmp_path / "runs", task, method, seed, [raw(task, value)], preset="laptop")
     holds = {"test": "welch", "above": 0, "ahead_on": 1, "p": 0.05}
     changes = {"methods": ["mlr"], "seeds": [0, 1, 2], "budget": BUDGET, "overrides": []}
-    return written(tmp_path, **changes, holds_if=holds)
+    return written(tmp_path, **changes, holds_if=holds, hypothesis="\x1b[2JAhead")
 
 
 def judged(path: Path) -> tuple[str, bool]:
@@ -49,6 +49,7 @@ def test_the_tests_are_welchs_on_the_planned_runs_alone(planned: Path) -> None:
     assert 0.0 < table.loc[A, "power"] < table.loc[B, "power"] < 1.0
     text, complete = judged(planned)
     assert complete and text.endswith("VERDICT: yes")
+    assert all(map(str.isprintable, text.splitlines()))
     make_run(planned.parent / "runs", A, "mlr", 9, [raw(A, 99.0)], preset="laptop")
     make_run(planned.parent / "runs" / "short", A, "mlr", 1, budget=BUDGET // 2, preset="laptop")
     assert judged(planned) == (text, True)
