@@ -115,7 +115,8 @@ def load_policy(folder: str | Path, device: str = "auto") -> SavedPolicy:
         channels, height, width = facts.get("run.observation", list)
         sizes = (channels, height, width), facts.get("run.actions", int)
         itemgetter("preset", "seed", "tag")(facts.content["config"])  # what cards show is there
-        agent["name"], facts.content["config"][protocol.TASK_KEY]["name"]
+        itemgetter("name")(agent)
+        itemgetter("name")(facts.content["config"][protocol.TASK_KEY])
         itemgetter(*_KEPT, protocol.SIMULATOR)(facts.content["run"])
         with torch.device("meta"):  # which takes no memory, whatever sizes it names
             network = PolicyNetwork(settings, *sizes, facts.get("config.precision", str))

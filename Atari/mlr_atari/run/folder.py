@@ -125,9 +125,13 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         """Write a whole file of the folder, or replace it."""
+
+        def replace() -> None:
+            self.check()  # each time: it may have been taken meanwhile
+            disk.write_atomically(self.path / name, text)
+
         with disk.essential(f"{self.path / name} cannot be written"):
-            disk.patiently(self.check)
-            disk.patiently(disk.write_atomically, self.path / name, text)
+            disk.patiently(replace)
 
     def check(self) -> None:
         """Raises StorageError if the folder was removed, or taken where locks do not work."""

@@ -216,12 +216,13 @@ def _parse_yaml(text: str) -> Any:
         long = isinstance(event, yaml.ScalarEvent) and len(event.value) > SCALAR
         if depth > DEPTH or long or isinstance(event, yaml.AliasEvent):
             raise yaml.MarkedYAMLError(problem="not of ours", problem_mark=event.start_mark)
-    names, node = set(), yaml.compose(text, _LOADER)
+    loader, names = _LOADER(text), set()
+    node = loader.get_single_node()
     for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
         if (name := str(key.value)) in names:  # of which YAML would take the last
             raise yaml.MarkedYAMLError(problem=f"{name} is twice", problem_mark=key.start_mark)
         names.add(name)
-    return yaml.load(text, _LOADER)  # noqa: S506, it is a safe one
+    return node and loader.construct_document(node)
 
 
 @dataclass(frozen=True)
