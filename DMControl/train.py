@@ -45,12 +45,18 @@ class Trainer:
         self.cfg, self.parts, self.folder, self.stop = cfg, parts, folder, stop
         self.env, self.agent, self.replay = parts.env, parts.agent, parts.replay
         self.streams, self.progress = Streams(cfg.seed), Progress()
-        fast = {"compiled": cfg.compile, "graph": cfg.cuda_graph}
-        self.learner = Learner(self.agent, self.replay, self.streams, **fast)
-        metrics, names, budget = self.learner.metrics, self.learner.diagnostic_names, cfg.budget
-        subject, sinks = cfg.task.name, cfg.logging.sinks
+        self.learner = Learner(
+            self.agent, self.replay, self.streams, compiled=cfg.compile, graph=cfg.cuda_graph
+        )
         self.records = Records(
-            folder, self.progress, metrics, names, protocol, subject, budget, sinks
+            folder,
+            self.progress,
+            self.learner.metrics,
+            self.learner.diagnostic_names,
+            protocol,
+            subject=cfg.subject,
+            budget=cfg.budget,
+            sinks=cfg.logging.sinks,
         )
         self.checkpointer = Checkpointer(folder.path, cfg.checkpoint.keep, folder.identity)
         self.schedule = SaveSchedule(cfg.checkpoint.every_minutes, cfg.checkpoint.every_steps)
@@ -59,7 +65,7 @@ class Trainer:
             "replay": self.replay,
             "environment": self.env,
             "progress": self.progress,
-            "metrics": metrics,
+            "metrics": self.learner.metrics,
             "records": self.records,
             "streams": self.streams,  # last: nothing may draw after it was restored
         }
@@ -78,11 +84,11 @@ class Trainer:
 
     def train(self) -> None:
         """Until the budget is spent: evaluate, interact and learn, write down, save."""
-        progress, plan = self.progress, self.cfg.plan
+        progress, workload = self.progress, self.cfg.workload
         while True:
-            if progress.agent_step in plan.evaluations:
+            if progress.agent_step in workload.evaluations:
                 self.evaluate()
-            if progress.agent_step == plan.agent_steps:
+            if progress.agent_step == workload.agent_steps:
                 break
             # After the evaluation, so that what is saved at a step is all that belongs to it.
             if self.stop.requested or self.schedule.due(progress.agent_step):
@@ -137,7 +143,7 @@ class Trainer:
         if progress.evaluated_at == progress.agent_step:
             return
         self.check()
-        last = progress.agent_step == self.cfg.plan.agent_steps
+        last = progress.agent_step == self.cfg.workload.agent_steps
         try:
             with self.folder.stopwatch("evaluation"):
                 result = evaluate(

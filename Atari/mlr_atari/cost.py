@@ -40,15 +40,15 @@ def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
 
     Args: `step_seconds`: an agent step with its picture; None: a usual one.
     """
-    plan, seconds = cfg.plan, step_seconds or _STEP_SECONDS
+    workload, seconds = cfg.workload, step_seconds or _STEP_SECONDS
     device = torch.device("cuda" if cfg.uses_gpu else "cpu")
-    games = cfg.evaluation.episodes * len(plan.evaluations) + cfg.evaluation.final_episodes
-    steps = plan.agent_steps + games * min(_GAME_STEPS, plan.agent_steps)
+    games = cfg.evaluation.episodes * len(workload.evaluations) + cfg.evaluation.final_episodes
+    steps = workload.agent_steps + games * min(_GAME_STEPS, workload.agent_steps)
     replay, state = _lasting_bytes(cfg)
     _require(cfg, state, memory(of_gpu=False)[1])  # where weights are drawn
     rate, (flops, kept) = _rate(device), _update_cost(*_agent(cfg))
     return Estimate(
-        hours=(plan.updates * flops / rate + steps * seconds) / 3600,
+        hours=(workload.updates * flops / rate + steps * seconds) / 3600,
         memory=_PROCESS + replay + 4 / 3 * state + 2 * kept,  # and gradients of both
         disk=replay + (cfg.checkpoint.keep + 1) * state + _RECORDS,
         basis=f"{rate / 1e9:,.0f} billion operations a second on the {device} (a matrix product) "
@@ -71,7 +71,7 @@ def _require(cfg: Config, needed: float, total: float) -> None:
 
 def _lasting_bytes(cfg: Config) -> tuple[float, float]:
     """Of the replay, and of the agent's weights and moments."""
-    return cfg.plan.capacity * cfg.environment.image_size**2, _state_bytes(*_agent(cfg))
+    return cfg.workload.capacity * cfg.environment.image_size**2, _state_bytes(*_agent(cfg))
 
 
 def _agent(cfg: Config) -> tuple[AgentSettings, int, int, str]:

@@ -11,7 +11,7 @@ from .batch import Batch, UpdateNoise
 from .device import OnDevice, compile_methods
 from .rainbow import Rainbow
 from .replay import SequenceReplay
-from .run.metrics import Metrics
+from .run.metrics import LatestMetrics
 from .run.seeding import Streams
 
 
@@ -27,7 +27,7 @@ class Learner:
         self, agent: Rainbow, replay: SequenceReplay, streams: Streams, compiled: bool, graph: bool
     ) -> None:
         self.agent, self.replay, self.streams = agent, replay, streams
-        self.metrics = Metrics(agent.metric_names, agent.device)
+        self.metrics = LatestMetrics(agent.metric_names, agent.device)
         if compiled:
             compile_methods(agent, "rl_loss")
             if agent.objective is not None:

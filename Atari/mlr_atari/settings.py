@@ -45,7 +45,7 @@ class AgentSettings(RainbowSettings, ReplaySettings):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Workload:
     """What a run will do."""
 
     agent_steps: int  # decisions in the whole run
@@ -90,10 +90,10 @@ class Config(RunSettings):
         return self.game.name
 
     @property
-    def plan(self) -> Plan:
+    def workload(self) -> Workload:
         """The budget is in agent steps; it is scored every `evaluation.every`, and at the end."""
         budget, agent, every = self.budget, self.agent, self.evaluation.every
-        return Plan(
+        return Workload(
             agent_steps=budget,
             env_steps=budget * self.environment.frame_skip,
             updates=max(0, budget - agent.learning_starts) * agent.updates_per_step,

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from mlr_atari import protocol
-from mlr_atari.settings import Plan, load
+from mlr_atari.settings import Workload, load
 
 TREE = Path(__file__).resolve().parents[1]
 
 
 def test_the_published_run() -> None:
     scored = tuple(range(10_000, 100_001, 10_000))
-    assert load(["game=pong"]).plan == Plan(100_000, 400_000, 196_000, scored, 100_000)
+    assert load(["game=pong"]).workload == Workload(100_000, 400_000, 196_000, scored, 100_000)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_the_budget_itself_is_always_evaluated(
     budget: int, every: int, scored: Sequence[int]
 ) -> None:
     words = [f"budget={budget}", f"evaluation.every={every}", "replay.capacity=5000"]
-    numbers = load(["game=pong", *words]).plan
+    numbers = load(["game=pong", *words]).workload
     assert numbers.evaluations == scored
     assert numbers.capacity == 5000
 

@@ -41,7 +41,7 @@ class Parts:
 
     def facts(self, cfg: Config) -> dict[str, Any]:
         """What `run.json` and the banner say of a run beside its status, versions and times."""
-        plan, env, agent = cfg.plan, self.env, self.agent
+        workload, env, agent = cfg.workload, self.env, self.agent
         at_once = getattr(agent.objective, "sequences_at_once", None)
         return {
             "method": cfg.agent.name,
@@ -49,14 +49,14 @@ class Parts:
             "seed": cfg.seed,
             "preset": cfg.preset,
             "budget": cfg.budget,
-            "agent_steps": plan.agent_steps,
-            "env_steps": plan.env_steps,
-            "updates": plan.updates,
-            "evaluations": len(plan.evaluations),
+            "agent_steps": workload.agent_steps,
+            "env_steps": workload.env_steps,
+            "updates": workload.updates,
+            "evaluations": len(workload.evaluations),
             "observation": env.obs_shape,
             "actions": env.action_dim,
             "parameters": agent.num_parameters,
-            "replay": f"{self.replay.nbytes / 1e6:,.0f} MB for {plan.capacity:,} transitions",
+            "replay": f"{self.replay.nbytes / 1e6:,.0f} MB for {workload.capacity:,} transitions",
             "device": str(agent.device),
             "precision": cfg.precision,
             "hardware": hardware(agent.device),
@@ -115,7 +115,7 @@ def build_parts(cfg: Config, device: torch.device) -> Parts:
     """
     evaluation, env = cfg.evaluation, training_environment(cfg)
     agent = agent_for(cfg, env, device)
-    replay = replay_for(agent, cfg.plan.capacity)
+    replay = replay_for(agent, cfg.workload.capacity)
     make, processes = evaluation_factory(cfg), processes_beside(device, evaluation.processes)
     places = EvaluationEnvs(make, evaluation.episodes, processes, full_batches=True)
     return Parts(env, places, agent, replay)

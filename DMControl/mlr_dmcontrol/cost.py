@@ -41,15 +41,15 @@ def estimate(cfg: Config, step_seconds: float | None = None) -> Estimate:
 
     Args: `step_seconds`: an agent step with its picture; None: a usual one.
     """
-    plan, settings, seconds = cfg.plan, cfg.environment, step_seconds or _STEP_SECONDS
+    workload, settings, seconds = cfg.workload, cfg.environment, step_seconds or _STEP_SECONDS
     device = torch.device("cuda" if cfg.uses_gpu else "cpu")
-    episodes = cfg.evaluation.episodes * len(plan.evaluations) + cfg.evaluation.final_episodes
-    steps = plan.agent_steps + episodes * settings.max_steps / settings.action_repeat
+    episodes = cfg.evaluation.episodes * len(workload.evaluations) + cfg.evaluation.final_episodes
+    steps = workload.agent_steps + episodes * settings.max_steps / settings.action_repeat
     replay, state = _lasting_bytes(cfg)
     _require(cfg, state, memory(of_gpu=False)[1])  # where weights are drawn
     rate, (flops, kept) = _rate(device), _update_cost(*_agent(cfg))
     return Estimate(
-        hours=(plan.updates * flops / rate + steps * seconds) / 3600,
+        hours=(workload.updates * flops / rate + steps * seconds) / 3600,
         memory=_PROCESS + replay + 4 / 3 * state + 2 * kept,  # and gradients of both
         disk=replay + (cfg.checkpoint.keep + 1) * state + _RECORDS,
         basis=f"{rate / 1e9:,.0f} billion operations a second on the {device} (a matrix product) "
@@ -75,7 +75,7 @@ def _require(cfg: Config, needed: float, total: float) -> None:
 
 def _lasting_bytes(cfg: Config) -> tuple[float, float]:
     """Of the replay, and of the agent's weights and moments."""
-    replay = (cfg.plan.capacity + 1) * COLOURS * cfg.environment.image_size**2
+    replay = (cfg.workload.capacity + 1) * COLOURS * cfg.environment.image_size**2
     return replay, _state_bytes(*_agent(cfg))
 
 

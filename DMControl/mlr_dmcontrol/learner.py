@@ -10,7 +10,7 @@ from torch import Tensor
 from .batch import Batch, UpdateNoise
 from .device import OnDevice, compile_methods
 from .replay import UniformReplay
-from .run.metrics import Metrics
+from .run.metrics import LatestMetrics
 from .run.seeding import Streams
 from .sac import SAC
 
@@ -27,7 +27,7 @@ class Learner:
         self, agent: SAC, replay: UniformReplay, streams: Streams, compiled: bool, graph: bool
     ) -> None:
         self.agent, self.replay, self.streams = agent, replay, streams
-        self.metrics = Metrics(agent.metric_names, agent.device)
+        self.metrics = LatestMetrics(agent.metric_names, agent.device)
         if compiled:
             compile_methods(agent, "critic_terms", "actor_terms")
             if agent.objective is not None:

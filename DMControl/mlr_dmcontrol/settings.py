@@ -30,8 +30,8 @@ LAYOUT = config.Layout(Path(__file__).resolve().parents[1] / "configs", "task", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplaySettings:
-    """The replay buffer."""
+class CapacitySettings:
+    """The section `replay`."""
 
     capacity: int = bounded(1)
 
@@ -45,7 +45,7 @@ class AgentSettings(SACSettings):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Workload:
     """What a run will do."""
 
     agent_steps: int  # decisions in the whole run
@@ -61,7 +61,7 @@ class Config(RunSettings):
 
     task: Subject
     environment: EnvironmentSettings
-    replay: ReplaySettings
+    replay: CapacitySettings
     agent: AgentSettings
 
     def __post_init__(self) -> None:
@@ -105,7 +105,7 @@ class Config(RunSettings):
         return self.task.name
 
     @property
-    def plan(self) -> Plan:
+    def workload(self) -> Workload:
         """The budget is in env steps; there is one update an agent step.
 
         Evaluations are every `evaluation.every` env steps, or when that decision is over, and last.
@@ -113,7 +113,7 @@ class Config(RunSettings):
         repeat, every = self.environment.action_repeat, self.evaluation.every
         steps = self.budget // repeat
         marks = {min(-(-mark // repeat), steps) for mark in range(every, self.budget, every)}
-        return Plan(
+        return Workload(
             agent_steps=steps,
             env_steps=steps * repeat,
             updates=max(0, steps - self.agent.learning_starts),

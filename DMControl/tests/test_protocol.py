@@ -23,7 +23,7 @@ def test_every_task_at_both_budgets(task: str) -> None:
     repeat = int(FOR_ONE[task]["environment.action_repeat"])
     steps, learnt = NUMBERS[repeat]
     for times in (1, 5):
-        numbers = load([f"task={task}", f"budget={times}00k"]).plan
+        numbers = load([f"task={task}", f"budget={times}00k"]).workload
         assert numbers.agent_steps == times * steps
         assert numbers.updates == times * steps - (steps - learnt)
         env_steps = [step * repeat for step in numbers.evaluations]
@@ -40,7 +40,7 @@ def test_evaluations_wait_for_the_end_of_a_decision(
 ) -> None:
     words = [f"budget={budget}", f"environment.action_repeat={repeat}", f"evaluation.every={every}"]
     words += ["task=hopper_hop", "preset=smoke", "agent.learning_starts=20", "replay.capacity=24"]
-    numbers = load(words).plan
+    numbers = load(words).workload
     assert numbers.evaluations == tuple(scored)
     assert numbers.capacity == 24
 

@@ -19,7 +19,7 @@ WATCHED = ("loss/", "gradient_norm/")
 log = logging.getLogger(__name__)
 
 
-class Metrics:
+class LatestMetrics:
     """The latest value of every metric, and the first update in which a watched one was no number.
 
     Each is 0 until an update reports it; watched are those below `loss/` and `gradient_norm/` (a

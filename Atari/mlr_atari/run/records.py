@@ -37,7 +37,7 @@ from ..errors import CheckpointError, SimulatorError
 from .disk import essential, names, open_own, own_folder, patiently, sync
 from .evaluation import MOST_FAILURES, EvaluationResult
 from .folder import RunFolder
-from .metrics import Metrics
+from .metrics import LatestMetrics
 
 STEPS = ("agent_step", "env_step")
 COUNTERS = (*STEPS, "update_step", "episode")
@@ -140,7 +140,7 @@ class Records:
 
     folder: RunFolder
     progress: Progress
-    metrics: Metrics  # columns of `train.csv`
+    metrics: LatestMetrics  # columns of `train.csv`
     diagnostics: Sequence[str]  # names of more of them
     benchmark: ModuleType  # `protocol`: what things are called, and how scores are compared
     subject: str  # the task or game, for which scores are normalised

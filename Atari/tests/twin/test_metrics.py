@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from mlr_atari.errors import NonFiniteError
-from mlr_atari.run.metrics import Metrics
+from mlr_atari.run.metrics import LatestMetrics
 
 FINE = {"loss/critic": 1.0, "loss/actor": 2.0, "gradient_norm/encoder": 3.0}
 
 
-def made(device: str = "cpu") -> Metrics:
+def made(device: str = "cpu") -> LatestMetrics:
     """Those that are watched, and one that is not and never a number."""
-    metrics = Metrics([*FINE, "actor/entropy"], torch.device(device))
+    metrics = LatestMetrics([*FINE, "actor/entropy"], torch.device(device))
     metrics.update(tensors(FINE | {"actor/entropy": math.inf}, device), 0)
     return metrics
 
@@ -32,7 +32,7 @@ def report_in(folder: Path) -> Any:
 
 
 def test_the_latest_values_come_back() -> None:
-    metrics, restored = (Metrics(["loss/a", "b"], torch.device("cpu")) for _ in range(2))
+    metrics, restored = (LatestMetrics(["loss/a", "b"], torch.device("cpu")) for _ in range(2))
     metrics.update(tensors({"loss/a": 0.1}), 0)
     metrics.update(tensors({"b": 3.0}), 1)
     restored.load_state_dict(metrics.state_dict())

@@ -28,7 +28,7 @@ from mlr_dmcontrol.errors import CheckpointError
 from mlr_dmcontrol.run import disk, folder
 from mlr_dmcontrol.run.evaluation import EvaluationResult
 from mlr_dmcontrol.run.folder import RunFolder
-from mlr_dmcontrol.run.metrics import Metrics
+from mlr_dmcontrol.run.metrics import LatestMetrics
 from mlr_dmcontrol.run.records import Progress, Records, SaveSchedule
 
 NAMES = ("loss/x", "x/projection_std", "x/effective_rank", "x/cosine_similarity")
@@ -42,7 +42,7 @@ def opened(
     folder: Path, state: dict[str, Any] | None = None, sink: str = "tensorboard"
 ) -> Iterator[Records]:
     """Records of a run in `folder`, as they were when `state` was taken."""
-    progress, metrics = Progress(), Metrics(NAMES[:1], torch.device("cpu"))
+    progress, metrics = Progress(), LatestMetrics(NAMES[:1], torch.device("cpu"))
     with (
         RunFolder(folder, {"seed": 1}) as run,
         Records(run, progress, metrics, NAMES[1:], protocol, TASK, 100, [sink]) as records,
