@@ -80,7 +80,7 @@ class Study(Runs):
         """By method: normalised final scores, an array a common task; empty without such tasks."""
         shared = self.runs[self.runs["task"].isin(self.common)]
         return {
-            method: [one.to_numpy() for _, one in own.groupby("task")["normalized"]]
+            method: [runs.to_numpy() for _, runs in own.groupby("task")["normalized"]]
             for method, own in shared.groupby("method", sort=False)
         }
 
@@ -125,8 +125,8 @@ def aggregates(study: Study, shown: Sequence[str]) -> pd.DataFrame:
         size = len(scores), _span(map(len, scores))
         for metric, function in METRICS.items():
             limits = (0.0, 1.0 - _LIMITS[0]) if metric == "optimality_gap" else _LIMITS
-            found = statistics.interval(function, scores, limits)
-            rows.append((method, OURS, metric, *found, *size))
+            interval = statistics.interval(function, scores, limits)
+            rows.append((method, OURS, metric, *interval, *size))
     if study.published and (study.common == list(protocol.TASKS) or not len(study.runs)):
         rows += [row for method in shown for row in _published(study.published, method)]
     columns = ("method", "source", "metric", "value", "low", "high", "tasks", "runs")
@@ -206,9 +206,9 @@ def _points(
     if not steps:
         return []
     scores = [curve.loc[steps] for curve in whole]
-    found = statistics.interval(METRICS[metric], scores, limits)._asdict()
+    interval = statistics.interval(METRICS[metric], scores, limits)._asdict()
     seeds = _span(curve.shape[-1] for curve in scores)
-    return pd.DataFrame({**names, "step": steps, **found, "runs": seeds}).to_dict("records")
+    return pd.DataFrame({**names, "step": steps, **interval, "runs": seeds}).to_dict("records")
 
 
 def comparisons(study: Study) -> pd.DataFrame:

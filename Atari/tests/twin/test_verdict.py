@@ -39,7 +39,7 @@ def change(path: Path, old: str, new: str) -> None:
 
 def test_the_tests_are_welchs_on_the_planned_runs_alone(planned: Path) -> None:
     own = runs.load([planned.parent / "runs"]).runs
-    table = verdict.tests(read(planned), own).set_index("task")
+    table = verdict.welch_tests(read(planned), own).set_index("task")
     x, y = ([raw(A, score) for score in SCORES[method]] for method in ("mlr", BASELINE))
     known = stats.ttest_ind(x, y, equal_var=False, alternative="greater")
     assert table.loc[A, "p"] == pytest.approx(known.pvalue)

@@ -31,13 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in set(shown).difference(known):
         remedy = suggestion(name, known)
         raise ConfigError(f"--published={options.published}: {name} is not among them; {remedy}")
-    paths = options.runs or [Path("runs")] * options.status
-    found = runs.load(paths) if paths else runs.results(RESULTS)
-    if not options.status:
-        print("".join(f"left out: {line}\n" for line in found.unreadable), end="", file=sys.stderr)
     if options.status:
-        text, done = runs.status(found)
-    elif options.plan:
+        text, done = runs.status(runs.load(options.runs or [Path("runs")]))
+        print(text)
+        return 0 if done else ConfigError.exit_code
+    found = runs.load(options.runs) if options.runs else runs.results(RESULTS)
+    for line in found.unreadable:
+        print(f"left out: {line}", file=sys.stderr)
+    if options.plan:
         planned = plan.read(options.plan, protocol.TASK_KEY, protocol.canonical_task)
         text, done = verdict.judge(planned, found)
     elif not len(found.runs):
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with disk.essential(f"--out={options.out} cannot be written"):
             text, done = f"report: {write(studies, options.out, shown)}", True
     print(text)
-    return 0 if done else 2
+    return 0 if done else ConfigError.exit_code
 
 
 def write(studies: Sequence[Study], out: Path, shown: Sequence[str]) -> Path:

@@ -50,8 +50,9 @@ SETTING = ("protocol", "preset", "budget")
 STATUSES = ("running", "finished", "preempted", "failed")
 NAMED = 3  # so many runs are named in one line of a list; of more, the number
 _ODD = (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError, csv.Error)
-_NOT_YET: dict[str, Any] = dict.fromkeys(("agent_step", "env_step", "episodes"), 0)
-_NOT_YET |= {"mean": math.nan, "values": (), "error": ""}
+_NOT_YET: dict[str, Any] = {
+    "agent_step": 0, "env_step": 0, "episodes": 0, "mean": math.nan, "values": (), "error": "",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,14 @@ def _folders(paths: Iterable[Path], onerror: Callable[[OSError], None]) -> Itera
         if not path.is_dir():
             raise ConfigError(f"RUNS={path}: no such folder; give a run folder or one above it")
         for place, below, files in os.walk(path, onerror=onerror, followlinks=True):
-            new = (real := os.path.realpath(place)) not in visited
+            real, own = os.path.realpath(place), {"run.json", "config.yaml"} & {*below, *files}
+            known = real in visited
             visited.add(real)
-            own = {"run.json", "config.yaml"} & {*below, *files}
-            if new and own:
+            if own and not known:
                 yield Path(place)
-            new = new and len(own) < 2  # what lies in a run is followed nowhere
-            below[:] = sorted(n for n in below if new and n[0] != "." and n != "wandb")
+            if known or len(own) == 2:  # what lies in a run is followed nowhere
+                below.clear()
+            below[:] = sorted(name for name in below if name[0] != "." and name != "wandb")
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -118,41 +120,61 @@ def read(folder: Path) -> dict[str, Any]:
         ConfigError: what a run of this project always has is missing or damaged. OSError: a file
             cannot be read.
     """
-    with _naming(folder / "run.json") as path:
+    recorded, configured = _recorded(folder / "run.json"), _configured(folder / "config.yaml")
+    status = recorded["status"]
+    ended = status == "finished" and (folder / "final.json").exists()
+    final = _final(folder) if ended else _NOT_YET
+    columns = dict.fromkeys(EVALUATION, int) | {"mean": float}
+    return {
+        **recorded,
+        **configured,
+        **final,
+        "error": recorded["last_error"] or final["error"],
+        "origin": one_line(folder),
+        "folder": folder,
+        "curve": _table(folder / "eval.csv", columns, growing=status == "running"),
+    }
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """What a `run.json` says."""
+    with _naming(path):
         info = fields(path)
-        if (status := info.get("status", str)) not in STATUSES:
+        status = info.get("status", str)
+        if status not in STATUSES:
             raise ValueError(f"status={status}; must be one of {', '.join(STATUSES)}")
         hours = sum(info.get("seconds", dict, default={}).values()) / 3600
-        noted = (*_RECORDED, "last_error")
-        facts: dict[str, Any] = {name: one_line(info.content.get(name) or "") for name in noted}
         program, *words = shlex.split(str(info.content.get("command") or "train.py"))
         # Without the places that exist on one machine only.
         words = [word for word in words if not word.startswith("runs_dir=")]
-        facts["command"] = one_line(shlex.join(["python", Path(program).name, *words]))
-        facts |= {"hours": f"{hours:.2f}" if hours else "", "protocol": info.get("protocol", str)}
-    with _naming(folder / "config.yaml") as path:
+        noted = (*_RECORDED, "last_error")
+        return {
+            **{name: one_line(info.content.get(name) or "") for name in noted},
+            "status": status,
+            "protocol": info.get("protocol", str),
+            "hours": f"{hours:.2f}" if hours else "",
+            "command": one_line(shlex.join(["python", Path(program).name, *words])),
+        }
+
+
+def _configured(path: Path) -> dict[str, Any]:
+    """What a `config.yaml` says."""
+    with _naming(path):
         config = fields(path)
         if protocol.TASK_KEY not in config.content:
             raise ValueError(f"is no run of {protocol.NAME}, for it names no {protocol.TASK_KEY}")
         shared = without(config.content, INCIDENTAL)
         digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
         names = config.get("agent.name", str), config.get("tag", str, default="")
-        facts |= {name: config.get(name, int) for name in ("seed", "budget")}
-        facts |= {"preset": config.get("preset", str), "settings": digest, "config": shared}
-        facts["task"] = config.get(f"{protocol.TASK_KEY}.name", str)
-    ended = status == "finished" and (folder / "final.json").exists()
-    final = _final(folder) if ended else _NOT_YET
-    columns = dict.fromkeys(EVALUATION, int) | {"mean": float}
-    return {
-        **facts,
-        **final,
-        "method": "-".join(filter(None, names)),
-        "status": status,
-        "error": facts["last_error"] or final["error"],
-        "origin": one_line(folder),
-        "folder": folder,
-        "curve": _table(folder / "eval.csv", columns, growing=status == "running"),
-    }
+        return {
+            "method": "-".join(filter(None, names)),
+            "task": config.get(f"{protocol.TASK_KEY}.name", str),
+            "seed": config.get("seed", int),
+            "preset": config.get("preset", str),
+            "budget": config.get("budget", int),
+            "settings": digest,
+            "config": shared,
+        }
 
 
 @contextmanager
@@ -257,7 +279,7 @@ def check(runs: pd.DataFrame) -> list[str]:
     for (task, method, *_), own in valid.groupby(["task", "method", *SETTING], sort=False):
         if own["settings"].nunique() > 1:
             whole = all(own["config"])  # rows of results have the digest only
-            configs = own["config"] if whole else [{"settings": one} for one in own["settings"]]
+            configs = own["config"] if whole else [{"settings": key} for key in own["settings"]]
             for key in sorted(set().union(*configs)):
                 values = [one_line(config.get(key)) for config in configs]
                 reasons += _disagreement(f"{task}, {method}: {key}", own, values)

@@ -117,7 +117,8 @@ def interval(
         raise ValueError(f"must be finite scores, at least one of a task: {samples}")
     value = metric(*samples)[()]  # a number, not an array without axes
     if min(runs.shape[-1] for runs in samples) == 1:
-        return Interval(value, *2 * [np.full_like(value, np.nan)[()]])
+        unknown = np.full_like(value, np.nan)[()]
+        return Interval(value, unknown, unknown)
     bounds = stats.bootstrap(
         samples,
         lambda *redrawn, axis: metric(*redrawn),
@@ -163,11 +164,11 @@ class Welch(NamedTuple):
     """
 
     value: float
-    low: float
-    high: float
-    p: float
-    error: float
-    freedom: float
+    low: float = np.nan
+    high: float = np.nan
+    p: float = np.nan
+    error: float = np.nan
+    freedom: float = np.nan
 
 
 def welch(x: Sequence[ArrayLike], y: Sequence[ArrayLike], above: float = 0.0) -> Welch:
@@ -176,7 +177,7 @@ def welch(x: Sequence[ArrayLike], y: Sequence[ArrayLike], above: float = 0.0) ->
     counts = np.asarray([len(runs) for runs in samples])
     value = float(mean(*samples[: len(x)]) - mean(*samples[len(x) :]))
     if counts.min() == 1:
-        return Welch(value, *5 * [np.nan])
+        return Welch(value)
     parts = np.asarray([np.var(runs, ddof=1) for runs in samples]) / counts / len(x) ** 2 + 1e-30
     error, freedom = np.sqrt(parts.sum()), parts.sum() ** 2 / (parts**2 / (counts - 1)).sum()
     half = stats.t.isf(TAIL, freedom) * error

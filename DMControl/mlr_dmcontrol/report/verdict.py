@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def judge(plan: Plan, found: Runs) -> tuple[str, bool]:
         ConfigError: a planned run is there twice, or runs of a method differ in their settings.
     """
     own, lines = _planned(plan, found)
-    table, holds, answers = tests(plan, own), plan.holds_if, []
+    table, holds, answers = welch_tests(plan, own), plan.holds_if, []
     for method in plan.names[:-1]:
         p = claim(holds.ahead_on, table[table["method"] == method].set_index("task")["p"])
         answers.append("open" if math.isnan(p) else "yes" if p < holds.p else "no")
@@ -47,28 +48,35 @@ def judge(plan: Plan, found: Runs) -> tuple[str, bool]:
     return "\n".join([*text, f"VERDICT: {whole}"]), not lacking
 
 
-def tests(plan: Plan, own: pd.DataFrame) -> pd.DataFrame:
+def welch_tests(plan: Plan, own: pd.DataFrame) -> pd.DataFrame:
     """Welch's test of every method on every task, and on the `MEAN`, where there are runs of both.
 
     Columns: `method`, `task`, `seeds`, `mean`, `other`, `value` (their difference) with `low` and
     `high` (95 %), one-sided `p`, `error` and `freedom` of the test, `probability` that a run is the
     better one, and the `power` that was achieved.
     """
+
+    def scores(method: str, tasks: Sequence[str], column: str) -> list[np.ndarray]:
+        runs_of = own[own["method"] == method]
+        return [runs_of.loc[runs_of["task"] == task, column].to_numpy() for task in tasks]
+
     rows: list[dict[str, Any]] = []
-    groups = dict(list(own.groupby(["method", "task"])))
     for method in plan.names[:-1]:
         for task in (*plan.tasks, MEAN):
-            parts, column = ((task,), "mean") if task != MEAN else (plan.tasks, "normalized")
+            what = (plan.tasks, "normalized") if task == MEAN else ((task,), "mean")
+            x, y = scores(method, *what), scores(plan.names[-1], *what)
             row: dict[str, Any] = {"method": method, "task": task}
-            sides = [[(name, part) for part in parts] for name in (method, plan.names[-1])]
-            if all(key in groups for side in sides for key in side):
-                x, y = ([groups[key][column].to_numpy() for key in side] for side in sides)
+            if all(map(len, (*x, *y))):
                 level, test = statistics.mean(*y), statistics.welch(x, y, plan.holds_if.above)
-                power = plan.power.gain * level, test.error, test.freedom, plan.holds_if.p
-                row |= {"seeds": "/".join(str(min(map(len, side))) for side in (x, y))}
-                row |= {"mean": statistics.mean(*x), "other": level, **test._asdict()}
-                row |= {"probability": statistics.improvement(*x, *y)}
-                row |= {"power": statistics.power(*power)}
+                gain, p = plan.power.gain * level, plan.holds_if.p
+                row |= {
+                    "seeds": "/".join(str(min(map(len, side))) for side in (x, y)),
+                    "mean": statistics.mean(*x),
+                    "other": level,
+                    **test._asdict(),
+                    "probability": statistics.improvement(*x, *y),
+                    "power": statistics.power(gain, test.error, test.freedom, p),
+                }
             rows.append(row)
     columns = ("method", "task", "seeds", "mean", "other", *statistics.Welch._fields)
     return pd.DataFrame(rows, columns=[*columns, "probability", "power"])
@@ -103,7 +111,7 @@ def claim(ahead_on: int, p: pd.Series) -> float:
 
 
 def _text(table: pd.DataFrame, plan: Plan) -> pd.DataFrame:
-    """Cells of `tests` as they are printed."""
+    """Cells of `welch_tests` as they are printed."""
     lines = []
     for row in table.fillna({"seeds": "none"}).itertuples():
         form = ".3f" if row.task == MEAN else ".1f"
