@@ -134,8 +134,8 @@ def scored(
         labels = np.concatenate([labels, actions], axis=1)
     images = world.seen(agent, recording.observations)
     latents, before = (
-        np.concatenate([world.latents(each, part) for part in images.split(_BATCH)])
-        for each in (agent, untrained)
+        np.concatenate([world.latents(encoder, part) for part in images.split(_BATCH)])
+        for encoder in (agent, untrained)
     )
     split, width = linear.split_by_episode(recording.episodes), latents.shape[1]
     pixels = linear.components(images.numpy(), split[0], width)

@@ -38,8 +38,11 @@ the dueling head, so its gradient is zero; exported as zeros), `dynamics_model.*
 without objective ignores the objective's tensors as well. The head's epsilon buffers may be
 left out: then the agent keeps its noise.
 
-Parity is checked from outside of this repository, too, by the names and arguments in
-`tests/test_official_names.py`, so these stay.
+Parity is checked from outside of this repository, too, so these names and their arguments stay
+(`tests/test_official_names.py`): `settings.compose` and `build.build_agent` for an agent,
+`load_official` and `export_official` for weights, `agent.update` for an update, `agent.rl_loss` and
+`agent.objective.loss` for a loss with batch and noise given, `environment.EnvironmentSettings` and
+`environment.make_environment` for an environment.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Optimizer:
         """
         self.parameters, self.clip, self.max_norm = list(parameters), list(clip), max_norm
         clipped = {parameter for group in clip for parameter in group.parameters}
-        self.unclipped = [each for each in self.parameters if each not in clipped]
+        self.unclipped = [parameter for parameter in self.parameters if parameter not in clipped]
         device = self.parameters[0].device
         self._adam = torch.optim.Adam(
             [{"params": self.parameters, "lr": torch.tensor(learning_rate, device=device)}],
@@ -58,7 +58,9 @@ class Optimizer:
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of what `minimise` returns."""
-        names = [group.name for group in self.clip] + ["unclipped"] * bool(self.unclipped)
+        names = [group.name for group in self.clip]
+        if self.unclipped:
+            names.append("unclipped")
         return tuple(f"gradient_norm/{name}" for name in names)
 
     def minimise(self, loss: Tensor) -> dict[str, Tensor]:
@@ -70,8 +72,10 @@ class Optimizer:
             for group in self.clip
         ]
         if self.unclipped:
-            rest = [each.grad for each in self.unclipped if each.grad is not None]
-            norms.append(nn.utils.get_total_norm(rest, foreach=True))
+            gradients = [
+                parameter.grad for parameter in self.unclipped if parameter.grad is not None
+            ]
+            norms.append(nn.utils.get_total_norm(gradients, foreach=True))
         self._adam.step()
         return dict(zip(self.metric_names, norms, strict=True))
 

@@ -119,9 +119,13 @@ class Rainbow:
         self.target_network = self._target.target
         self.optimizer = self._make_optimizer()
         self.update_step = 0
-        self._lasting: dict[str, Any] = {"network": network, "target": self.target_network}
-        self._lasting |= {"optimizer": self.optimizer}
-        self._lasting |= {} if objective is None else {"objective": objective}
+        lasting: dict[str, Any] = {
+            "network": network,
+            "target": self.target_network,
+            "optimizer": self.optimizer,
+            "objective": objective,
+        }
+        self._lasting = {name: part for name, part in lasting.items() if part is not None}
 
     def _make_optimizer(self) -> Optimizer:
         settings, parameters = self.settings, list(self.network.parameters())
@@ -136,7 +140,7 @@ class Rainbow:
     @property
     def num_parameters(self) -> int:
         """Trained numbers, the objective's included."""
-        return sum(each.numel() for each in self.optimizer.parameters)
+        return sum(parameter.numel() for parameter in self.optimizer.parameters)
 
     @property
     def metric_names(self) -> tuple[str, ...]:

@@ -87,6 +87,7 @@ class Config(RunSettings):
 
     @property
     def subject(self) -> str:
+        """Name of the game."""
         return self.game.name
 
     @property

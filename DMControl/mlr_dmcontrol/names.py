@@ -27,9 +27,9 @@ def canonical(key: str, name: str, known: Sequence[str], benchmark: Sequence[str
     name = name.strip()
     title = _AROUND.sub("", name)
     letters = re.sub(r"[\W_]", "", title.lower())  # what all spellings of a name share
-    for one in known:
-        if ":" not in name and letters == re.sub(r"[\W_]", "", one.lower()):
-            return one
+    for candidate in known:
+        if ":" not in name and letters == re.sub(r"[\W_]", "", candidate.lower()):
+            return candidate
     if re.fullmatch(r"[A-Za-z_][\w.]*:[\w/.-]+", name) or _is_registered(name):
         return name
     if ":" in name:

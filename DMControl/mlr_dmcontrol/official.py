@@ -32,8 +32,11 @@ its step is `agent.objective.loss(agent.encoder, batch, noise.objective)`; after
 `.backward()`, `export_official(agent, lambda parameter: parameter.grad)` gives the published
 names. Published encoders divide images of 0..255 themselves; here the augmentation does.
 
-Parity is checked from outside of this repository, too, by the names and arguments in
-`tests/test_official_names.py`, so these stay.
+Parity is checked from outside of this repository, too, so these names and their arguments stay
+(`tests/test_official_names.py`): `settings.compose` and `build.build_agent` for an agent,
+`load_official` and `export_official` for weights, `agent.update` and its parts for an update,
+`agent.critic_terms`, `agent.actor_terms` and `agent.objective.loss` for a loss with batch and noise
+given, `environment.EnvironmentSettings` and `environment.PixelControlEnv` for an environment.
 """
 
 from __future__ import annotations
@@ -82,7 +85,7 @@ def load_official(agent: SAC, tensors: Mapping[str, Tensor]) -> None:
         value = tensors[name]
         if name.endswith(_FLAT):
             value = value.view(-1, filters, rows, columns).permute(0, 2, 3, 1).flatten(1)
-        pieces = value.split([len(each) for each in ours]) if len(ours) > 1 else [value]
+        pieces = value.split([len(parameter) for parameter in ours]) if len(ours) > 1 else [value]
         for parameter, piece in zip(ours, pieces, strict=True):
             parameter.copy_(piece)
 
@@ -100,8 +103,8 @@ def export_official(
     exported: dict[str, Tensor | None] = {}
     filters, rows, columns = agent.encoder.map_shape
     for name, ours in _parameters(agent).items():
-        values = [each if of is None else of(each) for each in ours]
-        known = [each.detach() for each in values if each is not None]
+        values = [parameter if of is None else of(parameter) for parameter in ours]
+        known = [value.detach() for value in values if value is not None]
         if len(known) < len(values):
             exported[name] = None
             continue

@@ -81,7 +81,7 @@ class Optimizer:
 
     def step(self) -> Tensor:
         """One step; returns the joint gradient norm before clipping, 0-d."""
-        gradients = [each.grad for each in self.parameters if each.grad is not None]
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         for group in self.clip:
             nn.utils.clip_grad_norm_(group.parameters, group.max_norm, foreach=True)

@@ -87,7 +87,7 @@ class UniformReplay:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays, on the device and on the host."""
-        on_device = sum(each.nbytes for each in (self._frames, *self._arrays.values()))
+        on_device = sum(array.nbytes for array in (self._frames, *self._arrays.values()))
         return on_device + self._oldest_frame.nbytes + self._starts.nbytes
 
     def start_episode(self, frame: np.ndarray) -> None:

@@ -6,6 +6,7 @@ not. Two Adams with moments of their own step the encoder in turn (published cod
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +26,10 @@ from .optimization import Optimizer, ParameterGroup
 from .run.schema import bounded, choice
 from .run.seeding import Streams
 
-_METRICS: tuple[str, ...] = ("loss/critic", "loss/actor", "loss/temperature")
-_METRICS += ("rl/q", "rl/temperature", "rl/entropy", "gradient_norm/critic", "gradient_norm/actor")
-_PARTS = ["networks", "objective"]
-_PARTS += [f"{each}_optimizer" for each in ("critic", "actor", "temperature", "objective")]
+_METRICS = (
+    "loss/critic", "loss/actor", "loss/temperature", "rl/q", "rl/temperature", "rl/entropy",
+    "gradient_norm/critic", "gradient_norm/actor",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +95,8 @@ class SAC:
     def num_parameters(self) -> int:
         """Trained numbers, the objective's included."""
         modules = [self.networks] if self.objective is None else [self.networks, self.objective]
-        trained = [each for module in modules for each in module.parameters() if each.requires_grad]
-        return sum(each.numel() for each in trained)
+        parameters = itertools.chain(*(module.parameters() for module in modules))
+        return sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -121,7 +122,15 @@ class SAC:
                 settings.critic_learning_rate,
                 clip=objective.clip_groups(networks.encoder),
             )
-        self._lasting = {name: part for name in _PARTS if (part := getattr(self, name)) is not None}
+        lasting: dict[str, Any] = {
+            "networks": networks,
+            "objective": objective,
+            "critic_optimizer": self.critic_optimizer,
+            "actor_optimizer": self.actor_optimizer,
+            "temperature_optimizer": self.temperature_optimizer,
+            "objective_optimizer": self.objective_optimizer,
+        }
+        self._lasting = {name: part for name, part in lasting.items() if part is not None}
 
     @torch.no_grad()
     def act(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:

@@ -102,6 +102,7 @@ class Config(RunSettings):
 
     @property
     def subject(self) -> str:
+        """Name of the task."""
         return self.task.name
 
     @property

@@ -16,8 +16,9 @@ _MIN_LENGTH = 1e-3  # shorter vectors are not blown up to unit length (published
 
 def distance(prediction: Tensor, target: Tensor) -> Tensor:
     """|n(y) - n(ȳ)|², n(v) = v / max(|v|, 1e-3): (*, Z) -> (*); 2 - 2 cos for all but tiny ones."""
-    y, other = (F.normalize(each, dim=-1, eps=_MIN_LENGTH) for each in (prediction, target))
-    return (y - other).square().sum(-1)
+    prediction = F.normalize(prediction, dim=-1, eps=_MIN_LENGTH)
+    target = F.normalize(target, dim=-1, eps=_MIN_LENGTH)
+    return (prediction - target).square().sum(-1)
 
 
 def health_names(name: str) -> tuple[str, ...]:
@@ -41,7 +42,7 @@ def health(name: str, prediction: Tensor, target: Tensor, latents: Tensor) -> di
         unit.std(dim=0).square().sum().sqrt(),
         effective_rank(latents.flatten(0, -2)),
     )
-    return {key: each.item() for key, each in zip(health_names(name), values, strict=True)}
+    return {key: value.item() for key, value in zip(health_names(name), values, strict=True)}
 
 
 def effective_rank(vectors: Tensor) -> Tensor:

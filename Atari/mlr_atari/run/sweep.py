@@ -7,6 +7,7 @@ typed by hand: a repeated sweep does only what is missing, and a crash is one ou
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
@@ -143,8 +144,8 @@ def read(argv: Sequence[str], layout: Layout) -> tuple[list[list[str]], Launcher
         if word.startswith("preset=") or not word.startswith(MAY_CHANGE):
             raise ConfigError(f"{word}: a plan says what is run; beside it say only where and how")
     paths = [typed_path(word.removeprefix("plan=")) for word in plans]
-    planned = [plan.read(path, layout.subject, layout.canonical) for path in paths]
-    return [[*run, *others] for one in planned for run in one.runs.values()], launcher
+    runs = [plan.read(path, layout.subject, layout.canonical).runs.values() for path in paths]
+    return [[*run, *others] for run in itertools.chain(*runs)], launcher
 
 
 def _settings(path: Path, words: Sequence[str]) -> dict[str, Any]:
@@ -297,7 +298,9 @@ def watch(pack: Pack, stopping: Callable[[], bool], gpu: str = "") -> list[Outco
     """
     if stopping():
         return [Outcome(job.name, Preempted.exit_code, "not started") for job in pack.jobs]
-    env, processes = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}), []
+    env, processes = dict(os.environ), []
+    if gpu:
+        env["CUDA_VISIBLE_DEVICES"] = gpu
     for job in pack.jobs:
         with _output(job.log) as log:
             streams: Any = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
@@ -305,8 +308,9 @@ def watch(pack: Pack, stopping: Callable[[], bool], gpu: str = "") -> list[Outco
             processes.append(subprocess.Popen(command, cwd=pack.folder, env=env, **streams))
     while running := [process for process in processes if process.poll() is None]:
         asking = stopping()
-        for process in running if asking else ():  # again and again: it may not listen yet
-            process.send_signal(signal.SIGUSR1)
+        if asking:
+            for process in running:  # again and again: it may not listen yet
+                process.send_signal(signal.SIGUSR1)
         time.sleep(_ASK_SECONDS if asking else _POLL_SECONDS)
     ends = [(job, process.returncode) for job, process in zip(pack.jobs, processes, strict=True)]
     return [Outcome(job.name, code, _last_error(job.log, code)) for job, code in ends]
@@ -460,7 +464,11 @@ def summary(outcomes: Sequence[Outcome], logs: Path) -> str:
     """A line for each run that did not end well, and the counts."""
     words = {0: "finished", Preempted.exit_code: "preempted"}
     ends = [(words.get(outcome.code, "FAILED"), outcome) for outcome in outcomes]
-    lines = [f"{end:<9}  {one.name}  exit {one.code}: {one.error}" for end, one in ends if one.code]
+    lines = [
+        f"{end:<9}  {outcome.name}  exit {outcome.code}: {outcome.error}"
+        for end, outcome in ends
+        if outcome.code
+    ]
     if lines:
         lines.append(f"output of each run: {logs}; the same command does what is missing")
     counts = Counter(end for end, _ in ends)
@@ -471,5 +479,8 @@ def summary(outcomes: Sequence[Outcome], logs: Path) -> str:
 def exit_code(outcomes: Sequence[Outcome]) -> int:
     """0, or 75 if runs were only preempted, or what the failures have in common, or 1."""
     codes = {outcome.code for outcome in outcomes} - {0}
-    code, *others = codes - {Preempted.exit_code} or codes or {0}
-    return RunError.exit_code if others or code < 0 else code
+    failures = codes - {Preempted.exit_code}
+    if not failures:
+        return max(codes, default=0)
+    code = failures.pop()
+    return RunError.exit_code if failures or code < 0 else code

@@ -138,7 +138,8 @@ class PlayVirtual(SPR):
     def clip_groups(self, encoder: Encoder) -> Sequence[ClipGroup]:
         """The encoder's norm first, then the joint one (published)."""
         joint = super().clip_groups(encoder)
-        return [*(ClipGroup(list(encoder.parameters()), each.max_norm) for each in joint), *joint]
+        alone = [ClipGroup(list(encoder.parameters()), group.max_norm) for group in joint]
+        return [*alone, *joint]
 
     def _targets(self, obs: FrameStacks, noise: AugmentationNoise) -> Tensor:
         """ȳ of images, (N, Z)."""

@@ -121,6 +121,7 @@ class SaveSchedule:
         self.saved(0)
 
     def due(self, agent_step: int) -> bool:
+        """Whether one is, at `agent_step`; not where the last one was, unless by time."""
         by_time = 0 < self._seconds <= time.monotonic() - self._time
         by_steps = self._steps > 0 and agent_step % self._steps == 0
         return by_time or (by_steps and agent_step != self._agent_step)
@@ -316,10 +317,12 @@ class Records:
     def _times(self) -> dict[str, float]:
         """Speeds since the last call, and the seconds spent by phase."""
         before, self._since = self._since, self._now()
-        seconds, *counts = (new - old for new, old in zip(self._since, before, strict=True))
-        rates = dict(zip(("agent_steps_per_second", "updates_per_second"), counts, strict=True))
-        times = {f"time/{name}_s": spent for name, spent in self.folder.seconds.items()}
-        return {f"time/{name}": count / seconds for name, count in rates.items()} | times
+        seconds, steps, updates = (new - old for new, old in zip(self._since, before, strict=True))
+        rates = {
+            "time/agent_steps_per_second": steps / seconds,
+            "time/updates_per_second": updates / seconds,
+        }
+        return rates | {f"time/{name}_s": spent for name, spent in self.folder.seconds.items()}
 
     def _now(self) -> tuple[float, int, int]:
         return time.perf_counter(), self.progress.agent_step, self.progress.update_step
@@ -489,16 +492,19 @@ class _Console(logging.Handler):
     _bar = False  # whether one stands in the line of the cursor
 
     def emit(self, record: logging.LogRecord) -> None:
-        warning = record.levelno >= logging.WARNING
-        if warning or record.name == __name__:
-            text = f"{record.levelname.lower()}: " * warning + record.getMessage()
-            share = getattr(record, "share", None) if sys.stderr.isatty() else None
-            if share is not None:
-                width = shutil.get_terminal_size().columns - 1
-                text = f"[{'#' * round(20 * share):<20}] {text}"[:width]
-            erase, end = "\r\x1b[K" * self._bar, "\n" if share is None else ""
-            print(f"{erase}{text}", end=end, file=sys.stderr, flush=True)
-            self._bar, self.shown = share is not None, time.monotonic()
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            text = f"{record.levelname.lower()}: {text}"
+        elif record.name != __name__:
+            return
+        share = getattr(record, "share", None) if sys.stderr.isatty() else None
+        if share is not None:
+            width = shutil.get_terminal_size().columns - 1
+            text = f"[{'#' * round(20 * share):<20}] {text}"[:width]
+        erase = "\r\x1b[K" if self._bar else ""
+        end = "\n" if share is None else ""
+        print(f"{erase}{text}", end=end, file=sys.stderr, flush=True)
+        self._bar, self.shown = share is not None, time.monotonic()
 
     def close(self) -> None:
         """Leave the bar as it is."""
