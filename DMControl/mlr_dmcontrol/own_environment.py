@@ -125,8 +125,8 @@ class OwnEnvironment:
     def try_out(self) -> None:
         """Play some random steps: ConfigError also for a picture that stays or is black."""
         self.reset(0)
-        self.action_space.seed(0)
         must = "have actions that can be drawn at random"
+        self._ask(must, self.action_space.seed, 0)
         darkest = brightest = self.picture()
         over = False
         with suppress(SimulatorError):  # a run bears those
@@ -159,14 +159,16 @@ class OwnEnvironment:
     def _made(self) -> Any:
         must = f"be made with environment.kwargs={self._kwargs}"
         kwargs = {"disable_env_checker": True} | self._kwargs
-        with undisturbed():
-            return self._ask(must, gymnasium.make, self._name, **kwargs)
+        return self._ask(must, gymnasium.make, self._name, **kwargs)
 
     def _ask(self, must: str, ask: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """What the user's code answers; what it raises becomes an error as the class says."""
         try:
-            return ask(*args, **kwargs)
-        except (Exception, SystemExit) as error:
+            with undisturbed():
+                return ask(*args, **kwargs)
+        except KeyboardInterrupt:  # is the user's
+            raise
+        except BaseException as error:  # such as SystemExit, or a panic in Rust
             self._broken = self._played
             what = f"its {ask.__name__} raised {type(error).__name__}: {one_line(error)}"
             kind = SimulatorError if self._played else ConfigError

@@ -83,6 +83,13 @@ class _Lossy(io.FileIO):
             return len(data)
 
 
+class _Stream(io.TextIOWrapper):
+    """Stays open: who closes the console, such as a simulator, is not the only one to use it."""
+
+    def close(self) -> None:
+        pass
+
+
 def secure_console() -> None:
     """From now on no print fails: not where nobody reads, nor on a full disk, nor in ASCII."""
     for number in range(3):
@@ -95,18 +102,27 @@ def secure_console() -> None:
         if stream is getattr(sys, f"__{name}__"):  # not one that somebody put in its place
             raw = io.BufferedWriter(_Lossy(number, "w", closefd=False))
             encoding, errors = getattr(stream, "encoding", "utf-8"), "backslashreplace"
-            lossy = io.TextIOWrapper(raw, encoding, errors, line_buffering=True)
+            lossy = _Stream(raw, encoding, errors, line_buffering=True)
             setattr(sys, name, lossy)
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Foreign code within changes neither the working directory nor who hears our signals."""
-    here, handlers = Path.cwd(), {number: signal.getsignal(number) for number in SIGNALS}
+    """What foreign code within changes of the whole process is put back.
+
+    The working directory, who hears our signals, what is logged, PyTorch's type and gradients.
+    """
+    here, handlers = os.getcwd(), {number: signal.getsignal(number) for number in SIGNALS}
+    level, torch = logging.root.manager.disable, sys.modules.get("torch")  # workers lack it
+    kind, learns = (torch.get_default_dtype(), torch.is_grad_enabled()) if torch else (None, True)
     try:
         yield
     finally:
         os.chdir(here)
+        logging.disable(level)
+        if torch:
+            torch.set_default_dtype(kind)
+            torch.set_grad_enabled(learns)
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 signal.signal(number, handler or signal.SIG_DFL)

@@ -497,7 +497,8 @@ class _Console(logging.Handler):
             text = f"{record.levelname.lower()}: {text}"
         elif record.name != __name__:
             return
-        share = getattr(record, "share", None) if sys.stderr.isatty() else None
+        terminal = getattr(sys.stderr, "isatty", bool)()  # what stands there may have none
+        share = getattr(record, "share", None) if terminal else None
         if share is not None:
             width = shutil.get_terminal_size().columns - 1
             text = f"[{'#' * round(20 * share):<20}] {text}"[:width]

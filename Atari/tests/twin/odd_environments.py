@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces
 
 LENGTH = 12  # steps of an episode
@@ -52,8 +54,7 @@ class Odd(gymnasium.Env[np.ndarray, Any]):
         if fault == "constructor":
             raise FileNotFoundError("no level1.wad")
         if fault == "disturbs":
-            os.chdir("/")
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            _disturb()
         vector, pixels = spaces.Box(-1, 1, (4,)), spaces.Box(0, 255, (24, 24, 3), np.uint8)
         self.observation_space = space or (vector if blind else pixels)
         self.action_space: Any = actions
@@ -68,6 +69,8 @@ class Odd(gymnasium.Env[np.ndarray, Any]):
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         if self.fault == "exit":
             sys.exit("no display")
+        if self.fault == "panic":
+            raise type("Panic", (BaseException,), {})("unwrap")  # as libraries in Rust do
         if self.fault == "no seed" and seed is not None:
             raise TypeError("reset() got an unexpected keyword argument 'seed'")
         super().reset(seed=seed)
@@ -81,6 +84,8 @@ class Odd(gymnasium.Env[np.ndarray, Any]):
         assert self.action_space.contains(action), action
         self.taken.append(action)
         self.count += 1
+        if self.fault == "disturbs":
+            _disturb()
         crashes = self.fault == "crash" or (self.fault == "some crash" and self.offset % 2)
         if crashes and self.count == 7:
             raise RuntimeError("the physics exploded")
@@ -101,6 +106,15 @@ class Odd(gymnasium.Env[np.ndarray, Any]):
         picture = np.zeros((24, 24, 3), np.uint8)
         picture.reshape(-1)[(self.offset + self.count * 37) % picture.size :: 5] = 200
         return picture[::-1] if self.fault == "flipped" else picture
+
+
+def _disturb() -> None:
+    """Change the whole process, as simulators do that were written to be alone in theirs."""
+    os.chdir("/")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.disable(logging.CRITICAL)
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
 
 
 def _abstract(env: object) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from odd_environments import LENGTH
 
@@ -73,6 +75,7 @@ def test_pixels_come_in_any_layout(layout: tuple[int, ...], shown: tuple[int, ..
         ({"fault": "no seed"}, ["reset raised TypeError", "seed="]),
         ({"fault": "old reset"}, ["give (observation, a dictionary)"]),
         ({"fault": "exit"}, ["reset raised SystemExit: no display"]),
+        ({"fault": "panic"}, ["reset raised Panic: unwrap"]),
         ({"fault": "first crash"}, ["step raised RuntimeError: never works"]),
         ({"fault": "no picture", "blind": True}, ["shows NoneType", "uint8 (H, W, 3)"]),
         ({"fault": "constructor"}, ["FileNotFoundError: no level1.wad", "environment.kwargs="]),
@@ -110,10 +113,15 @@ def test_a_crash_ends_the_episode_and_the_next_one_begins_anew() -> None:
             env.step(0)
 
 
-def test_a_constructor_changes_neither_the_working_directory_nor_who_hears_signals() -> None:
-    here, handler = Path.cwd(), signal.getsignal(signal.SIGTERM)
-    made(fault="disturbs")
-    assert (Path.cwd(), signal.getsignal(signal.SIGTERM)) == (here, handler)
+def test_what_it_changes_of_the_process_is_put_back() -> None:
+    def process() -> tuple[object, ...]:
+        heard, level = signal.getsignal(signal.SIGTERM), logging.root.manager.disable
+        return Path.cwd(), heard, level, torch.get_default_dtype(), torch.is_grad_enabled()
+
+    before, env = process(), made(fault="disturbs")
+    assert process() == before
+    env.try_out()
+    assert process() == before
 
 
 def test_own_names() -> None:

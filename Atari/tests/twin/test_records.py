@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -294,16 +295,19 @@ def test_warnings_are_shown_and_all_messages_logged(
     assert fell == [NAMES[1], NAMES[2], NAMES[2], NAMES[1]]  # each time as it begins
 
 
-@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("terminal", [False, True, None])
 def test_what_is_shown(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    terminal: bool,
+    terminal: bool | None,
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    error = SimpleNamespace(write=sys.stderr.write, flush=sys.stderr.flush)  # put in its place
+    if terminal is not None:
+        error.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", error)
     monkeypatch.setenv("COLUMNS", "100")
     with opened(tmp_path) as records:
         now += 60.0
@@ -317,7 +321,7 @@ def test_what_is_shown(
     assert text.count("evaluation at 3 ") == 1
     assert f"3 of 100 {protocol.STEP_NAME}, 0:32:20 left, 0.1 a second, return 1.5" in text
     # A line, or a bar in the same place of which the last one is left.
-    assert ("\r\x1b[K" in text, f"[#{' ' * 19}] 3 of" in text) == (terminal, terminal)
+    assert ("\r\x1b[K" in text, f"[#{' ' * 19}] 3 of" in text) == 2 * (bool(terminal),)
     assert text.endswith("\n")
     assert text.count("evaluation: 0 of 5 episodes") == 2  # after each minute of silence
 

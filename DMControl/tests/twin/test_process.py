@@ -77,6 +77,8 @@ from mlr_dmcontrol.run.process import script
 def main():
     with open("/dev/null", "wb", buffering=0) as file:
         assert file.fileno() > 2  # a file that is written is never the console
+    sys.stdout.close()  # as a simulator may
+    sys.stderr.close()
     for _ in range(3000):
         print("± 1 score", "x" * 100)
         print("± 1 error", "x" * 100, file=sys.stderr)
