@@ -39,7 +39,7 @@ MAY_CHANGE = (
 MAY_GROW = ("budget",)
 
 _NOT_CONTENT = ("run.lock", "log.txt")
-_WRITTEN_IN_PLACE = ("log.txt", "tb", "checkpoints", "checkpoints/files", "evaluations", "wandb")
+_FOLDERS = ("tb", "checkpoints", "checkpoints/files", "evaluations", "wandb")
 _REMEDY = "choose another tag, seed or runs_dir"
 _SAVED = ("finished", "preempted")  # a run that ended like this has a checkpoint
 
@@ -220,11 +220,11 @@ def _examine(
     visible = [name for name in disk.names(path) if not name.startswith(".")]
     content = [name for name in visible if name not in _NOT_CONTENT]
     tables = (name for name in content if name.endswith(".csv"))
-    charts = (f"tb/{name}" for name in disk.names(path / "tb"))
-    for at in (path / name for name in (*_WRITTEN_IN_PLACE, *tables, *charts)):
-        if disk.is_link(at):
-            remedy = f"put what it leads to in its place, or {_REMEDY}"
-            raise ConfigError(f"runs_dir: {at} is a link, and a run writes through none; {remedy}")
+    charts = (f"tb/{name}" for name in disk.names(path / "tb") if "tfevents" in name)
+    for name in (*_FOLDERS, "log.txt", *tables, *charts):
+        if not disk.is_plain(path / name, folder=name in _FOLDERS):
+            what = f"{path / name} is a link, or no plain file or folder, as a run writes"
+            raise ConfigError(f"runs_dir: {what}; put one in its place, or {_REMEDY}")
     if resume == "never" and content:
         raise ConfigError(f"resume=never: {path} already holds a run; {_REMEDY}, or resume=auto")
     saved = any(name.startswith("step_") for name in disk.names(path / "checkpoints"))

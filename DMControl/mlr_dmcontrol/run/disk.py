@@ -14,7 +14,6 @@ import logging
 import os
 import re
 import secrets
-import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -112,15 +111,16 @@ def names(folder: Path) -> list[str]:
         return []
 
 
-def is_link(path: Path) -> bool:
-    """Whether what is written at `path` would be seen at another place too."""
-    return path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1)
+def is_plain(path: Path, folder: bool) -> bool:
+    """Whether nothing is at `path`, or a folder or else a file, which no other place shows too."""
+    single = path.is_dir() if folder else path.is_file() and path.stat().st_nlink == 1
+    return not os.path.lexists(path) or (single and not path.is_symlink())
 
 
 def own_folder(path: Path) -> None:
     """Make the folder, if it is not there, durably; OSError where it is a link to one."""
     path.mkdir(exist_ok=True)
-    if is_link(path):
+    if not is_plain(path, folder=True):
         raise OSError(errno.ELOOP, "nothing is written through a link", str(path))
     _sync_names(path.parent)
 
@@ -138,7 +138,7 @@ def open_own(path: Path, flags: int = 0) -> int:
     """Descriptor to read and write a plain file, made if missing; OSError where it is a link."""
     flags |= os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o666)
-    if is_link(path) or not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    if not is_plain(path, folder=False):
         os.close(descriptor)
         raise OSError(errno.ELOOP, "is a link, or no plain file", str(path))
     return descriptor

@@ -287,7 +287,7 @@ def test_a_call_that_the_file_system_lacks_is_done_without_after_one_warning(
     assert sum("has no" in line.getMessage() for line in caplog.records) == 1
 
 
-CALLS = ["open", "mkdir", "stat", "fstat", "fsync", "replace", "unlink", "listdir", "scandir"]
+CALLS = ["open", "mkdir", "stat", "lstat", "fsync", "replace", "unlink", "listdir", "scandir"]
 
 
 @pytest.mark.parametrize("name", [*CALLS, "pwrite", "ftruncate"])
@@ -353,13 +353,15 @@ def test_a_run_whose_folder_is_taken_away_does_not_end_as_finished(tmp_path: Pat
     [
         *(
             (name, os.symlink)
-            for name in ("run.lock", "train.csv", "tb", "tb/events", "wandb", "checkpoints/files")
+            for name in ("run.lock", "train.csv", "tb", "tb/tfevents", "wandb", "checkpoints/files")
         ),
         *((name, os.link) for name in ("run.lock", "log.txt")),
+        *((name, lambda _, at: os.mkfifo(at)) for name in ("run.lock", "train.csv", "tb")),
+        *((name, lambda _, at: at.mkdir()) for name in ("run.lock", "train.csv", "log.txt")),
         ("checkpoints", os.symlink),
     ],
 )
-def test_nothing_is_written_through_a_link(tmp_path: Path, name: str, link: Any) -> None:
+def test_nothing_is_written_through_links_and_pipes(tmp_path: Path, name: str, link: Any) -> None:
     other, path = tmp_path / "other", tmp_path / "run"
     for place in (path, other):
         life(place)
