@@ -321,7 +321,7 @@ def test_what_is_shown(
     assert text.count("evaluation at 3 ") == 1
     assert f"3 of 100 {protocol.STEP_NAME}, 0:32:20 left, 0.1 a second, return 1.5" in text
     # A line, or a bar in the same place of which the last one is left.
-    assert ("\r\x1b[K" in text, f"[#{' ' * 19}] 3 of" in text) == 2 * (bool(terminal),)
+    assert ("\r\x1b[K" in text, f"[#{' ' * 19}] 3 of" in text) == (bool(terminal), bool(terminal))
     assert text.endswith("\n")
     assert text.count("evaluation: 0 of 5 episodes") == 2  # after each minute of silence
 
