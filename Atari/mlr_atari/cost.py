@@ -7,7 +7,7 @@ many operations, and memory is twice what a backward pass keeps: both within a f
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from .build import build_agent, replay_for
-from .device import matmul_rate, to_device
+from .device import map_tensors, matmul_rate
 from .errors import ConfigError
 from .rainbow import Rainbow
 from .run.doctor import memory
@@ -119,7 +119,9 @@ def update_cost(agent: Rainbow) -> tuple[float, float]:
         slots = torch.zeros(agent.settings.batch_size, dtype=torch.int64, device=agent.device)
         exponent = torch.ones((), device=agent.device)
         batch = replay_for(agent, capacity=10_000).gather(slots, exponent)
-        noise = to_device(agent.draw_noise(Streams(0)), agent.device)
+        # Not sent there: what holds no numbers cannot be pinned.
+        there = partial(torch.empty_like, device=agent.device)
+        noise = map_tensors(there, agent.draw_noise(Streams(0)))
         with FlopCounterMode(display=False) as counter:
             loss = agent.rl_loss(batch, noise)[0]
             if agent.objective is not None:

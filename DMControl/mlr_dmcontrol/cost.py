@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from .build import build_agent, replay_for
-from .device import matmul_rate, to_device
+from .device import map_tensors, matmul_rate
 from .environment import COLOURS
 from .errors import ConfigError
 from .run.doctor import memory
@@ -132,7 +132,9 @@ def update_cost(agent: SAC) -> tuple[float, float]:
         windows = torch.zeros(size, dtype=torch.int64) if size else None
         transitions = torch.zeros(settings.batch_size, dtype=torch.int64)
         batch = replay_for(agent, capacity=1).gather(transitions, windows)
-        noise = to_device(agent.draw_noise(Streams(0)), agent.device)
+        # Not sent there: what holds no numbers cannot be pinned.
+        there = partial(torch.empty_like, device=agent.device)
+        noise = map_tensors(there, agent.draw_noise(Streams(0)))
         with FlopCounterMode(display=False) as always:
             if settings.rl:
                 loss, _ = agent.critic_terms(batch, noise)

@@ -35,8 +35,9 @@ def switch(on: bool) -> None:
 
 
 def fused(tensor: Tensor) -> bool:
-    """Whether what is computed from `tensor` is to use the kernels of this file."""
-    return _switch["on"] and tensor.is_cuda and not torch.compiler.is_compiling()
+    """Whether what is computed from `tensor`, unless in a dry run, is to use the kernels here."""
+    real = type(tensor) is Tensor and not torch.compiler.is_compiling()
+    return _switch["on"] and tensor.is_cuda and real
 
 
 # ---- convolution, bias and ReLU ----------------------------------------------------------------

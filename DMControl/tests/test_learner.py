@@ -61,8 +61,10 @@ def test_what_the_last_batch_was_stays_inside(name: str) -> None:
     assert (learner.preview() is None) == (name == "sac")
 
 
-def test_compiled_losses_are_counted_as_any() -> None:
-    assert update_cost(make_learner(compiled=True).agent) == update_cost(make_learner().agent)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_compiled_losses_are_counted_as_any_wherever_they_are(device: str) -> None:
+    other = make_learner(device=device, compiled=True).agent
+    assert update_cost(other)[0] == update_cost(make_learner().agent)[0]
 
 
 @pytest.mark.soak

@@ -12,6 +12,7 @@ import pytest
 import torch
 from test_learner import make_learner, updated
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from mlr_atari import augmentation, kernels
@@ -39,6 +40,7 @@ def results(images: Tensor, layer: nn.Conv2d) -> list[Tensor]:
 def test_convolution_and_relu_in_one(
     device: str, bf16: bool, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # which each rounds its way
     images = draw(3, 5, 11, 11).to(device, memory_format=torch.channels_last)
     layer = nn.Conv2d(5, 8, 3, stride).to(device, memory_format=torch.channels_last)  # type: ignore
     with torch.autocast(device, torch.bfloat16, enabled=bf16):
@@ -109,6 +111,12 @@ def test_whole_updates_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(augmentation, "views", plain_views)
     for step, metrics in enumerate(expected):
         torch.testing.assert_close(updated(other, 2000 + step), metrics, rtol=1e-4, atol=1e-6)
+
+
+def test_a_dry_run_counts_what_they_replace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(kernels._switch, "on", True)
+    with FakeTensorMode():
+        assert not kernels.fused(torch.empty(1, device="cuda"))
 
 
 def test_without_triton_they_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
