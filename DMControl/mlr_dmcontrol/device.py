@@ -96,13 +96,14 @@ def _shortest(function: Callable[[], object], device: torch.device) -> float:
 
 
 def to_device(tree: Tree, device: torch.device | str) -> Tree:
-    """The same tree on `device`; what lies there already is not copied, and nobody waits."""
+    """The same tree on `device`; what lies there is not copied, and only the way back waits."""
     gpu = torch.device(device).type == "cuda"
 
     def move(tensor: Tensor) -> Tensor:
         # A copy from pageable memory begins only when the GPU has done all that it was given.
         source = tensor.pin_memory() if gpu and not tensor.is_cuda else tensor
-        return source.to(device, non_blocking=True)
+        # Back on the host it would be read before it is there.
+        return source.to(device, non_blocking=gpu)
 
     return map_tensors(move, tree)
 

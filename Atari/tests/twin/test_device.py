@@ -35,6 +35,13 @@ def test_a_tree_moves_as_a_whole_and_what_is_there_stays() -> None:
     assert all(map(lambda old, new: old is new, tensors(here), tensors(to_device(here, "cpu"))))
 
 
+def test_what_comes_back_to_the_host_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[bool] = []
+    monkeypatch.setattr(Tensor, "to", lambda *_, non_blocking: waits.append(not non_blocking))
+    to_device(tree(1), "cpu")
+    assert waits == [True] * 4
+
+
 def test_a_parcel_arrives_complete_and_always_in_the_same_place() -> None:
     parcel = Parcel(tree(1), torch.device("cpu"))
     places = [tensor.data_ptr() for tensor in tensors(parcel.tree)]
