@@ -74,6 +74,8 @@ def set_up_process(cfg: Config) -> torch.device:
     On the CPU runs are bit-identical with any kernels, at a fixed number of threads.
     """
     device = named_device(cfg.device)
+    if device.type == "cuda":  # of several the one that events and kernels mean
+        torch.cuda.set_device(device)
     if cfg.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(cfg.deterministic)

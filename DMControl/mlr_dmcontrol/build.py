@@ -81,6 +81,8 @@ def set_up_process(cfg: Config) -> torch.device:
     Raises ConfigError: no renderer works.
     """
     device = named_device(cfg.device)
+    if device.type == "cuda":  # of several the one that events and kernels mean
+        torch.cuda.set_device(device)
     if cfg.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(cfg.deterministic)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -33,8 +34,13 @@ def python(code: str, *, shell: str = '"$0" -c "$1"', **environment: str) -> Any
     )
 
 
-def test_the_process_is_set_up_in_one_place() -> None:
+def test_the_process_is_set_up_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = {"device": "cpu", "threads": 1, "fused_kernels": False}
+    use = Mock(side_effect=ConfigError)  # before anything else
+    monkeypatch.setattr(torch.cuda, "set_device", use)
+    with pytest.raises(ConfigError):
+        set_up_process(SimpleNamespace(device="cuda:1"))  # type: ignore
+    use.assert_called_once_with(torch.device("cuda", 1))
     for deterministic, precision in ((True, "bf16"), (False, "fp32")):  # as it was before
         cfg: Any = SimpleNamespace(deterministic=deterministic, precision=precision, **chosen)
         assert set_up_process(cfg).type == "cpu"
