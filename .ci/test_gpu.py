@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,18 @@ def test_rows_are_added_and_measured_again(tmp_path: Path) -> None:
     assert again["seconds_per_update"] == "0.25"
 
 
+def session_of(out: Path, seconds: float) -> gpu.Session:
+    given: dict[str, Any] = {"device": "cuda", "at_once": 2, "packages": None}
+    return gpu.Session(argparse.Namespace(out=out, seconds=seconds, **given))
+
+
+def test_what_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "PATIENCE", 0.0)
+    process = subprocess.Popen(["sleep", "600"])
+    assert session_of(tmp_path, float("inf")).finish(process) == -signal.SIGTERM
+
+
 def test_without_time_nothing_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = argparse.Namespace(out=tmp_path, device="cuda", at_once=2, seconds=0, packages=None)
-    session = gpu.Session(options)
+    session = session_of(tmp_path, 0)
     monkeypatch.setattr(session, "start", lambda *_: pytest.fail("began"))
     assert [phase(session) for phase in (gpu.tests, gpu.speed, gpu.runs)] == [True] * 3
