@@ -29,7 +29,7 @@ from mlr_dmcontrol.report import plots, runs
 from mlr_dmcontrol.run.checkpoint import agent_checkpoint
 from mlr_dmcontrol.run.disk import one_line, results_folder, write_atomically
 from mlr_dmcontrol.run.process import script, typed_path
-from mlr_dmcontrol.settings import of_run
+from mlr_dmcontrol.settings import Config, of_run
 
 _BATCH = 256  # images at a time
 _KEY = [*figures.PLACE, "method", "seed"]  # of a run, in files
@@ -67,29 +67,20 @@ def probe(args: argparse.Namespace) -> None:
         ConfigError: wrong input, most of which is looked for before anything is computed.
     """
     cfgs = [of_run(folder, device=args.device) for folder in args.runs]
-    found = runs.load(args.runs)
-    if found.unreadable or len(found.runs) != len(cfgs):
-        raise ConfigError("; ".join(found.unreadable) or "RUN: folders of runs, each named once")
-    known = found.runs.rename(columns={"task": "subject", "mean": "score"})[[*_KEY, "score"]]
-    alone = known["method"].str.removesuffix("-alone") + " alone"  # trained without RL
-    known["method"] = known["method"].where([cfg.agent.rl for cfg in cfgs], alone)
-    if known.duplicated(_KEY).any():
-        raise ConfigError("RUN: two of the same task, method and seed; give one of them")
-    ended = known.assign(folder=args.runs).dropna(subset="score").sort_values("score")
-    best = ended.groupby(figures.PLACE)["folder"].last()
-    places = known[figures.PLACE].itertuples(index=False, name=None)
-    folders = [args.policy or best.get(place) for place in places]
-    loaded = {one: load_policy(one, args.device) for one in dict.fromkeys(folders) if one}
-    policies = [loaded.get(one) for one in folders]
+    known = named(args.runs, cfgs)
+    policies = acting(args, known)
     results_folder(args.out)
     chosen = {"episodes": args.episodes, "steps": args.steps, "seed": args.seed}
-    keys = [recording_key(cfg, chosen) for cfg in cfgs]
-    acts = [one and f"{key} {whose(one)}" for key, one in zip(keys, policies, strict=True)]
-    planned = [known.assign(target="state", data=keys), known.assign(target="action", data=acts)]
+    states = [recording_key(cfg, chosen) for cfg in cfgs]
+    actions = [
+        f"{key} {whose(policy)}" if policy else None
+        for key, policy in zip(states, policies, strict=True)
+    ]
+    planned = known.assign(target="state", data=states), known.assign(target="action", data=actions)
     joined(args.out / "probe.csv", pd.concat(planned))
     played, rows = None, []
-    runs_of = zip(args.runs, cfgs, known.to_dict("records"), policies, strict=True)
-    for folder, cfg, row, policy in runs_of:
+    records = known.to_dict("records")
+    for folder, cfg, row, policy in zip(args.runs, cfgs, records, policies, strict=True):
         device = set_up_process(cfg)
         with closing(world.environment_of(cfg)) as env:
             if played != (cfg.subject, cfg.environment):
@@ -107,9 +98,40 @@ def probe(args: argparse.Namespace) -> None:
     scores = merged(args.out / "probe.csv", pd.concat(rows))
     plots.save(figures.scores(scores), args.out / "probe")
     tables = figures.table(scores), figures.correlations(scores)
-    text = "\n\n".join(one.to_markdown(index=False, disable_numparse=True) for one in tables)
+    text = "\n\n".join(table.to_markdown(index=False, disable_numparse=True) for table in tables)
     write_atomically(args.out / "probe.md", f"{text}\n")
     print(f"{text}\nwritten to {args.out}: probe.csv, probe.png, probe.pdf, probe.md")
+
+
+def named(folders: Sequence[Path], cfgs: Sequence[Config]) -> pd.DataFrame:
+    """A row for each run: `_KEY` and its `score`, NaN before its end.
+
+    Raises:
+        ConfigError: one cannot be read, or is given twice.
+    """
+    found = runs.load(folders)
+    if found.unreadable or len(found.runs) != len(cfgs):
+        raise ConfigError("; ".join(found.unreadable) or "RUN: folders of runs, each named once")
+    known = found.runs.rename(columns={"task": "subject", "mean": "score"})[[*_KEY, "score"]]
+    alone = known["method"].str.removesuffix("-alone") + " alone"  # trained without RL
+    known["method"] = known["method"].where([cfg.agent.rl for cfg in cfgs], alone)
+    if known.duplicated(_KEY).any():
+        raise ConfigError("RUN: two of the same task, method and seed; give one of them")
+    return known
+
+
+def acting(args: argparse.Namespace, known: pd.DataFrame) -> list[SavedPolicy | None]:
+    """For each run of `known` the policy whose actions are variables: that asked for, or the best
+    of the runs on the same task; None where none has ended.
+    """
+    ended = known.assign(folder=args.runs).dropna(subset="score").sort_values("score")
+    best = ended.groupby(figures.PLACE)["folder"].last()
+    places = known[figures.PLACE].itertuples(index=False, name=None)
+    folders = [args.policy or best.get(place) for place in places]
+    loaded = {
+        folder: load_policy(folder, args.device) for folder in dict.fromkeys(folders) if folder
+    }
+    return [loaded.get(folder) for folder in folders]
 
 
 def scored(

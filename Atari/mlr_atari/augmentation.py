@@ -42,10 +42,10 @@ class Augmentation:
     def __init__(
         self, menu: Sequence[str], image_size: int, shift_pad: int, intensity_scale: float
     ) -> None:
-        """Check nothing: every menu goes together.
+        """Remember what is chosen.
 
         Args:
-            menu: some of `NAMES`.
+            menu: some of `NAMES`; all of them go together.
             image_size: side of an image, in pixels.
             shift_pad: largest shift in pixels.
             intensity_scale: standard deviation of the factor, before it is cut at two of them.

@@ -20,7 +20,7 @@ class Batch:
 
     Once an action of the sequence ends the episode or loses a life, the later observations are
     frozen at the one that action was taken in, while the actions run on into the next episode
-    (published code).  Frames older than the episode are blank: an all-zero slot of the ring.
+    (published code). Frames older than the episode are blank: an all-zero slot of the ring.
     """
 
     obs: FrameStacks  # (K, B) stacks o_t .. o_{t+K-1}
@@ -50,11 +50,11 @@ def evaluation_noise(generators: Sequence[np.random.Generator], num_actions: int
 
 @dataclass(frozen=True)
 class UpdateNoise:
-    """Random numbers of one update; M and T draws of the Q inputs and of the target inputs."""
+    """Random numbers of one update; M = `num_q_augmentations`, V = `num_target_augmentations`."""
 
     head: Tensor  # standard normals (head.noise_size,)
     target_head: Tensor | None  # the same for the target; None: it keeps the noise it copied
     obs: AugmentationNoise  # (M, B), what the Q network learns from
-    n_step_obs: AugmentationNoise  # (T, B), what the target network sees
-    selection: AugmentationNoise | None  # (T, B), what picks the action; None: as n_step_obs
+    n_step_obs: AugmentationNoise  # (V, B), what the target network sees
+    selection: AugmentationNoise | None  # (V, B), what picks the action; None: as n_step_obs
     objective: Any | None

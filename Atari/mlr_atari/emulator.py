@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from .errors import ConfigError
 from .games import rom_folder
 
 
-class Emulator:
+class Emulator(ABC):
     """One console with one game in it; 60 frames a second, no frame skipped, no sticky actions.
 
     Attributes:
@@ -37,6 +38,22 @@ class Emulator:
         self.actions = tuple(int(getattr(action, "value", action)) for action in actions)
         self.rom_md5 = hashlib.md5(rom.read_bytes(), usedforsecurity=False).hexdigest()
 
+    @abstractmethod
+    def read_grey(self, screen: np.ndarray) -> None:
+        """Write the screen's brightness into `screen`, uint8 (rows, columns)."""
+
+    @abstractmethod
+    def rgb(self) -> np.ndarray:
+        """The screen in colour, uint8 (rows, columns, 3)."""
+
+    @abstractmethod
+    def save(self) -> bytes:
+        """All of the console's state, its random generator included, but not the screen."""
+
+    @abstractmethod
+    def load(self, state: bytes) -> None:
+        """Continue from `state`, seen from the next frame on. Raises: ValueError: it is none."""
+
 
 class AlePy(Emulator):
     """ale-py: maintained, ROMs included."""
@@ -54,19 +71,15 @@ class AlePy(Emulator):
         self._state_type = ale.ALEState
 
     def read_grey(self, screen: np.ndarray) -> None:
-        """Write the screen's brightness into `screen`, uint8 (rows, columns)."""
         self.console.getScreenGrayscale(screen)
 
     def rgb(self) -> np.ndarray:
-        """The screen in colour, uint8 (rows, columns, 3)."""
         return np.asarray(self.console.getScreenRGB())
 
     def save(self) -> bytes:
-        """All of the console's state, its random generator included, but not the screen."""
         return bytes(self.console.cloneState(include_rng=True).serialize())
 
     def load(self, state: bytes) -> None:
-        """Continue from `state`, seen from the next frame on. Raises: ValueError: it is none."""
         try:
             self.console.restoreState(self._state_type(state))
         except (SystemError, RuntimeError) as error:

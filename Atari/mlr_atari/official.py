@@ -205,7 +205,7 @@ def _parameters(agent: Rainbow) -> Parameters:
     if not isinstance(projection, Projection) or objective.settings.target_ema_tau is None:
         raise ConfigError("agent: the published model has projection heads and momentum targets")
     for index, block in enumerate(decoder.blocks):
-        joint = [block.get_parameter(f"attention.{each}.weight") for each in _JOINT]
+        joint = [block.get_parameter(f"attention.{layer}.weight") for layer in _JOINT]
         ours[f"transformer.{index}.attn.qkv.weight"] = list(joint)
         for published, own in _BLOCK_LAYERS.items():
             ours |= _named(f"transformer.{index}.{published}", block.get_submodule(own))

@@ -270,14 +270,14 @@ class Rainbow:
 
     @torch.no_grad()
     def _regression_target(self, batch: Batch, noise: UpdateNoise) -> Tensor:
-        """Regression target (B, N), the mean over the T draws of the n-step observation."""
+        """Regression target (B, N), the mean over the V draws of the n-step observation."""
         draws, stacks = self.settings.num_target_augmentations, batch.n_step_obs
         bootstrap = self._outputs(self.target_network, stacks, noise.n_step_obs, draws)
         chooser = bootstrap
         if self.settings.double_q:
             seen = noise.n_step_obs if noise.selection is None else noise.selection
             chooser = self._outputs(self.network, stacks, seen, draws)
-        action = self.values.q_values(chooser).argmax(dim=-1)  # (T, B)
+        action = self.values.q_values(chooser).argmax(dim=-1)  # (V, B)
         returns = batch.n_step_return.expand_as(action).flatten()
         discounts = batch.bootstrap_discount.expand_as(action).flatten()
         targets = self.values.target(bootstrap.flatten(0, 1), action.flatten(), returns, discounts)

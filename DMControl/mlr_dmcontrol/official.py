@@ -134,7 +134,7 @@ def _parameters(agent: SAC) -> dict[str, list[Tensor]]:
     if isinstance(agent.objective, MLR):
         modules |= _mlr(agent.objective)
         for i, block in enumerate(agent.objective.decoder.blocks):
-            joint = [block.get_parameter(f"attention.{each}.weight") for each in _JOINT]
+            joint = [block.get_parameter(f"attention.{layer}.weight") for layer in _JOINT]
             ours[f"MTM/transformer.{i}.attn.qkv.weight"] = list(joint)
     for prefix, module in modules.items():
         ours |= {f"{prefix}.{name}": [value] for name, value in module.named_parameters()}
@@ -158,5 +158,5 @@ def _mlr(objective: MLR) -> dict[str, nn.Module]:
 
 def _encoder(prefix: str, encoder: Encoder) -> dict[str, nn.Module]:
     layers = [layer for layer in encoder.convolutions if isinstance(layer, nn.Conv2d)]
-    modules: dict[str, nn.Module] = {f"{prefix}.convs.{i}": each for i, each in enumerate(layers)}
+    modules: dict[str, nn.Module] = {f"{prefix}.convs.{i}": conv for i, conv in enumerate(layers)}
     return modules | {f"{prefix}.fc": encoder.head.linear, f"{prefix}.ln": encoder.head.norm}

@@ -61,10 +61,10 @@ class PixelDecoder(nn.Module):
         super().__init__()
         self.feature_shape = encoder.feature_shape
         side, layers = image_size, list[nn.Module]()
-        for each in encoder.modules():
-            if isinstance(each, nn.Conv2d):
-                kernel, stride = int(each.kernel_size[0]), int(each.stride[0])
-                sizes = each.out_channels, each.in_channels, kernel, stride
+        for layer in encoder.modules():
+            if isinstance(layer, nn.Conv2d):
+                kernel, stride = int(layer.kernel_size[0]), int(layer.stride[0])
+                sizes = layer.out_channels, layer.in_channels, kernel, stride
                 # What the encoder's layer leaves over at the border is put back.
                 rest = (side - kernel) % stride
                 layers.insert(0, nn.ConvTranspose2d(*sizes, output_padding=rest))

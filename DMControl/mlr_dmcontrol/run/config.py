@@ -85,17 +85,19 @@ def _texts(word: str, layout: Layout) -> list[str]:
     names = sorted({*sets.get("all", ()), *layout.options(key)})  # none, unless it is a group
     parsed = _parsed(word)
     value: Any = parsed.value()
-    texts = [text.strip()]
-    if isinstance(value, Glob):
-        texts = value.filter(names)
-    elif parsed.is_interval_sweep() or (
+    if parsed.is_interval_sweep() or (
         parsed.is_range_sweep()
         and not abs(value.stop - value.start) < _MOST_VALUES * abs(value.step)
     ):
         raise ConfigError(f"{word}: no single values, or too many; write each, as in seed=1,2,3")
+    if isinstance(value, Glob):
+        texts = value.filter(names)
     elif parsed.is_discrete_sweep():
         texts = list(parsed.sweep_string_iterator())
-        texts = [text.replace("\\", "") for text in texts] if names else texts  # `my.module:Name`
+        if names:  # `my.module:Name`
+            texts = [text.replace("\\", "") for text in texts]
+    else:
+        texts = [text.strip()]
     if not texts or len(set(texts)) < len(texts):
         raise ConfigError(f"{word}: no value, or one twice; write each once, as in seed=1,2,3")
     return list(dict.fromkeys(itertools.chain(*(sets.get(text, (text,)) for text in texts))))
