@@ -59,6 +59,14 @@ class EvaluationResult:
     ended: list[int]  # numbers of the episodes that are over, as they ended
     seconds: float = 0.0  # that it took
 
+    def add(self, number: int, reward: float, steps: int) -> None:
+        """An episode went on by so much. Raises: NonFiniteError: its score is no number."""
+        self.lengths[number] += steps
+        self.scores[number] += reward
+        if not math.isfinite(self.scores[number]):
+            where = f"evaluation episode {number}, step {self.lengths[number]}"
+            raise NonFiniteError(f"score={self.scores[number]} of {where}")
+
     def __str__(self) -> str:
         done, steps = len(self.ended), sum(self.lengths)
         return f"{done} of {len(self.scores)} episodes, {steps:,} agent steps"
@@ -216,11 +224,7 @@ def evaluate(
         for (place, begun, _), (obs, reward, over, error) in zip(orders, seen, strict=True):
             episode = playing[place]
             number, episode.obs = episode.number, obs
-            result.lengths[number] += begun is None
-            result.scores[number] += reward
-            if not math.isfinite(score := result.scores[number]):
-                where = f"evaluation episode {number}, step {result.lengths[number]}"
-                raise NonFiniteError(f"score={score} of {where}")
+            result.add(number, reward, steps=0 if begun is not None else 1)
             if error:
                 failed += 1
                 log.warning("evaluation: the simulator ends episode %d: %s", number, error)

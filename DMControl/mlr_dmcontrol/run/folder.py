@@ -217,14 +217,7 @@ def _examine(
     path: Path, config: Mapping[str, Any] | None, resume: str
 ) -> tuple[dict[str, Any], str, bool]:
     """`run.json`; what differs in the configuration, but may; whether the run is finished."""
-    visible = [name for name in disk.names(path) if not name.startswith(".")]
-    content = [name for name in visible if name not in _NOT_CONTENT]
-    tables = (name for name in content if name.endswith(".csv"))
-    charts = (f"tb/{name}" for name in disk.names(path / "tb") if "tfevents" in name)
-    for name in (*_FOLDERS, "log.txt", *tables, *charts):
-        if not disk.is_plain(path / name, folder=name in _FOLDERS):
-            what = f"{path / name} is a link, or no plain file or folder, as a run writes"
-            raise ConfigError(f"runs_dir: {what}; put one in its place, or {_REMEDY}")
+    content = _content(path)
     if resume == "never" and content:
         raise ConfigError(f"resume=never: {path} already holds a run; {_REMEDY}, or resume=auto")
     saved = any(name.startswith("step_") for name in disk.names(path / "checkpoints"))
@@ -241,7 +234,33 @@ def _examine(
         old = flatten(fields(path / "config.yaml").content)
     except ConfigError as error:
         raise ConfigError(f"{error}; put it right, or {_REMEDY}") from error
-    new = old if config is None else flatten(config)
+    changes, grown = _changes(path, old, old if config is None else flatten(config))
+    status = noted.content.get("status")
+    finished = status == "finished" and not grown
+    if not saved and not finished and ("final.json" in content or status in _SAVED):
+        remedy = f"bring one back, or {_REMEDY}"
+        raise ConfigError(f"{held} rows of a run but its checkpoints are gone; {remedy}")
+    return {**noted.content, **counts}, changes, finished
+
+
+def _content(path: Path) -> list[str]:
+    """What a run left in its folder. Raises: ConfigError: no place of its own to write to."""
+    visible = [name for name in disk.names(path) if not name.startswith(".")]
+    content = [name for name in visible if name not in _NOT_CONTENT]
+    tables = (name for name in content if name.endswith(".csv"))
+    charts = (f"tb/{name}" for name in disk.names(path / "tb") if "tfevents" in name)
+    for name in (*_FOLDERS, "log.txt", *tables, *charts):
+        if not disk.is_plain(path / name, folder=name in _FOLDERS):
+            what = f"{path / name} is a link, or no plain file or folder, as a run writes"
+            raise ConfigError(f"runs_dir: {what}; put one in its place, or {_REMEDY}")
+    return content
+
+
+def _changes(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, bool]:
+    """What differs between flat configurations, and whether the new one asks for more.
+
+    Raises: ConfigError: what differs may not.
+    """
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     grown = [key for key in differing if key in MAY_GROW and _larger(new.get(key), old.get(key))]
     fixed = without({**old, **new}, (*MAY_CHANGE, *grown))
@@ -251,12 +270,7 @@ def _examine(
     if refused:
         what = f"not what the run in {path} was started with"
         raise ConfigError(f"{shown}: {what}; {_REMEDY}, or go on as before")
-    status = noted.content.get("status")
-    finished = status == "finished" and not grown
-    if not saved and not finished and ("final.json" in content or status in _SAVED):
-        remedy = f"bring one back, or {_REMEDY}"
-        raise ConfigError(f"{held} rows of a run but its checkpoints are gone; {remedy}")
-    return {**noted.content, **counts}, shown, finished
+    return shown, bool(grown)
 
 
 def identity(config: Mapping[str, Any]) -> str:
