@@ -47,7 +47,7 @@ def test_a_run_folder_is_a_row_and_its_curve(tmp_path: Path) -> None:
 
 
 def test_neither_torch_nor_a_simulator_is_needed(sweep: Path, tmp_path: Path) -> None:
-    for name in ("torch", "gymnasium", "dm_control", "mujoco", "ale_py", "hydra"):
+    for name in ("torch", "gymnasium", "dm_control", "mujoco", "ale_py", "cv2", "hydra"):
         (tmp_path / f"{name}.py").write_text("raise ImportError")
     command = [sys.executable, "report.py", str(sweep), "--out", str(tmp_path / "out")]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}

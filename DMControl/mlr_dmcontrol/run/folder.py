@@ -244,7 +244,7 @@ def _examine(
 
 
 def _content(path: Path) -> list[str]:
-    """What a run left in its folder. Raises: ConfigError: no place of its own to write to."""
+    """What a run left in its folder. Raises: ConfigError: some of it is a link, or no file."""
     visible = [name for name in disk.names(path) if not name.startswith(".")]
     content = [name for name in visible if name not in _NOT_CONTENT]
     tables = (name for name in content if name.endswith(".csv"))
