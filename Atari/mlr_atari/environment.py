@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 
 from .emulator import EMULATORS
-from .errors import SimulatorError
+from .errors import ConfigError, SimulatorError
 from .games import canonical
 from .names import is_own
 from .own_environment import Answer, OwnEnvironment
@@ -279,6 +279,8 @@ class AtariGame:
     def __init__(
         self, game: str, settings: EnvironmentSettings, seed: int, blank_at_life_loss: bool
     ) -> None:
+        if settings.kwargs:
+            raise ConfigError(f"environment.kwargs={settings.kwargs}: {game} takes none; leave out")
         self.emulator = EMULATORS[settings.emulator](game, seed)
         self._console = self.emulator.console
         self.num_actions = len(self.emulator.actions)

@@ -48,8 +48,8 @@ class OwnEnvironment:
         self._step = 0  # within the episode
         self._env = self._made()
         space: Any = self._ask("have spaces", getattr, self._env, "observation_space", None)
-        sides: Any = getattr(space, "shape", None) or ()
         box = isinstance(space, spaces.Box)
+        sides = space.shape if box else ()
         coloured = len(sides) == 3 and not {1, 3}.isdisjoint((sides[0], sides[2]))
         pixels = box and space.dtype == np.uint8 and all(sides) and (coloured or len(sides) == 2)
         numbers = spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary
@@ -180,7 +180,7 @@ class OwnEnvironment:
         if pixels and self._shape is None and picture.ndim == 3 and picture.shape[2] == 3:
             self._shape = picture.shape
         if not pixels or picture.shape != self._shape:
-            must = f"show uint8 {self._shape or '(H, W, 3)'}, as declared"
+            must = f"show uint8 {self._shape or '(H, W, 3)'} from 0 to 255, as declared"
             raise self.fault(f"shows {_described(picture)}", must)
         self._picture: np.ndarray = picture
 

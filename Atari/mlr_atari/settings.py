@@ -136,7 +136,7 @@ def of_run(run: Path, own: str = "", **changes: Any) -> Config:
             values["logging"] |= {"sinks": ["tensorboard"]}
         cfg = from_values({**values, **changes})
         if ":" in cfg.subject and cfg.subject != own:
-            remedy = f"code is not imported on a folder's word; if yours, add --own {cfg.subject}"
+            remedy = f"no folder's word imports code; if yours: evaluate.py --own {cfg.subject}"
             raise ConfigError(f"was trained on {cfg.subject}, and {remedy}")
     except ConfigError as error:
         raise ConfigError(f"RUN={run}: {one_line(error)}") from error

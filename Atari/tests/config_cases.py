@@ -15,6 +15,7 @@ SWEPT_FOLDERS = ("qbert", "pixel_game-SmallCatch-v0")
 # What a configuration cannot know to be wrong.
 SEEN_LATE = (
     "game=no_such_module:Game-v0",
+    "environment.kwargs={level:3}",
     "game=odd_environments:Odd-v0 environment.kwargs={fault: strange lives}",
     "agent.hidden_dim=1000000000",
 )

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 COLOURS = 3  # channels of a frame
 VIDEO_SIZE = 320  # pixels, side of what `render` returns of a task of the suite
-_UNLIMITED = 1e9  # the suite gives an actuator without limits the range +-1e10
+_UNLIMITED = 1e9  # beyond it a limit is none: the suite writes +-1e10, others the largest float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +206,8 @@ class SuiteTask:
     """A task of the DeepMind Control suite; controls are float64 (A,) in [low, high]."""
 
     def __init__(self, task: str, settings: EnvironmentSettings) -> None:
+        if settings.kwargs:
+            raise ConfigError(f"environment.kwargs={settings.kwargs}: {task} takes none; leave out")
         if "MUJOCO_GL" not in os.environ:
             choose_renderer()
         from absl import logging as absl  # here: dm_control binds its renderer at import
@@ -287,7 +289,7 @@ class OwnTask(OwnEnvironment):
     def __init__(self, task: str, settings: EnvironmentSettings) -> None:
         super().__init__(task, settings.kwargs, gymnasium.spaces.Box)
         space = self.action_space
-        low, high = np.isfinite(space.low), np.isfinite(space.high)
+        low, high = space.low >= -_UNLIMITED, space.high <= _UNLIMITED
         if space.dtype.kind != "f" or not low.size or (low != high).any():
             must = "have actions of real numbers, each with two limits or none"
             raise self.fault(f"acts in {one_line(str(space))}", must)

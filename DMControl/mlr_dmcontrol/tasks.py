@@ -47,7 +47,7 @@ SUITE_TASKS = {f"{domain}_{task}": (domain, task) for domain in _SUITE for task 
 
 def canonical(name: str) -> str:
     """As `names.canonical`: the `domain_task` name of any spelling, or a Gymnasium id."""
-    elsewhere = r"_(features|vision)$|^(cmu_humanoid|rodent)_|manipulation|locomotion"
+    elsewhere = r"_(features|vision)\b|^(cmu_humanoid|rodent)_|manipulation|locomotion"
     if ":" not in name and re.search(elsewhere, name.lower()):
         remedy = "see OWN_ENVIRONMENTS.md to train on one of dm_control.manipulation or locomotion"
         raise ConfigError(f"task={name}: is no task of dm_control.suite; {remedy}")

@@ -15,6 +15,7 @@ SWEPT_FOLDERS = SWEPT
 # What a configuration cannot know to be wrong.
 SEEN_LATE = (
     "environment.camera_id=99",
+    "environment.kwargs={level:3}",
     "task=odd_environments:Odd-v0 environment.kwargs={fault: constant, actions: [-1, 1]}",
     "agent.hidden_dim=1000000",
     "agent=spr agent.sequence_length=20 agent.sequence_batch_size=65536 "
@@ -65,6 +66,7 @@ FOR_ONE = {task: dict(zip(_KEYS, row, strict=True)) for task, row in _ROWS.items
 TOGETHER = {
     "task=reach_site_features": "suite",
     "task=cmu_humanoid_run_walls": "suite",
+    "task=dm_control/reach_site_vision-v0": "suite",
     "task=dm_control/manipulation-reach_site-v0": "suite",
     "agent.patch_size=7": "10",
     "agent.crop_size=101": "100",

@@ -138,7 +138,7 @@ def test_it_scores_as_the_run_did(
 @pytest.mark.parametrize(
     "word",
     [
-        *("--device=gpu", "--seed=-1", "--episodes=0", "--out={}/run.json", "--out="),
+        *("--device=gpu", "--seed=-1", "--episodes=0", "--out={}/run.json", "--out=", "--watch"),
         *("--export={}/tb", "--export={}/evaluations"),
     ],
 )
@@ -146,6 +146,7 @@ def test_what_is_refused_before_anything_is_played(
     word: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(evaluate.evaluation, "evaluate", pytest.fail)
+    monkeypatch.delenv("DISPLAY", raising=False)
     assert evaluate.main([str(run), "--device=cpu", word.format(run)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert word.partition("=")[0].removeprefix("--") in line or "a path is empty" in line

@@ -60,7 +60,7 @@ def test_pixels_come_in_any_layout(layout: tuple[int, ...], shown: tuple[int, ..
 @pytest.mark.parametrize(
     "kwargs, words",
     [
-        ({"fault": "float"}, ["float64 (24, 24, 3), before a first step", "uint8 (24, 24, 3)"]),
+        ({"fault": "float"}, ["float64 (24, 24, 3), before a first", "(24, 24, 3) from 0 to 255"]),
         ({"fault": "none"}, ["shows NoneType, in step 5"]),
         ({"fault": "resized"}, ["(23, 24, 3), in step 1"]),
         ({"fault": "constant"}, ["the same picture"]),
@@ -84,6 +84,7 @@ def test_pixels_come_in_any_layout(layout: tuple[int, ...], shown: tuple[int, ..
         ({"actions": [-1, 1]}, ["acts in Box", "Discrete"]),
         ({"actions": 10**9}, ["acts in Discrete(1000000000", "10,000 at most"]),
         ({"space": spaces.Dict(image=spaces.Discrete(2))}, ["Dict", "AddRenderObservation"]),
+        ({"space": spaces.Box}, ["class", "show uint8 pixels"]),
         ({"space": spaces.Box(0, 1, (24, 24, 3), np.float32)}, ["float32", "uint8"]),
         ({"space": spaces.Box(0, 255, (24, 24, 4), np.uint8)}, ["(24, 24, 4)", "1 or 3 channels"]),
     ],
