@@ -77,7 +77,8 @@ def set_up_process(cfg: Config) -> torch.device:
     if device.type == "cuda":  # of several the one that events and kernels mean
         torch.cuda.set_device(device)
     if cfg.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG") or ":4096:8"
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = workspace
     torch.use_deterministic_algorithms(cfg.deterministic)
     # Filling fresh memory guards against reading it, costs a kernel each, and changes no result.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -61,7 +61,6 @@ def test_a_game_that_cannot_be_played(words: str, said: str) -> None:
     "word, name",
     [
         ("resume=must", "folder"),
-        (f"tag={'x' * 300}", "folder"),
         ("runs_dir=/dev/null", "folder"),
         ("scale.batch_size=10000000", "memory"),
     ],

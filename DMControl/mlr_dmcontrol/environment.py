@@ -208,7 +208,7 @@ class SuiteTask:
     def __init__(self, task: str, settings: EnvironmentSettings) -> None:
         if settings.kwargs:
             raise ConfigError(f"environment.kwargs={settings.kwargs}: {task} takes none; leave out")
-        if "MUJOCO_GL" not in os.environ:
+        if not os.environ.get("MUJOCO_GL"):
             choose_renderer()
         from absl import logging as absl  # here: dm_control binds its renderer at import
         from dm_control import suite

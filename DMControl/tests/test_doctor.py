@@ -59,7 +59,6 @@ def test_a_wrong_version_of_mujoco(tmp_path: Path) -> None:
     "word, name",
     [
         ("resume=must", "folder"),
-        (f"tag={'x' * 300}", "folder"),
         ("runs_dir=/dev/null", "folder"),
         ("scale.batch_size=10000000", "memory"),
     ],

@@ -100,10 +100,7 @@ def folder(cfg: RunSettings) -> Line:
     if state == "running":
         return Line("wrong", "folder", f"{path}: {detail} uses it", "wait, or tag=<word>")
     try:
-        there = existing(path)
-        tempfile.TemporaryFile(dir=there).close()
-        for name in path.parts:  # which may be too long for the file system
-            (there / name).exists()
+        tempfile.TemporaryFile(dir=existing(path)).close()
     except OSError as error:
         return Line("wrong", "folder", f"{path}: {error}", "another tag= or runs_dir=")
     return Line("ok", "folder", f"{path}: {state}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import os
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -184,11 +185,12 @@ class RunSettings:
         for key in ("cuda_graph", "fused_kernels"):
             if getattr(self, key) and not self.uses_gpu:
                 raise ConfigError(f"{key}=true: needs a GPU; set {key}=false")
-        if re.fullmatch(r"[\w.+=-]*", self.tag) is None:
-            remedy = "use letters, digits, and any of . _ + = -"
+        if re.fullmatch(r"[\w.+=-]{0,100}", self.tag) is None:
+            remedy = "use up to 100 letters, digits, and any of . _ + = -"
             raise ConfigError(f"tag={self.tag}: becomes part of a folder's name; {remedy}")
-        if not self.runs_dir:
-            raise ConfigError("runs_dir=: is empty; name a folder, such as runs_dir=runs")
+        if not self.runs_dir or any(len(os.fsencode(name)) > 255 for name in self.path.parts):
+            problem = "is empty, or a folder's name is too long; name a folder, as runs_dir=runs"
+            raise ConfigError(f"runs_dir={self.runs_dir}: {problem}")
 
     @property
     def path(self) -> Path:

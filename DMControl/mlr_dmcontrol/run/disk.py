@@ -36,6 +36,7 @@ _PAUSES = 0.5, 2.0, 5.0  # seconds
 FULL, DENIED = {errno.ENOSPC, errno.EDQUOT}, {errno.EACCES, errno.EPERM, errno.EROFS}
 PASSING = {errno.EIO, errno.ESTALE, errno.EBUSY, errno.EINTR, errno.ETIMEDOUT, errno.EREMOTEIO}
 PASSING |= {errno.ENOTCONN, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN}
+PASSING |= {errno.ENETUNREACH, errno.ESHUTDOWN}  # the latter where Lustre has dropped a client
 _LACKING = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOTTY, errno.EBADF}
 # More than anything of ours holds.
 YAML_BYTES, BYTES, DEPTH, SCALAR, COUNT = 100_000, 64_000_000, 20, 3_000, 2**53

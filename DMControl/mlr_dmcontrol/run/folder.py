@@ -74,6 +74,7 @@ class RunFolder:
         self.seconds: dict[str, float] = dict(self._record["seconds"])
 
     def _claim(self, resume: str) -> None:
+        _examine(self.path, self._config, resume)  # where that refuses, there is not even a lock
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock: BinaryIO = os.fdopen(disk.open_own(self.path / "run.lock"), "r+b", buffering=0)
         try:

@@ -83,13 +83,6 @@ class _Lossy(io.FileIO):
             return len(data)
 
 
-class _Stream(io.TextIOWrapper):
-    """Stays open: who closes the console, such as a simulator, is not the only one to use it."""
-
-    def close(self) -> None:
-        pass
-
-
 def secure_console() -> None:
     """From now on no print fails: not where nobody reads, nor on a full disk, nor in ASCII."""
     for number in range(3):
@@ -102,7 +95,9 @@ def secure_console() -> None:
         if stream is getattr(sys, f"__{name}__"):  # not one that somebody put in its place
             raw = io.BufferedWriter(_Lossy(number, "w", closefd=False))
             encoding, errors = getattr(stream, "encoding", "utf-8"), "backslashreplace"
-            lossy = _Stream(raw, encoding, errors, line_buffering=True)
+            lossy = io.TextIOWrapper(raw, encoding, errors, line_buffering=True)
+            # Who closes it, such as a simulator, is not the only one who speaks.
+            lossy.close = lambda: None  # type: ignore[method-assign]
             setattr(sys, name, lossy)
 
 

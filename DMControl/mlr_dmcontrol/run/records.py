@@ -456,7 +456,8 @@ class _WandB:
     def begin(self, sizes: Mapping[str, int], step: int) -> None:
         with self._or_off():
             self._wandb: Any = importlib.import_module("wandb")
-            name, mode = "-".join(self._folder.parts[-3:]), os.environ.get("WANDB_MODE", "offline")
+            name = "-".join(self._folder.parts[-3:])
+            mode = os.environ.get("WANDB_MODE") or "offline"
             names = {"project": "mlr", "group": name, "name": name, "dir": self._folder}
             quiet = self._wandb.Settings(console="off")
             self._run = self._wandb.init(**names, mode=mode, settings=quiet)

@@ -244,6 +244,8 @@ def test_looking_tells_how_far_a_run_is(tmp_path: Path) -> None:
     path = tmp_path / "run"
     assert look(path) == look(path, CONFIG) == ("waiting", "")
     assert look(path, resume="must")[0] == "refused"
+    with pytest.raises(ConfigError):
+        RunFolder(path, CONFIG, resume="must")
     assert not path.exists()
     life(path)
     with pytest.raises(Preempted), RunFolder(path, CONFIG, resume="must") as held:
@@ -295,7 +297,7 @@ def test_an_error_that_passes_by_itself_costs_nothing(tmp_path: Path, name: str)
     for _ in range(3):
         life(tmp_path)
     for number in itertools.count(1):
-        fault = FailingCall(name, number, (errno.EIO, errno.ESTALE)[number % 2])
+        fault = FailingCall(name, number, (errno.EIO, errno.ESHUTDOWN)[number % 2])
         with patch.object(os, name, fault):
             life(tmp_path)
             assert look(tmp_path, CONFIG)[0] == "running"

@@ -213,7 +213,7 @@ def test_wandb_ends_nothing(
 ) -> None:
     (tmp_path / "wandb.py").write_text(WANDB)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "")
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     with opened(tmp_path / "run", sink="wandb") as records:
         records.preview(PICTURE)
