@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +64,7 @@ def main(argv: Sequence[str]) -> int:
 def probe(args: argparse.Namespace) -> None:
     """Probe runs, write files, print the tables.
 
-    Raises:
-        ConfigError: wrong input, most of which is looked for before anything is computed.
+    Raises: ConfigError: wrong input, most of which is looked for before anything is computed.
     """
     cfgs = [of_run(folder, device=args.device) for folder in args.runs]
     known = named(args.runs, cfgs)
@@ -106,8 +106,7 @@ def probe(args: argparse.Namespace) -> None:
 def named(folders: Sequence[Path], cfgs: Sequence[Config]) -> pd.DataFrame:
     """A row for each run: `_KEY` and its `score`, NaN before its end.
 
-    Raises:
-        ConfigError: one cannot be read, or is given twice.
+    Raises: ConfigError: one cannot be read, or is given twice.
     """
     found = runs.load(folders)
     if found.unreadable or len(found.runs) != len(cfgs):
@@ -128,10 +127,8 @@ def acting(args: argparse.Namespace, known: pd.DataFrame) -> list[SavedPolicy | 
     best = ended.groupby(figures.PLACE)["folder"].last()
     places = known[figures.PLACE].itertuples(index=False, name=None)
     folders = [args.policy or best.get(place) for place in places]
-    loaded = {
-        folder: load_policy(folder, args.device) for folder in dict.fromkeys(folders) if folder
-    }
-    return [loaded.get(folder) for folder in folders]
+    load = cache(load_policy)  # each once
+    return [load(folder, args.device) if folder else None for folder in folders]
 
 
 def scored(
@@ -141,8 +138,7 @@ def scored(
 
     Args: `policy`: that whose actions are variables too.
 
-    Raises:
-        ConfigError: the policy sees other pictures.
+    Raises: ConfigError: the policy sees other pictures.
     """
     targets = [REWARD if name == REWARD else "state" for name in recording.names]
     columns = {"target": targets, "variable": recording.names, "data": recording.key}
@@ -187,8 +183,7 @@ def _actions(policy: SavedPolicy, obs: NDArray[np.uint8]) -> NDArray[np.floating
 def joined(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """`rows`, and those of other runs in the file.
 
-    Raises:
-        ConfigError: the file is damaged, or holds other columns or other episodes or actions.
+    Raises: ConfigError: the file is damaged, or holds other columns or other episodes or actions.
     """
     if path.is_file():
         try:
@@ -210,8 +205,7 @@ def joined(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
 def merged(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """Add `rows` to the file in place of those of the same runs; everything that is then in it.
 
-    Raises:
-        ConfigError: as `joined`.
+    Raises: ConfigError: as `joined`.
     """
     rows = joined(path, rows)
     rows = rows.sort_values(_KEY, kind="stable", ignore_index=True)

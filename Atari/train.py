@@ -157,7 +157,7 @@ class Trainer:
         self.records.preview(self.learner.preview())
 
     def watch(self, result: EvaluationResult) -> None:
-        """Show how an evaluation goes on. Raises Preempted: the process was asked to stop."""
+        """Show how an evaluation goes on. Raises: Preempted: the process was asked to stop."""
         if self.stop.requested:
             raise Preempted(f"{self.stop.reason} while the policy was scored")
         self.records.evaluating(result)

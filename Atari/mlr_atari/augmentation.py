@@ -78,8 +78,7 @@ class Augmentation:
             hidden: stacks of one 1-channel frame each, 1 where a pixel is hidden; same lead.
             scale: factor from bytes to network input.
 
-        Returns:
-            float32 (N, S*C, H, W), channels last in memory.
+        Returns: float32 (N, S*C, H, W), channels last in memory.
         """
         if noise.offsets is not None and fused(obs.frames):
             factor = scale if noise.intensity is None else noise.intensity * scale

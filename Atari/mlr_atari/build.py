@@ -102,7 +102,7 @@ def set_up_process(cfg: Config) -> torch.device:
 def build_parts(cfg: Config, device: torch.device) -> Parts:
     """Everything with its initial state, which the seed fixes.
 
-    Raises ConfigError: settings that do not fit each other, missing ROM or emulator.
+    Raises: ConfigError: settings that do not fit each other, missing ROM or emulator.
     """
     evaluation, env = cfg.evaluation, training_environment(cfg)
     agent = agent_for(cfg, env, device)
@@ -123,7 +123,7 @@ def replay_for(agent: Rainbow, capacity: int) -> SequenceReplay:
 
 
 def training_environment(cfg: Config) -> GameEnv:
-    """The run's game to train in; an own one is tried out. Raises ConfigError: as the class."""
+    """The run's game to train in; an own one is tried out. Raises: ConfigError: as the class."""
     seeds: Any = {"seed": cfg.seed, "episode_seed": partial(episode_seed, cfg.seed, "train")}
     return GameEnv(cfg.game.name, cfg.environment, training=True, **seeds)
 
@@ -157,7 +157,7 @@ def build_agent(
         seed: the run's; weights are drawn on the CPU and do not depend on the device.
         precision: `fp32`, `tf32` (matrix products of CUDA; elsewhere fp32) or `bf16`.
 
-    Raises ConfigError: settings that do not fit each other or the observations.
+    Raises: ConfigError: settings that do not fit each other or the observations.
     """
     settings = agent_settings(agent)
     with initialisation(seed, "agent"):

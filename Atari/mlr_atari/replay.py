@@ -84,8 +84,7 @@ class SequenceReplay:
     ) -> None:
         """Allocate the ring of `capacity` steps; S is `frame_stack`, (C, H, W) `frame_shape`.
 
-        Raises:
-            ConfigError: so small that no step could ever be drawn.
+        Raises: ConfigError: so small that no step could ever be drawn.
         """
         self._settings, self._capacity = settings, capacity
         self._behind = 1 + settings.n_step + settings.sequence_length
@@ -172,8 +171,7 @@ class SequenceReplay:
 
         Args: `uniforms`: float64 (B,) in [0, 1), on the replay's device.
 
-        Returns:
-            Slots for `gather`: int64 (B,); they mean nothing unless `can_draw`.
+        Returns: Slots for `gather`: int64 (B,); they mean nothing unless `can_draw`.
         """
         return self._priorities.draw(uniforms)
 
@@ -234,8 +232,7 @@ class SequenceReplay:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy `state` into place; the frames follow by `write_frames`.
 
-        Raises:
-            CheckpointError: it is the state of a larger one.
+        Raises: CheckpointError: it is the state of a larger one.
         """
         if state["written"] - state["oldest"] > self._capacity:
             raise CheckpointError(f"replay: more steps were saved than it holds, {self._capacity}")

@@ -78,8 +78,7 @@ class Augmentation:
             skip_last_offset: never draw the last crop, as the published SAC batches.
             key: what the user calls `menu`.
 
-        Raises:
-            ConfigError: entries that do not go together, or sizes that do not fit them.
+        Raises: ConfigError: entries that do not go together, or sizes that do not fit them.
         """
         places = [name for name in PLACES if name in menu]
         if len(places) > 1 or len(set(menu)) < len(menu):
@@ -118,8 +117,7 @@ class Augmentation:
             noise: numbers with the same lead.
             hidden: stacks of one 1-channel frame each, 1 where a pixel is hidden; same lead.
 
-        Returns:
-            float32 (N, S*C, crop_size, crop_size), channels last, 0..1 if intensity is 1.
+        Returns: float32 (N, S*C, crop_size, crop_size), channels last, 0..1 if intensity is 1.
         """
         if noise.offsets is not None and fused(obs.frames):
             factor = 1 / 255 if noise.intensity is None else noise.intensity / 255.0

@@ -78,7 +78,7 @@ def set_up_process(cfg: Config) -> torch.device:
 
     On the CPU runs are bit-identical with any kernels, at a fixed number of threads.
 
-    Raises ConfigError: no renderer works.
+    Raises: ConfigError: no renderer works.
     """
     device = named_device(cfg.device)
     if device.type == "cuda":  # of several the one that events and kernels mean
@@ -114,7 +114,7 @@ def set_up_process(cfg: Config) -> torch.device:
 def build_parts(cfg: Config, device: torch.device) -> Parts:
     """Everything with its initial state, which the seed fixes.
 
-    Raises ConfigError: settings that do not fit each other.
+    Raises: ConfigError: settings that do not fit each other.
     """
     evaluation, env = cfg.evaluation, training_environment(cfg)
     agent = agent_for(cfg, env, device)
@@ -139,7 +139,7 @@ def replay_for(agent: SAC, capacity: int) -> UniformReplay:
 
 
 def training_environment(cfg: Config) -> PixelControlEnv:
-    """The run's task to train in; an own one is tried out. Raises ConfigError: as the class."""
+    """The run's task to train in; an own one is tried out. Raises: ConfigError: as the class."""
     seeds = partial(episode_seed, cfg.seed, "train")
     return PixelControlEnv(cfg.task.name, cfg.environment, seeds)
 
@@ -172,7 +172,7 @@ def build_agent(
         seed: the run's; weights are drawn on the CPU and do not depend on the device.
         precision: `fp32`, `tf32` (matrix products of CUDA; elsewhere fp32) or `bf16`.
 
-    Raises ConfigError: settings that do not fit each other or the observations.
+    Raises: ConfigError: settings that do not fit each other or the observations.
     """
     settings = agent_settings(agent)
     with initialisation(seed, "agent"):

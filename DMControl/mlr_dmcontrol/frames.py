@@ -56,8 +56,7 @@ class FrameStacks:
 
         Args: `offsets`: int64 (*lead, 2), row and column of its upper left pixel, in [0, H - size].
 
-        Raises:
-            ValueError: shapes do not fit. Offsets are not looked at, which would take a wait.
+        Raises: ValueError: shapes do not fit. Offsets are not looked at, which would take a wait.
         """
         self._check(offsets)
         height, width = self.frames.shape[-2:]

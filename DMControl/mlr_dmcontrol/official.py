@@ -66,8 +66,7 @@ _JOINT = ("query", "key_value")  # of attn.qkv
 def load_official(agent: SAC, tensors: Mapping[str, Tensor]) -> None:
     """Copy published weights into `agent`; moments and counters stay as they are.
 
-    Raises:
-        ConfigError: listing every missing, unknown and misshapen name; nothing was copied.
+    Raises: ConfigError: listing every missing, unknown and misshapen name; nothing was copied.
     """
     parameters, (filters, rows, columns) = _parameters(agent), agent.encoder.map_shape
     known = export_official(agent)
@@ -97,8 +96,7 @@ def export_official(
 
     Args: `of`: what to export of each parameter, such as its gradient; None: its value.
 
-    Returns:
-        Detached copies by name; None where `of` gave None.
+    Returns: Detached copies by name; None where `of` gave None.
     """
     exported: dict[str, Tensor | None] = {}
     filters, rows, columns = agent.encoder.map_shape

@@ -65,8 +65,7 @@ class SavedPolicy:
 
         Args: `generators`: of each episode, for a protocol that now and then acts at random.
 
-        Raises:
-            ValueError: another shape or type.
+        Raises: ValueError: another shape or type.
         """
         obs = np.asarray(obs)
         if obs.dtype != np.uint8 or obs.ndim not in (3, 4) or obs.shape[-3:] != self.obs_shape:
@@ -80,8 +79,7 @@ class SavedPolicy:
     def export(self, folder: Path, scores: Sequence[float], seed: int) -> None:
         """Write it, with its scores on `seed`'s episodes, to `folder`, of which `claim` is sure.
 
-        Raises:
-            StorageError: it cannot be written.
+        Raises: StorageError: it cannot be written.
         """
         facts = {**self.facts.content, "scores": list(scores), "seed": seed}
         parts = {name: part.cpu().contiguous() for name, part in self.network.state_dict().items()}
@@ -140,8 +138,7 @@ def is_exported(folder: Path) -> bool:
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration in a run's folder or an exported one, nested plain values.
 
-    Raises:
-        ConfigError: as `load_policy`.
+    Raises: ConfigError: as `load_policy`.
     """
     if is_exported(folder):
         config = _exported(folder)[0].content.get("config")

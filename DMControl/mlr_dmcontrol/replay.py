@@ -217,8 +217,7 @@ class UniformReplay:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over `state`; `write_frames` must follow for frames from `first_live_frame` on.
 
-        Raises:
-            ValueError: there are more transitions than this replay can hold.
+        Raises: ValueError: there are more transitions than this replay can hold.
         """
         count = state["added"] - state["oldest"]
         if count > self.capacity:

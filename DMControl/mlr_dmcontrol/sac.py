@@ -189,8 +189,7 @@ class SAC:
 
         Args: `batch`, `noise`: on the agent's device. `actor_step`, `target_step`: see `due`.
 
-        Returns:
-            Detached 0-d tensors on the device.
+        Returns: Detached 0-d tensors on the device.
         """
         targets_first = self.objective is not None and self.objective.targets_move == "before_step"
         metrics = self.update_critic(batch, noise) if self.settings.rl else {}

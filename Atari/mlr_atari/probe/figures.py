@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
+from ..protocol import BASELINE
 from ..report import plots, statistics
 from ..report.tables import bracketed
-from .world import BASELINE
 
 PLACE = ["subject", "preset"]  # encoders that are compared: the same task or game, and sizes
 _REFERENCES = {"untrained": "− untrained", "pca": "− pixels' PCA", "baseline": f"− {BASELINE}"}

@@ -19,7 +19,6 @@ from ..errors import ConfigError
 from ..rainbow import Rainbow
 from ..settings import Config
 
-BASELINE = "rainbow"
 PICTURE = ("image_size", "frame_stack")  # settings that do not change what happens
 EVERY = 2  # decisions between samples, which are alike otherwise
 
@@ -59,8 +58,7 @@ Environment = GameEnv
 def environment_of(cfg: Config) -> GameEnv:
     """The run's console, playing whole games.
 
-    Raises:
-        ConfigError: where the game keeps its objects is not known.
+    Raises: ConfigError: where the game keeps its objects is not known.
     """
     known = ("amidar", *OBJECTS)
     if cfg.game.name not in known:

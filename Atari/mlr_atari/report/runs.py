@@ -80,8 +80,7 @@ class Runs:
 def load(paths: Iterable[Path]) -> Runs:
     """All runs at or below `paths`, each once, behind links too; not in runs or hidden folders.
 
-    Raises:
-        ConfigError: a path that does not exist.
+    Raises: ConfigError: a path that does not exist.
     """
     rows: list[dict[str, Any]] = []
     unreadable: list[Exception] = []

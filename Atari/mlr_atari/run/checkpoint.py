@@ -95,7 +95,7 @@ class Checkpoint:
 
     @contextmanager
     def fitting(self, name: str) -> Iterator[None]:
-        """Where a part is given its state. Raises CheckpointError: it does not fit."""
+        """Where a part is given its state. Raises: CheckpointError: it does not fit."""
         try:
             yield
         except (OSError, *_MISFITS) as error:
@@ -160,7 +160,7 @@ class Checkpointer:
 
         Returns: its step; None if there is none to restore.
 
-        Raises CheckpointError: there are checkpoints but none can be used, or it does not fit.
+        Raises: CheckpointError: there are checkpoints but none can be used, or it does not fit.
         """
         checkpoint = self.newest()
         if checkpoint is None:
@@ -181,7 +181,7 @@ class Checkpointer:
 
         Args: `names`: the parts that are needed; None means all, and that the frames are there.
 
-        Raises CheckpointError: there are some, but none can be used, or one is of another run.
+        Raises: CheckpointError: there are some, but none can be used, or one is of another run.
         StorageError: the folder cannot be read.
         """
         with disk.essential(f"{self._folder} cannot be read"):
@@ -328,7 +328,7 @@ class Checkpointer:
 def agent_checkpoint(run: Path, config: Mapping[str, Any]) -> Checkpoint:
     """The newest valid checkpoint in the folder of the run with this configuration: its agent.
 
-    Raises ConfigError: there is none. CheckpointError: none can be used, or one is another run's.
+    Raises: ConfigError: there is none. CheckpointError: none can be used, or one is another run's.
     """
     checkpoint = Checkpointer(run, run=identity(config)).newest(["agent"])
     if checkpoint is None:

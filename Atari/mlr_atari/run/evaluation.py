@@ -97,7 +97,7 @@ class EvaluationEnvs:
         """Carry out one order for each of some places, all at the same time.
 
         `waiting` is called now and then until a worker answers; after what it raises, close.
-        Raises RunError: a worker is dead.
+        Raises: RunError: a worker is dead.
         """
         if not self._workers:
             return [self.follow(order) for order in orders]
@@ -201,8 +201,8 @@ def evaluate(
     `episode_seed` gives the seed of the k-th episode; `watch` is shown what there is before every
     step and while it waits, and raises to end it.
 
-    Raises NonFiniteError (an action or a score that is no number), SimulatorError (the simulator
-    fails in every one of many), RunError (a worker is dead).
+    Raises: NonFiniteError: an action or a score is no number. SimulatorError: the simulator fails
+    in every one of many. RunError: a worker is dead.
     """
     start, failed = time.perf_counter(), 0
     result = EvaluationResult([0.0] * episodes, [0] * episodes, [])
@@ -357,7 +357,7 @@ def kept(folder: Path, name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
 
     Nothing there has its name, whatever its ending.
 
-    Raises ConfigError (nothing can be kept there, which shows at once), StorageError (nor now).
+    Raises: ConfigError: nothing can be kept there, which shows at once. StorageError: nor now.
     """
     report: dict[str, Any] = {}
     try:

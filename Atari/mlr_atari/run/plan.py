@@ -108,8 +108,7 @@ def read(path: Path, subject: str, canonical: Callable[[str], str]) -> Plan:
         subject: `task` or `game`; the key is its plural.
         canonical: from any spelling of one to its name; raises ConfigError.
 
-    Raises:
-        ConfigError: the file cannot be read, or is not such a plan.
+    Raises: ConfigError: the file cannot be read, or is not such a plan.
     """
     try:
         values, key = dict(fields(path).content), f"{subject}s"

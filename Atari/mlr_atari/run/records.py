@@ -87,7 +87,7 @@ class Progress:
     def simulator_may_fail(self) -> Iterator[None]:
         """Where the simulator itself fails within, the open episode is over, and that is all.
 
-        Raises SimulatorError: so were too many episodes, one after another.
+        Raises: SimulatorError: so were too many episodes, one after another.
         """
         try:
             yield
@@ -199,7 +199,7 @@ class Records:
     def open(self, facts: Mapping[str, object]) -> None:
         """Continue tables and charts at the restored position, or start them; show `facts`.
 
-        Raises CheckpointError (a table was damaged; none was changed), StorageError.
+        Raises: CheckpointError: a table was damaged; none was changed. StorageError.
         """
         folder = self.folder.path
         with essential(f"{folder} cannot be written"):
@@ -287,7 +287,7 @@ class Records:
     def state_dict(self) -> dict[str, Any]:
         """Lengths of tables and charts, in bytes, all on disk, and how the tables end.
 
-        Raises OSError (rows could not be written), StorageError (the folder is not ours any more).
+        Raises: OSError: rows could not be written. StorageError: the folder is not ours any more.
         """
         self.folder.check()
         for sink in self._sinks:

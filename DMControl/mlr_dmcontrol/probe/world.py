@@ -16,7 +16,6 @@ from ..names import is_own
 from ..sac import SAC
 from ..settings import Config
 
-BASELINE = "sac"
 PICTURE = ("image_size", "frame_stack", "fast_render")  # settings that change no state
 EVERY = 1  # decisions between samples
 
@@ -34,8 +33,7 @@ Environment = PixelControlEnv
 def environment_of(cfg: Config) -> PixelControlEnv:
     """The run's simulator.
 
-    Raises:
-        ConfigError: an own environment, whose state is not known.
+    Raises: ConfigError: an own environment, whose state is not known.
     """
     if is_own(cfg.task.name):
         raise ConfigError(

@@ -109,8 +109,7 @@ def interval(
             redrawn whole: the k-th redraw is the same for all.
         limits: no value lies outside them, so that the interval need not.
 
-    Raises:
-        ValueError: no task, a task without runs, or a score that is not finite.
+    Raises: ValueError: no task, a task without runs, or a score that is not finite.
     """
     samples = [np.asarray(runs, np.float64) for runs in scores]
     if not samples or not all(runs.size and np.isfinite(runs).all() for runs in samples):

@@ -24,8 +24,7 @@ MEAN = "mean"
 def judge(plan: Plan, found: Runs) -> tuple[str, bool]:
     """The verdict of a plan as text, on the runs that are there, and whether these are all.
 
-    Raises:
-        ConfigError: a planned run is there twice, or runs of a method differ in their settings.
+    Raises: ConfigError: a planned run is there twice, or runs of a method differ in their settings.
     """
     own, lines = _planned(plan, found)
     table, holds, answers = welch_tests(plan, own), plan.holds_if, []

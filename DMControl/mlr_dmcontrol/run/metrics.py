@@ -52,7 +52,7 @@ class LatestMetrics:
     def check(self, folder: Path, known: Mapping[str, float]) -> None:
         """Look at what was noted, and at `known` numbers of the host.
 
-        Raises NonFiniteError: after `nonfinite.json` was written in `folder`.
+        Raises: NonFiniteError: after `nonfinite.json` was written in `folder`.
         """
         numbers, where = dict(known), ""
         if (update_step := int(self._bad_update)) >= 0:
