@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -81,7 +82,10 @@ def _lasting_bytes(cfg: Config) -> tuple[float, float]:
 
 def _agent(cfg: Config) -> tuple[AgentSettings, int, int, str]:
     """What an agent's sizes follow from, which many runs of a sweep share."""
-    return cfg.agent, cfg.environment.frame_stack, cfg.environment.image_size, cfg.precision
+    agent: Any = cfg.agent
+    if cfg.uses_gpu and getattr(agent, "sequences_at_once", 0) is None:  # which it holds all
+        agent = replace(agent, sequences_at_once=agent.sequence_batch_size)
+    return agent, cfg.environment.frame_stack, cfg.environment.image_size, cfg.precision
 
 
 def _built(device: str, agent: AgentSettings, stack: int, side: int, precision: str) -> SAC:

@@ -9,6 +9,7 @@ import torch
 from small_agents import TINY, make_agent, make_batch
 from torch.utils.flop_counter import FlopCounterMode
 
+from mlr_dmcontrol import cost
 from mlr_dmcontrol.cost import estimate, update_cost
 from mlr_dmcontrol.run.seeding import Streams
 from mlr_dmcontrol.settings import load
@@ -42,3 +43,11 @@ def test_memory_follows_the_batch_and_disk_the_network() -> None:
     assert batch.disk == plain.disk < network.disk
     assert plain.memory < batch.memory
     assert plain.hours < min(batch.hours, network.hours)
+
+
+def test_a_gpu_holds_all_sequences_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = load(["preset=laptop", "device=cpu", "agent=mlr", "scale.sequence_batch_size=64"])
+    on_cpu = estimate(cfg).memory
+    monkeypatch.setattr(cost, "_rate", lambda device: 1e12)
+    monkeypatch.setattr(type(cfg), "uses_gpu", True)
+    assert estimate(cfg).memory > on_cpu
