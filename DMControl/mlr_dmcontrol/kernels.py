@@ -35,9 +35,10 @@ def switch(on: bool) -> None:
 
 
 def fused(tensor: Tensor) -> bool:
-    """Whether what is computed from `tensor`, unless in a dry run, is to use the kernels here."""
-    real = type(tensor) is Tensor and not torch.compiler.is_compiling()
-    return _switch["on"] and tensor.is_cuda and real
+    """Whether what is computed from `tensor` is to use the kernels of this file."""
+    if torch.compiler.is_compiling() or type(tensor) is not Tensor:  # as in a dry run
+        return False
+    return _switch["on"] and tensor.is_cuda
 
 
 # ---- convolution, bias and ReLU ----------------------------------------------------------------
