@@ -74,6 +74,13 @@ def test_initialisation_paper_and_published() -> None:
     assert max(theirs[key].abs().max() for key in ("online", "momentum", "q momentum")) <= 0.02
 
 
+def test_a_gpu_takes_all_sequences_at_once() -> None:
+    objective = tiny("mlr", sequence_batch_size=64).objective
+    assert isinstance(objective, MLR)
+    assert objective.sequences_at_once == 32
+    assert objective.to("meta").sequences_at_once == 64
+
+
 def test_the_weight_scales_the_loss_only() -> None:
     one, two = make_agent("mlr"), make_agent("mlr", mlr_weight=2.5)
     batch, noise = make_batch(one), one.draw_noise(Streams(0))

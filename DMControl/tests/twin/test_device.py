@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlr_dmcontrol.device import OnDevice, Parcel, tensors, to_device
+from mlr_dmcontrol.device import OnDevice, Parcel, processes_beside, tensors, to_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,11 @@ def test_a_tree_moves_as_a_whole_and_what_is_there_stays() -> None:
     assert there["nothing"] is there["noise"].pair[1] is None
     assert [tensor.device.type for tensor in tensors(there)] == ["meta"] * 4
     assert all(map(lambda old, new: old is new, tensors(here), tensors(to_device(here, "cpu"))))
+
+
+def test_processes_work_beside_a_gpu_alone() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert processes_beside(cpu) == processes_beside(gpu, 0) == 0 < processes_beside(gpu)
 
 
 def test_what_comes_back_to_the_host_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
