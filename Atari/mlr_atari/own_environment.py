@@ -49,7 +49,7 @@ class OwnEnvironment:
         self._env = self._made()
         space: Any = self._ask("have spaces", getattr, self._env, "observation_space", None)
         box = isinstance(space, spaces.Box)
-        sides = space.shape if box else ()
+        sides: Any = space.shape if box else ()
         coloured = len(sides) == 3 and not {1, 3}.isdisjoint((sides[0], sides[2]))
         pixels = box and space.dtype == np.uint8 and all(sides) and (coloured or len(sides) == 2)
         numbers = spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary
