@@ -32,6 +32,7 @@ class Tree(NamedTuple):
     runs: Any
     tables: Any
     plots: Any
+    plan: Any
 
     @property
     def results(self) -> Path:
@@ -44,7 +45,7 @@ def tree(name: str) -> Tree:
     package = f"mlr_{name.lower()}"
     if str(ROOT / name) not in sys.path:
         sys.path.append(str(ROOT / name))
-    modules = ("protocol", "report.runs", "report.tables", "report.plots")
+    modules = ("protocol", "report.runs", "report.tables", "report.plots", "run.plan")
     return Tree(ROOT / name, *(importlib.import_module(f"{package}.{part}") for part in modules))
 
 
@@ -150,13 +151,19 @@ def filled(text: str, new: str) -> str:
 
 
 def draw(of: Tree) -> None:
-    """The learning curves that the block shows."""
+    """The learning curves that the block shows, and those of each plan's methods."""
     (of.results / "figures").mkdir(exist_ok=True)
     for study in studies(of):
-        if len(study.runs):
-            curves = of.tables.task_curves(study)
-            figure = of.plots.curves(curves, of.tables.task_scores(study, []))
-            of.plots.save(figure, _figure(of, study).with_suffix(""), kinds=("png",))
+        if not len(study.runs):
+            continue
+        rows = (of.tables.task_curves(study), of.tables.task_scores(study, []))
+        of.plots.save(of.plots.curves(*rows), _figure(of, study).with_suffix(""), kinds=("png",))
+        for path in (of.results / "plans").glob("*.yaml"):
+            plan = of.plan.read(path, of.protocol.TASK_KEY, str)
+            own = [table[table["method"].isin(plan.names)] for table in rows]
+            if study.setting[1:] == (plan.preset, plan.budget) and all(map(len, own)):
+                figure = of.results / "figures" / path.stem
+                of.plots.save(of.plots.curves(*own), figure, kinds=("png",))
 
 
 def _figure(of: Tree, study: Any) -> Path:
