@@ -72,15 +72,16 @@ def probe(args: argparse.Namespace) -> None:
     results_folder(args.out)
     chosen = {"episodes": args.episodes, "steps": args.steps, "seed": args.seed}
     states = [recording_key(cfg, chosen) for cfg in cfgs]
-    actions = [
-        f"{key} {whose(policy)}" if policy else None
-        for key, policy in zip(states, policies, strict=True)
-    ]
-    planned = known.assign(target="state", data=states), known.assign(target="action", data=actions)
+    asked = [_asked(key, policy, chosen) for key, policy in zip(states, policies, strict=True)]
+    planned = known.assign(target="state", data=states), known.assign(target="action", data=asked)
     joined(args.out / "probe.csv", pd.concat(planned))
     played, rows = None, []
+    actions: dict[SavedPolicy | None, NDArray[np.floating]] = {
+        policy: actions_of(policy, chosen) for policy in {*policies} if policy
+    }
     records = known.to_dict("records")
-    for folder, cfg, row, policy in zip(args.runs, cfgs, records, policies, strict=True):
+    runs_of = zip(args.runs, cfgs, records, policies, asked, strict=True)
+    for folder, cfg, row, policy, whose in runs_of:
         device = set_up_process(cfg)
         with closing(world.environment_of(cfg)) as env:
             if played != (cfg.subject, cfg.environment):
@@ -92,9 +93,11 @@ def probe(args: argparse.Namespace) -> None:
         if not (folder / "final.json").is_file():
             step = f"its checkpoint of step {checkpoint.step} is used"
             print(f"warning: {folder} is not finished; {step}", file=sys.stderr)
-        rows.append(scored(agent, untrained, recording, policy).assign(**row))
+        rows.append(scored(agent, untrained, recording, actions.get(policy)).assign(**row))
+        acted = rows[-1]["target"] == "action"
+        rows[-1].loc[acted, "data"] = whose
         if policy and policy.facts.path.parent.samefile(folder):  # which would be favoured
-            rows[-1].loc[rows[-1]["target"] == "action", "r2"] = np.nan
+            rows[-1].loc[acted, "r2"] = np.nan
     scores = merged(args.out / "probe.csv", pd.concat(rows))
     plots.save(figures.scores(scores), args.out / "probe")
     tables = figures.table(scores), figures.correlations(scores)
@@ -132,24 +135,22 @@ def acting(args: argparse.Namespace, known: pd.DataFrame) -> list[SavedPolicy | 
 
 
 def scored(
-    agent: world.Agent, untrained: world.Agent, recording: Recording, policy: SavedPolicy | None
+    agent: world.Agent,
+    untrained: world.Agent,
+    recording: Recording,
+    actions: NDArray[np.floating] | None,
 ) -> pd.DataFrame:
     """A row for each variable: R² of the agent's latents, of untrained ones and of pixels.
 
-    Args: `policy`: that whose actions are variables too.
-
-    Raises: ConfigError: the policy sees other pictures.
+    Args: `actions`: (N, A) at the recording's samples, which are variables too.
     """
-    targets = [REWARD if name == REWARD else "state" for name in recording.names]
-    columns = {"target": targets, "variable": recording.names, "data": recording.key}
-    rows, labels = pd.DataFrame(columns), recording.labels
-    if policy is not None:
-        actions = _actions(policy, recording.observations)
-        numbers = [f"action {number + 1}" for number in range(actions.shape[1])]
-        data = f"{recording.key} {whose(policy)}"
-        columns = {"target": "action", "variable": numbers, "data": data}
-        rows = pd.concat([rows, pd.DataFrame(columns)], ignore_index=True)
+    names, labels = list(recording.names), recording.labels
+    targets = [REWARD if name == REWARD else "state" for name in names]
+    if actions is not None:
+        names += [f"action {number + 1}" for number in range(actions.shape[1])]
+        targets += ["action"] * actions.shape[1]
         labels = np.concatenate([labels, actions], axis=1)
+    rows = pd.DataFrame({"target": targets, "variable": names, "data": recording.key})
     images = world.seen(agent, recording.observations)
     latents, before = (
         np.concatenate([world.latents(encoder, part) for part in images.split(_BATCH)])
@@ -162,21 +163,27 @@ def scored(
     return rows.assign(updates=agent.update_step, dimensions=width)
 
 
-def whose(policy: SavedPolicy) -> str:
-    """Which policy acted, in files."""
-    config = policy.config
+def _asked(key: str, policy: SavedPolicy | None, chosen: dict[str, int]) -> str | None:
+    """In which episodes whose actions are predicted, in files. Raises: ConfigError: in others."""
+    if policy is None:
+        return None
+    folder, config = policy.facts.path.parent, policy.config
+    if recording_key(of_run(folder), chosen) != key:
+        raise ConfigError(f"--policy={folder}: decides at other moments; give one of RUN's setting")
     name = f"{config['agent']['name']} {config['tag']} {config['seed']} {policy.agent_step}"
-    return one_line(name)
+    return one_line(f"{key} {name}")
 
 
-def _actions(policy: SavedPolicy, obs: NDArray[np.uint8]) -> NDArray[np.floating]:
-    """What a policy does at obs (N, ...): (N, A), 1 for a choice and else 0."""
-    try:
-        parts = [policy(part) for part in np.array_split(obs, -(-len(obs) // _BATCH))]
-    except ValueError as error:
-        folder = policy.facts.path.parent
-        raise ConfigError(f"--policy={folder}: sees other pictures ({error})") from error
-    actions = np.concatenate(parts)
+def actions_of(policy: SavedPolicy, chosen: dict[str, int]) -> NDArray[np.floating]:
+    """What a policy does in the episodes, seen as it sees them: (N, A), 1 for a choice and else 0.
+
+    Args: `chosen`: as for `record`.
+    """
+    cfg = of_run(policy.facts.path.parent, device=str(policy.device))
+    set_up_process(cfg)
+    with closing(world.environment_of(cfg)) as env:
+        obs = record(cfg, env, chosen).observations
+    actions = np.concatenate([policy(part) for part in np.array_split(obs, -(-len(obs) // _BATCH))])
     return actions if actions.ndim > 1 else np.eye(policy.num_actions)[actions]
 
 

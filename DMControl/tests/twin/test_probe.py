@@ -187,6 +187,15 @@ def test_every_variable_is_scored(
     assert [table.count("curl alone") for table in tables] == [1, 0]
 
 
+def test_a_policy_sees_its_own_pictures(runs: list[Path], tmp_path: Path) -> None:
+    words = ("agent=curl", "environment.frame_stack=2", "tag=two", f"runs_dir={tmp_path}")
+    assert train.main([*PROBED, *words]) == 0
+    (other,) = tmp_path.glob("*/curl-two/seed_1")
+    assert call(tmp_path / "out", runs[0], f"--policy={other}") == 0
+    rows = pd.read_csv(tmp_path / "out" / "probe.csv")
+    assert rows.loc[rows["target"] == "action", "data"].str.contains("curl two 1 ").sum() >= 1
+
+
 @pytest.mark.parametrize(
     ("words", "key"),
     [
