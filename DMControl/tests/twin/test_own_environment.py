@@ -21,6 +21,11 @@ from mlr_dmcontrol.protocol import TASK_KEY
 ODD = "odd_environments:Odd-v0"
 
 
+class Unseeded(spaces.Discrete):
+    def seed(self, seed: Any = None) -> Any:
+        raise RuntimeError("no chance")
+
+
 def made(name: str = ODD, **kwargs: Any) -> OwnEnvironment:
     return OwnEnvironment(name, kwargs, spaces.Discrete)
 
@@ -82,6 +87,7 @@ def test_pixels_come_in_any_layout(layout: tuple[int, ...], shown: tuple[int, ..
         ({"name": "odd_environments:Spaceless-v0"}, ["NotImplementedError: spaces", "have spaces"]),
         ({"name": "no_such_module:Odd-v0"}, ["ModuleNotFoundError", "be made"]),
         ({"actions": [-1, 1]}, ["acts in Box", "Discrete"]),
+        ({"actions": Unseeded(3)}, ["seed raised RuntimeError: no chance", "at random"]),
         ({"actions": 10**9}, ["acts in Discrete(1000000000", "10,000 at most"]),
         ({"space": spaces.Dict(image=spaces.Discrete(2))}, ["Dict", "AddRenderObservation"]),
         ({"space": spaces.Box}, ["class", "show uint8 pixels"]),
