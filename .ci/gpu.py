@@ -10,8 +10,6 @@ What is done lies in --out (default: gpu_out) and is not done again, so the same
 `publish` writes finished runs and speed into the trees' results/ and READMEs.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json

@@ -8,8 +8,6 @@ A block stands between `<!-- results:begin -->` and `<!-- results:end -->`, in a
 results/README.md. Appending runs that are there already changes nothing.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import os

@@ -6,8 +6,6 @@
 Needs Chromium or Chrome on the PATH, and runs to show; the report is that of DMControl/results.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import socket

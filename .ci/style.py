@@ -3,8 +3,6 @@
 `python .ci/style.py` prints what breaks them; exit code 1 if anything does.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """The repository's own checks find what they are for, and let good code pass."""
 
-from __future__ import annotations
-
 import pytest
 import style
 import twins

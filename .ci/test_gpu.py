@@ -1,7 +1,5 @@
 """The script for a GPU: what is done is kept, and without time nothing begins."""
 
-from __future__ import annotations
-
 import argparse
 import csv
 import signal

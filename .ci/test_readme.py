@@ -1,7 +1,5 @@
 """Blocks made from results, and rows that are kept in them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

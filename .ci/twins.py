@@ -7,8 +7,6 @@ There is no common package, so that a tree copied out alone works; this keeps wh
 equal. The rule is by folder; single files are named.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -8,8 +8,6 @@ What is timed is a run as `train.py` trains it, in a folder of its own that is t
 learner's updates by themselves, then whole steps. All keys of train.py; --json for JSON.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json

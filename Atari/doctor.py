@@ -6,8 +6,6 @@
 Exit code 1 if a run would fail; each line that is wrong says what to do.
 """
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 from itertools import cycle

@@ -7,8 +7,6 @@ encoder, beside the untrained encoder and the pixels' principal components; and 
 rank by it as by their scores. Results of several commands gather in one folder.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

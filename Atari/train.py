@@ -9,8 +9,6 @@ The same command again goes on where the run stopped, or says that it is finishe
 All choices and keys: python train.py --help. Would it work here: python doctor.py preset=laptop
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -68,7 +66,7 @@ class Trainer:
             "streams": self.streams,  # last: nothing may draw after it was restored
         }
 
-    def run(self, work: Callable[[Trainer], None]) -> None:
+    def run(self, work: Callable[["Trainer"], None]) -> None:
         """Restore what an earlier process saved and start to write down, then do the `work`."""
         cfg, facts = self.cfg, self.parts.facts(self.cfg)
         if self.agent.device.type == "cpu" and cfg.preset == "paper":
@@ -179,7 +177,7 @@ class Trainer:
             raise Preempted(f"{self.stop.reason} at agent step {step}; the same command goes on")
 
 
-def train(cfg: Config, work: Callable[[Trainer], None] = methodcaller("train")) -> None:
+def train(cfg: Config, work: Callable[["Trainer"], None] = methodcaller("train")) -> None:
     """Claim the run's folder and bring its run to the end, from wherever it stands.
 
     Args: `work`: what is done once the trainer is ready; `benchmark.py` measures instead.

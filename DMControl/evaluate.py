@@ -5,8 +5,6 @@ python evaluate.py runs/*/mlr/seed_* --out results     (several runs, results el
 python evaluate.py runs/cartpole_swingup/mlr/seed_1 --random      (what chance would get)
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

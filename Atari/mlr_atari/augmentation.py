@@ -3,8 +3,6 @@
 Whatever the order in the list, images are shifted and then scaled in intensity.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +29,7 @@ class AugmentationNoise:
     offsets: Tensor | None = None
     intensity: Tensor | None = None
 
-    def select(self, key: Any) -> AugmentationNoise:
+    def select(self, key: Any) -> "AugmentationNoise":
         """The numbers of the stacks at `key`, an index into the leading dimensions."""
         return map_tensors(lambda tensor: tensor[key], self)
 

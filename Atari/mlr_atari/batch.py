@@ -1,7 +1,5 @@
 """What the replay hands to the agent for one update, and the random numbers that go with it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

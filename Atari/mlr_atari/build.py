@@ -1,7 +1,5 @@
 """From a checked configuration to the device, the environments, the agent and the replay."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 from collections.abc import Callable, Mapping
@@ -59,7 +57,7 @@ class Parts:
             "evaluation_processes": self.evaluation_envs.processes,
         }
 
-    def __enter__(self) -> Parts:
+    def __enter__(self) -> "Parts":
         return self
 
     def __exit__(self, *_: object) -> None:

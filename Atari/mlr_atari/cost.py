@@ -4,8 +4,6 @@ An update's operations and the bytes on disk are counted. Hours are those of a m
 many operations, and memory is twice what a backward pass keeps: both within a factor of two.
 """
 
-from __future__ import annotations
-
 import math
 from functools import cache, partial
 from typing import Any

@@ -4,8 +4,6 @@ there, compiled or as graphs.
 A tree is a tensor, None, or a mapping, tuple or dataclass of trees.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import time

@@ -1,7 +1,5 @@
 """The two emulator packages behind one small interface; everything else is environment.py's."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """Games as Atari-100k plays them, and own ones. Imports no torch: worker processes use it."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Names of the games: the 26 of Atari-100k, and every other ROM that is installed."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from functools import cache

@@ -4,7 +4,7 @@
 stays on the CPU and with torch.compile, which fuses by itself; tests compare the two.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # in which tl may be missing
 
 from typing import TYPE_CHECKING, Any
 

@@ -3,8 +3,6 @@
 Shapes: B samples, A actions, N atoms; `outputs` of the head are (..., A, N), N = 1 for a number.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 
 import torch

@@ -1,7 +1,5 @@
 """Targets of a loss: networks without gradient that follow others."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any, Generic, TypeVar
 

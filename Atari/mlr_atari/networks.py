@@ -1,7 +1,5 @@
 """The Q network: convolutional encoder and dueling head with noisy layers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

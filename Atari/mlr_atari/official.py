@@ -45,8 +45,6 @@ Parity is checked from outside of this repository, too, so these names and their
 `environment.make_environment` for an environment.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping
 

@@ -1,7 +1,5 @@
 """Adam as the losses here use it: fused, gradients clipped by group, exact state."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

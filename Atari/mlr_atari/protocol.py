@@ -3,8 +3,6 @@
 Imports neither torch nor an emulator: the report reads run folders where neither is installed.
 """
 
-from __future__ import annotations
-
 import csv
 import math
 from functools import cache

@@ -1,7 +1,5 @@
 """Rainbow for few samples: the RL agent that objectives are added to (the published code)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Draws are prioritised, without host synchronisation. Letters: B sequences of K o
 frames; t is the slot of a sequence's first step.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

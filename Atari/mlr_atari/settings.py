@@ -3,8 +3,6 @@
 Defaults are in `configs/`. The settings of a part stand beside the part.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, make_dataclass
 from functools import cache

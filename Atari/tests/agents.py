@@ -1,7 +1,5 @@
 """Small agents and synthetic batches for the tests."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

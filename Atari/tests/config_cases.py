@@ -1,7 +1,5 @@
 """What the twin tests of configuration and sweeps need to know of this benchmark."""
 
-from __future__ import annotations
-
 SUBJECT = "game"
 PLAIN_AGENT = "rainbow"  # has no objective
 

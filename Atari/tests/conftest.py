@@ -1,7 +1,5 @@
 """Shared by all tests: one thread, signals that are heard, stored published numbers (goldens)."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable, Iterator

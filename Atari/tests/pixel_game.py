@@ -6,8 +6,6 @@ ball drifts to, so that an agent has to put several together, and the reward com
 ball has fallen all the way, so that it has to look ahead.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import gymnasium

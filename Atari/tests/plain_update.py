@@ -7,8 +7,6 @@ same batch and noise, its losses are those of `rainbow.py` and `objectives/mlr.p
 It is written for agent=mlr, mlr_official and rainbow, as they are.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Sequence

@@ -4,8 +4,6 @@
 says why. Every game is played with the same drawn actions, as in training.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

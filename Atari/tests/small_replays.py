@@ -1,7 +1,5 @@
 """Small replays, and plain steps to fill them with."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Acting: greedy in the noise that is kept, chance by its draws; exploration's schedules."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

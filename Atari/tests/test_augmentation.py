@@ -1,7 +1,5 @@
 """Every augmentation is the exact function of its draws."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """CURL, SPR and PlayVirtual against numbers worked out by hand, and against slow loops."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace

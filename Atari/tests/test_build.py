@@ -1,7 +1,5 @@
 """From a config to an agent."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Games: the published code's frames, the benchmark's rules, exact restoring, own ones."""
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections.abc import Callable

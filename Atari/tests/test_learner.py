@@ -1,7 +1,5 @@
 """Updates as a run does them: eager, compiled and as a CUDA graph are the same."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

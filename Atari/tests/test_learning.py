@@ -1,7 +1,5 @@
 """The whole agent learns a small game from pixels, and does not once a part of it is broken."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """C51 and Huber losses against the published ones (goldens) and a plain double loop."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

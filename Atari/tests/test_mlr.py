@@ -1,7 +1,5 @@
 """The MLR objective against the published one (goldens), its masks and clipping, its options."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

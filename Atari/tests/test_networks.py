@@ -1,7 +1,5 @@
 """Encoder and head against the published ones (goldens), and their own invariants."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

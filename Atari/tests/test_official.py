@@ -1,7 +1,5 @@
 """Weights under published names: both ways, and strict about what does not fit."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -5,8 +5,6 @@ waits for the device or has a shape that depends on numbers, everything is made 
 what lasts stays in its place.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 from collections.abc import Callable, Mapping

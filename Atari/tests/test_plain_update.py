@@ -1,7 +1,5 @@
 """Our update computes what the plain one does, given the same draws."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from agents import small_agent, synthetic_batch, updated

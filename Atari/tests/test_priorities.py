@@ -1,7 +1,5 @@
 """Prioritised sampling: exact beside a plain version, and safe from bad input."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

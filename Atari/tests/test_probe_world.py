@@ -1,7 +1,5 @@
 """Addresses of objects point at what is seen to move."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

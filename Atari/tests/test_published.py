@@ -1,7 +1,5 @@
 """The published tables, and our statistics on the single runs that others have published."""
 
-from __future__ import annotations
-
 import math
 import os
 from pathlib import Path

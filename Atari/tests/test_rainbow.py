@@ -1,7 +1,5 @@
 """One update of the agent and its order."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

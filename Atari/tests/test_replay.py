@@ -1,7 +1,5 @@
 """Replay: the published code's numbers, a plain version beside it, and what can be drawn."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

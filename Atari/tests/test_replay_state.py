@@ -1,7 +1,5 @@
 """The replay's state: saved and restored it goes on as if nothing had been; the same on a GPU."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -3,8 +3,6 @@
 Real processes throughout, on real run folders; tables of cases are in the tests of the parts.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import random

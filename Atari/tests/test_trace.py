@@ -5,8 +5,6 @@
 The same file in both trees.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -3,8 +3,6 @@
 A run here is the small one of `small_run.py`; `faults.py` says what is done to it.
 """
 
-from __future__ import annotations
-
 import atexit
 import io
 import multiprocessing

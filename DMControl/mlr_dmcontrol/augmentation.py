@@ -4,8 +4,6 @@ Stacks are cut out of the frame ring first, so that only what the network sees i
 Encoders take images in 0..1; that division is part of the same conversion.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +33,7 @@ class AugmentationNoise:
     offsets: Tensor | None = None
     intensity: Tensor | None = None
 
-    def select(self, key: Any) -> AugmentationNoise:
+    def select(self, key: Any) -> "AugmentationNoise":
         """The numbers of the images at `key`, an index into the leading dimensions."""
         return map_tensors(lambda tensor: tensor[key], self)
 

@@ -1,7 +1,5 @@
 """What an update is given, as plain tensors: data from the replay, and all random numbers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +17,7 @@ class SequenceBatch:
     action: Tensor  # float32 (K, B', A), in [-1, 1]; the step after `obs`
     reward: Tensor  # float32 (K, B')
 
-    def select(self, some: slice) -> SequenceBatch:
+    def select(self, some: slice) -> "SequenceBatch":
         """Some of the windows."""
         key = (slice(None), some)
         return SequenceBatch(self.obs.select(key), self.action[key], self.reward[key])

@@ -1,7 +1,5 @@
 """From a checked configuration to the device, the environments, the agent and the replay."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 from collections.abc import Callable, Mapping
@@ -64,7 +62,7 @@ class Parts:
             **({} if at_once is None else {"sequences_at_once": at_once}),
         }
 
-    def __enter__(self) -> Parts:
+    def __enter__(self) -> "Parts":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,5 @@
 """Control tasks from pixels. Imports no torch: worker processes use it."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import deque

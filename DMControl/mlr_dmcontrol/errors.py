@@ -1,7 +1,5 @@
 """Errors that end a run with one line for the user and an exit code for the scheduler."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Stacks of frames kept as indices into one array of frames, cut out exactly when needed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +25,7 @@ class FrameStacks:
             raise ValueError(f"frames and index must be uint8 and int64, not {types}")
 
     @classmethod
-    def from_dense(cls, obs: Tensor, channels: int) -> FrameStacks:
+    def from_dense(cls, obs: Tensor, channels: int) -> "FrameStacks":
         """Stacks of uint8 `obs` (*lead, S*C, H, W), whose frames have C = `channels` channels."""
         lead, (stacked, height, width) = obs.shape[:-3], obs.shape[-3:]
         frames = obs.reshape(-1, channels, height, width)
@@ -39,11 +37,11 @@ class FrameStacks:
         """Shape in front of the stack: (B,) or (K, B)."""
         return self.index.shape[:-1]
 
-    def select(self, key: Any) -> FrameStacks:
+    def select(self, key: Any) -> "FrameStacks":
         """The stacks at `key`, any index into the leading dimensions."""
         return FrameStacks(self.frames, self.index[key])
 
-    def repeated(self, count: int) -> FrameStacks:
+    def repeated(self, count: int) -> "FrameStacks":
         """All stacks `count` times, lead (count, *lead); nothing is copied."""
         return FrameStacks(self.frames, self.index.expand(count, *self.index.shape))
 

@@ -1,7 +1,5 @@
 """One update of a run, from the draw to the watch for non-finite numbers, as fast as configured."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: B transitions, A action dimensions, V augmented views of each (DrQ; otherwise 1).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -3,8 +3,6 @@
 Imports nothing heavy, so that a misspelt name is refused at once.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

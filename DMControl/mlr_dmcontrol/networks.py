@@ -3,8 +3,6 @@
 Shapes: N images, F features of their convolutions, Z latent dimensions, A action dimensions.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Sequence

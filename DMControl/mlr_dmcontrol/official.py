@@ -39,8 +39,6 @@ Parity is checked from outside of this repository, too, so these names and their
 given, `environment.EnvironmentSettings` and `environment.PixelControlEnv` for an environment.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """Adam as every loss here uses it: fused, rates that can change inside a graph, exact state."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

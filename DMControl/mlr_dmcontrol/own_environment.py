@@ -3,8 +3,6 @@
 A wrong picture that nobody notices is the worst fault.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from numbers import Real

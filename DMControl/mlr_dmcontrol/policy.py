@@ -7,8 +7,6 @@ card for people (`README.md`) and the SHA-256 sums of both, and nothing else. No
 either kind of folder is run or imported, and neither replay, optimizers nor simulators are loaded.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Choice of the OpenGL renderer; call `choose_renderer` before dm_control is imported."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -9,8 +9,6 @@ What may be drawn are two queues, moved on by plain integers on the host: transi
 draw is one random integer, and what is drawn is always valid.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ The convolutions are shared: the critic's loss and the objective's train them, t
 not. Two Adams with moments of their own step the encoder in turn (published code).
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass

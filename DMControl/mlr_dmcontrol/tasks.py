@@ -1,7 +1,5 @@
 """Names of the tasks: the six of the benchmark, and every other one of the suite."""
 
-from __future__ import annotations
-
 import re
 
 from . import names

@@ -1,7 +1,5 @@
 """What the twin tests of configuration and sweeps need to know of this benchmark."""
 
-from __future__ import annotations
-
 SUBJECT = "task"
 PLAIN_AGENT = "sac"  # has no objective
 

@@ -5,8 +5,6 @@ so production code knows nothing of it. It is pickled on its way into the proces
 `partial` of one.
 """
 
-from __future__ import annotations
-
 import errno
 import itertools
 import math

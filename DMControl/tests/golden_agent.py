@@ -1,7 +1,5 @@
 """The agent of the goldens, with the published weights; what it is given, what comes of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

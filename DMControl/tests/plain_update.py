@@ -6,8 +6,6 @@ same batch and noise, its losses are those of `sac.py` and `objectives/mlr.py`, 
 It is written for agent=mlr, mlr_official and sac, as they are.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """Small replays, and a plain list of everything that ever happened to check them against."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

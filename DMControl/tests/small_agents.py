@@ -1,7 +1,5 @@
 """Small agents from the real YAML files, and synthetic batches for them."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from functools import cache
 from typing import Any

@@ -1,7 +1,5 @@
 """The run that whole-run tests are made on: every kind of event within 100 agent steps."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

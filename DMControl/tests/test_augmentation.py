@@ -1,7 +1,5 @@
 """Augmentation against one image at a time, and the ranges of what is drawn."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """CURL, SPR and PlayVirtual against stored numbers of the published code (goldens g)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

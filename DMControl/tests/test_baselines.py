@@ -1,7 +1,5 @@
 """CURL, SPR, PlayVirtual and DrQ's convolutions by brute force."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from small_agents import make_batch, objective_of, tiny

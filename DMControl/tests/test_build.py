@@ -1,7 +1,5 @@
 """From YAML to agent: published sizes, and weights that the seed alone decides."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from small_agents import agent_cfg, make_agent, rates

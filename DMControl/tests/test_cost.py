@@ -1,7 +1,5 @@
 """Arithmetic of an update: the dry run counts what is really computed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The doctor finds what would make a run fail, each time on a machine that really lacks it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

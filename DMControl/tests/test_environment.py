@@ -1,7 +1,5 @@
 """Tasks from pixels: what an observation is, when an episode ends, exact restoring."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import subprocess

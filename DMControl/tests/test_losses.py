@@ -1,7 +1,5 @@
 """SAC's losses by hand, and by torch's own distributions."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

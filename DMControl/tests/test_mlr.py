@@ -1,7 +1,5 @@
 """The MLR objective: initialisation, weight; its options, each written out."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

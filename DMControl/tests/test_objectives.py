@@ -1,7 +1,5 @@
 """What every objective of the folder, and every agent file, must keep to."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 from typing import Any

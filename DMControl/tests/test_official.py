@@ -1,7 +1,5 @@
 """Goldens: SAC's stored numbers of the published code, and its weights under their names."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

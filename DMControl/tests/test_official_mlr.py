@@ -1,7 +1,5 @@
 """Goldens: MLR's loss, gradients, step and schedule beside the published code's."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

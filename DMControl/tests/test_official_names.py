@@ -1,7 +1,5 @@
 """What parity is checked by from outside: names and arguments that stay."""
 
-from __future__ import annotations
-
 import torch
 
 from mlr_dmcontrol.augmentation import AugmentationNoise

@@ -1,7 +1,5 @@
 """The physical state that the probe predicts, against MuJoCo's own numbers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

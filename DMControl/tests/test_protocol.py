@@ -1,7 +1,5 @@
 """The benchmark's arithmetic: steps, updates and evaluations of a budget; its score."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The published tables, complete and consistent with each other; the policies that are shipped."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

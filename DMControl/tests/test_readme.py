@@ -1,7 +1,5 @@
 """What the README says is true: its links lead somewhere, its keys exist, its examples run."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

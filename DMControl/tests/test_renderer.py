@@ -1,7 +1,5 @@
 """The renderer is seen to work before it is chosen; each case in a process of its own."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The replay against a plain list of everything that ever happened."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

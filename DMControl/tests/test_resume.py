@@ -4,8 +4,6 @@
 every table and of final.json, and TensorBoard's curves.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

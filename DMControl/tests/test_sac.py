@@ -1,7 +1,5 @@
 """The agent: when its parts are due, views, acting, precision."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import torch

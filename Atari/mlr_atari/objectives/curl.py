@@ -1,7 +1,5 @@
 """CURL: two views of an observation are each other's nearest (Srinivas et al. 2020)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

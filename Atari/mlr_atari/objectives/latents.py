@@ -1,7 +1,5 @@
 """What objectives on latents share: distance, signs of a collapse, pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Mask-based latent reconstruction (MLR paper, section 3)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +45,7 @@ class MLRNoise:
     online: AugmentationNoise  # of the masked images, lead (K, B)
     target: AugmentationNoise  # of the original images, lead (K, B)
 
-    def select(self, some: slice) -> MLRNoise:
+    def select(self, some: slice) -> "MLRNoise":
         """The numbers of some of the sequences."""
         key = (slice(None), some)
         grid = self.grid if self.grid.ndim == 3 else self.grid[some]

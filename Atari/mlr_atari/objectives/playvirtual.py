@@ -1,7 +1,5 @@
 """PlayVirtual: SPR, and imagined actions taken back must lead home (Yu et al. 2021)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 N rows, D features, V variables, P penalties.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

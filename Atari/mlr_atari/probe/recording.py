@@ -4,8 +4,6 @@ Nobody's policy plays them: half of the episodes are uniformly random actions, h
 random action for a while, which moves things further. So no method is favoured.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

@@ -7,8 +7,6 @@ Environments", arXiv:2306.08649). Positions only: bytes that count points or liv
 and many of those are never seen to change.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -1,7 +1,5 @@
 """`report.py`: the command, and the folder of a report: figures, tables, their rows, one page."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Figures from the tables of `tables.py`: colour-blind-safe, vector fonts, no date inside."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable, Sequence

@@ -8,8 +8,6 @@ written them: nothing is run, or used as a path. A run that cannot be read is na
 and the line, and the others are read on.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

@@ -24,8 +24,6 @@ The price is width: 2.5 times at 3 seeds, 1.75 at 5, 1.33 at 10. Welch's, of dif
 without, since both sides have tails: .92 to .94 of single games, SPR less DrQ(ε) or CURL.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 

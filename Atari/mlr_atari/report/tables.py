@@ -1,7 +1,5 @@
 """Every number of a report, as tables: drawn, printed and written to CSV exactly as they are."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

@@ -6,8 +6,6 @@ bounded, and nothing in it is run, expanded, or used as a path; what is damaged 
 in one line, `<file>, line <n>: <what is wrong>`.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import logging

@@ -3,8 +3,6 @@
 A line that is not fine says what to do. What needs a simulator or the builders is handed in.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import platform

@@ -4,8 +4,6 @@ A worker is a plain subprocess, not one of `multiprocessing`: that would import 
 script, and with it PyTorch, into each of them. Nor does this module import it.
 """
 
-from __future__ import annotations
-
 import importlib
 import itertools
 import json

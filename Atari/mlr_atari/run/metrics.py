@@ -1,7 +1,5 @@
 """What updates report, on the device: its latest values, and the first that are not finite."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math

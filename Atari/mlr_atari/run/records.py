@@ -6,8 +6,6 @@ exactly. After a resume tables and charts continue at the very byte of the check
 interrupted run leaves the same files as an uninterrupted one.
 """
 
-from __future__ import annotations
-
 import csv
 import fnmatch
 import importlib
@@ -170,7 +168,7 @@ class Records:
         """Where the run is on the x-axis."""
         return int(getattr(self.progress, self.benchmark.STEP))
 
-    def __enter__(self) -> Records:
+    def __enter__(self) -> "Records":
         path = self.folder.path / "log.txt"
         with essential(f"{path} cannot be written"):
             text = os.fdopen(patiently(open_own, path, os.O_APPEND), "a", encoding="utf-8")

@@ -5,8 +5,6 @@ which values make sense, as `mask_ratio: float = bounded(0, 1)`, and `construct`
 into one line for the user. A rule between fields is in `__post_init__` of the class that has them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import json

@@ -1,7 +1,5 @@
 """Randomness of a run: every seed and every stream of draws comes from its one seed."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

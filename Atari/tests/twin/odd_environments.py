@@ -1,7 +1,5 @@
 """A small environment of pixels with a fault to choose: `odd_environments:Odd-v0`."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 import os

@@ -1,7 +1,5 @@
 """A small run that can be saved: stand-ins for networks and a replay, and looks into its folder."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """benchmark.py: what it measures, counts, prints and refuses."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

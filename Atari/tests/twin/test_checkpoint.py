@@ -3,8 +3,6 @@
 Faults are put in at the calls of the operating system.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import itertools

@@ -1,7 +1,5 @@
 """Evaluation: the same scores whoever plays them, nothing left behind, and films."""
 
-from __future__ import annotations
-
 import math
 import os
 import signal

@@ -1,7 +1,5 @@
 """What objectives share: distance, rank and picture by hand."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

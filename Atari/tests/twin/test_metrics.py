@@ -1,7 +1,5 @@
 """Metrics come back; non-finite ones are found, the first update is named."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

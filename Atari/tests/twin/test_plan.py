@@ -1,7 +1,5 @@
 """Plans: what is read from one, the runs that it stands for, and what is refused in one line."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

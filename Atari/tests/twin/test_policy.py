@@ -1,7 +1,5 @@
 """A policy by itself: as the agent that was trained, in a folder that travels, and refused."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

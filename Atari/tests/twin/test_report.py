@@ -1,7 +1,5 @@
 """From runs to numbers, tables, figures and the page, and `report.py` as a user calls it."""
 
-from __future__ import annotations
-
 import math
 import re
 from pathlib import Path

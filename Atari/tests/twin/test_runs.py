@@ -1,7 +1,5 @@
 """Run folders to one table: what is read, found, damaged, fair, and how far runs are."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

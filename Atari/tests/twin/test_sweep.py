@@ -1,7 +1,5 @@
 """Sweeps: what is refused, how runs are watched, asked to save and counted."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -3,8 +3,6 @@
 A new idea is one file here that defines a subclass of `Objective`, and one YAML.
 """
 
-from __future__ import annotations
-
 import pkgutil
 from importlib import import_module
 

@@ -1,7 +1,5 @@
 """CURL: two views of an observation are each other's nearest (Laskin et al. 2020)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

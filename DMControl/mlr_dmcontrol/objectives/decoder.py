@@ -1,7 +1,5 @@
 """The predictive latent decoder: a small transformer over states and actions (paper, 3.2)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Cube masking: which patches of a sequence of images are hidden (MLR paper, section 3.1)."""
 
-from __future__ import annotations
-
 import logging
 import math
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Mask-based latent reconstruction (paper, section 3)."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math
@@ -54,7 +52,7 @@ class MLRNoise:
     online: AugmentationNoise  # of the masked images, lead (K, B')
     target: AugmentationNoise  # of the original images, lead (K, B')
 
-    def select(self, some: slice) -> MLRNoise:
+    def select(self, some: slice) -> "MLRNoise":
         """The numbers of some of the sequences."""
         key = (slice(None), some)
         grid = self.grid if self.grid.ndim == 3 else self.grid[some]

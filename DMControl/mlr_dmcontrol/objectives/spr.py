@@ -1,7 +1,5 @@
 """SPR: predict the latents of the next observations (Schwarzer et al. 2021)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

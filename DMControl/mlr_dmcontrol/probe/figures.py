@@ -1,7 +1,5 @@
 """What the rows of `probe.csv` say: tables of methods and of rank correlations, and a figure."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure

@@ -1,7 +1,5 @@
 """What the probe needs of DMControl: the simulator and its state, agents, their encoders."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

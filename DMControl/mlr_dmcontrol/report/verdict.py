@@ -1,7 +1,5 @@
 """What became of a plan: its runs, the test on every task, and yes or no."""
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections.abc import Sequence

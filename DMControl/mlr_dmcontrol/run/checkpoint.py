@@ -9,8 +9,6 @@ names. A file never changes, and what two checkpoints share, such as frames, is 
 Nothing is believed that was not checked, and what is not this run's stays as it is.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -4,8 +4,6 @@ Hydra composes the files. Its own errors span many lines and speak of its intern
 values are looked at here first, and what is wrong with one is said in one line.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

@@ -1,7 +1,5 @@
 """The folder of a run: whose it is, what is in it, and whether it may be continued."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import importlib.metadata
@@ -145,7 +143,7 @@ class RunFolder:
         with suppress(OSError):  # as NFS may answer
             self._lock.close()
 
-    def __enter__(self) -> RunFolder:
+    def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

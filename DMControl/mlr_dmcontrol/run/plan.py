@@ -4,8 +4,6 @@
 left alone, and `report.py --plan` says what came out. Needs neither PyTorch, Hydra nor pandas.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Callable

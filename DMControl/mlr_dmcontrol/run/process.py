@@ -1,7 +1,5 @@
 """A process of ours: how it speaks to a console that may be gone, is asked to stop, and ends."""
 
-from __future__ import annotations
-
 import io
 import logging
 import os
@@ -147,7 +145,7 @@ class StopRequest:
         for number in self._previous:
             signal.signal(number, signal.SIG_IGN)
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> "StopRequest":
         if threading.current_thread() is not threading.main_thread():
             log.warning("not in the main thread: no signal is heard; end the run some other way")
             return self

@@ -5,8 +5,6 @@ Every job is checked before the first one starts. It is the command, and has the
 typed by hand: a repeated sweep does only what is missing, and a crash is one outcome among others.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -1,7 +1,5 @@
 """Run folders with known numbers, written as training writes them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

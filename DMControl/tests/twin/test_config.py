@@ -1,7 +1,5 @@
 """The command line and the configuration: what ships composes, what is wrong is one line."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

@@ -1,7 +1,5 @@
 """The latent decoder against the published one (goldens) and its own invariants."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

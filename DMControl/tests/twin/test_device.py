@@ -1,7 +1,5 @@
 """Trees of tensors that travel in one copy, and functions that run on a device or as a graph."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -2,8 +2,6 @@
 lacks calls or fails for a while, and where somebody else filled it.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import itertools

@@ -1,7 +1,5 @@
 """Frame stacks against plain slicing, one image at a time."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch.nn import functional as F

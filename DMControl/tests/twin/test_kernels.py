@@ -4,8 +4,6 @@ Triton's kernels run on the CPU in its interpreter (conftest.py switches it on) 
 installed: PyTorch's builds for CPUs come without it.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -3,8 +3,6 @@
 In Atari one of the two is an own game, which only its name makes known to a launcher's processes.
 """
 
-from __future__ import annotations
-
 import filecmp
 import json
 import os

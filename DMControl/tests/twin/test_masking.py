@@ -1,7 +1,5 @@
 """Cube masks: counts, blocks, uniformity, and the published generator's facts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Momentum targets: the formula, freezing, aliasing and state."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -1,7 +1,5 @@
 """What an own environment hands out is held against what it declared, in one line."""
 
-from __future__ import annotations
-
 import logging
 import signal
 from pathlib import Path

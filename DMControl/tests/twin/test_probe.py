@@ -1,7 +1,5 @@
 """The probe's arithmetic on features with known answers, its files, and probe.py on real runs."""
 
-from __future__ import annotations
-
 import itertools
 import shutil
 from pathlib import Path

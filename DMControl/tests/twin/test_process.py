@@ -1,7 +1,5 @@
 """What holds for a whole process: its threads, its console, its signals, its exit code."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal

@@ -1,7 +1,5 @@
 """Tables that read back exactly and continue at the byte of the checkpoint; charts; the console."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import itertools

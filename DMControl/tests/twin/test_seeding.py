@@ -1,7 +1,5 @@
 """Random streams: reproducible, independent, restorable."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -1,7 +1,5 @@
 """Aggregates and intervals, against SciPy, brute force, and numbers with a known answer."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """What is said of a plan: the tests, the runs that lack, and yes or no."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd
