@@ -22,7 +22,7 @@ from .optimization import ClipGroup, Optimizer
 from .run.schema import bounded, choice
 from .run.seeding import Streams
 
-_METRICS = ("loss/rl", "rl/q_value", "rl/priority")
+_METRICS = ("loss/rl", "rl/q", "rl/priority")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +261,7 @@ class Rainbow:
         loss = (batch.importance_weights * losses.mean(dim=0)).mean()
         metrics = {
             "loss/rl": loss.detach(),
-            "rl/q_value": self.values.q_values(outputs.detach()).amax(dim=-1).mean(),
+            "rl/q": self.values.q_values(outputs.detach()).amax(dim=-1).mean(),
             "rl/priority": priorities.mean(),
         }
         return loss, priorities.mean(dim=0), metrics

@@ -39,11 +39,13 @@ def test_the_process_is_set_up_in_one_place(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ConfigError):
         set_up_process(SimpleNamespace(device="cuda:1"))  # type: ignore
     use.assert_called_once_with(torch.device("cuda", 1))
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # which cuBLAS would refuse
     for deterministic, precision in ((True, "bf16"), (False, "fp32")):  # as it was before
         cfg: Any = SimpleNamespace(deterministic=deterministic, precision=precision, **chosen)
         assert set_up_process(cfg).type == "cpu"
         assert hardware(torch.device("cpu")).endswith(", 1 threads")  # a resume compares them
         assert torch.are_deterministic_algorithms_enabled() == deterministic
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         assert torch.backends.cudnn.deterministic == deterministic != torch.backends.cudnn.benchmark
         for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
             assert backend.allow_tf32 == (precision != "fp32")
