@@ -22,10 +22,11 @@ import torch
 
 from mlr_atari.build import Parts, build_parts, set_up_process, training_environment
 from mlr_atari.cost import check_memory, estimate
-from mlr_atari.errors import Preempted, RunError
+from mlr_atari.errors import ConfigError, Preempted, RunError
 from mlr_atari.learner import Learner
 from mlr_atari.run import sweep
 from mlr_atari.run.checkpoint import Checkpointer, Stateful
+from mlr_atari.run.disk import one_line
 from mlr_atari.run.evaluation import EvaluationResult, evaluate
 from mlr_atari.run.folder import RunFolder, look
 from mlr_atari.run.process import StopRequest, script
@@ -194,8 +195,12 @@ def train(cfg: Config, work: Callable[["Trainer"], None] = methodcaller("train")
         if folder.finished:
             print(f"{folder.path} is finished: see final.json; nothing to do")
             return
-        with build_parts(cfg, device or set_up_process(cfg)) as parts:
-            Trainer(cfg, parts, folder, stop).run(work)
+        try:
+            with build_parts(cfg, device or set_up_process(cfg)) as parts:
+                Trainer(cfg, parts, folder, stop).run(work)
+        except torch.OutOfMemoryError as error:  # of a GPU, which others may use too
+            needs = "a smaller scale.batch_size, or another GPU"
+            raise ConfigError(f"device={cfg.device}: {one_line(error)}; take {needs}") from error
 
 
 @script

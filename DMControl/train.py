@@ -24,10 +24,11 @@ import torch
 
 from mlr_dmcontrol.build import Parts, build_parts, set_up_process, training_environment
 from mlr_dmcontrol.cost import check_memory, estimate
-from mlr_dmcontrol.errors import Preempted, RunError
+from mlr_dmcontrol.errors import ConfigError, Preempted, RunError
 from mlr_dmcontrol.learner import Learner
 from mlr_dmcontrol.run import sweep
 from mlr_dmcontrol.run.checkpoint import Checkpointer, Stateful
+from mlr_dmcontrol.run.disk import one_line
 from mlr_dmcontrol.run.evaluation import EvaluationResult, evaluate
 from mlr_dmcontrol.run.folder import RunFolder, look
 from mlr_dmcontrol.run.process import StopRequest, script
@@ -197,8 +198,12 @@ def train(cfg: Config, work: Callable[["Trainer"], None] = methodcaller("train")
         if folder.finished:
             print(f"{folder.path} is finished: see final.json; nothing to do")
             return
-        with build_parts(cfg, device or set_up_process(cfg)) as parts:
-            Trainer(cfg, parts, folder, stop).run(work)
+        try:
+            with build_parts(cfg, device or set_up_process(cfg)) as parts:
+                Trainer(cfg, parts, folder, stop).run(work)
+        except torch.OutOfMemoryError as error:  # of a GPU, which others may use too
+            needs = "a smaller scale.batch_size, or another GPU"
+            raise ConfigError(f"device={cfg.device}: {one_line(error)}; take {needs}") from error
 
 
 @script

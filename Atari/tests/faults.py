@@ -117,6 +117,16 @@ def full_disk(saves: Collection[int], trainer: train.Trainer) -> None:
     trainer.save = save_in_vain  # type: ignore[method-assign]
 
 
+def out_of_memory(at_step: int, trainer: train.Trainer) -> None:
+    """Before step `at_step` the GPU has no more memory."""
+
+    def step() -> None:
+        if trainer.progress.agent_step == at_step:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    before(trainer, "step", step)
+
+
 def not_a_number(at_step: int, trainer: train.Trainer) -> None:
     """Before step `at_step` a parameter becomes a NaN."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import small_run
-from faults import asked, full_disk, no_score, not_a_number, report, slow_disk
+from faults import asked, full_disk, no_score, not_a_number, out_of_memory, report, slow_disk
 from small_checkpoints import contents, leftovers, steps
 from small_run import EVALUATION_AT, LEARNING_STARTS, LOG_EVERY
 from whole_runs import Started, finish, folder, newest, train
@@ -36,6 +36,12 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         assert ended.output == ended.last_line + "\n"
         assert ended.output.startswith(f"error: {word}")
         assert contents(folder(tmp_path)) == before
+
+
+def test_what_does_not_fit_into_a_gpu_is_told(tmp_path: Path) -> None:
+    ended = train(tmp_path, what=(partial(out_of_memory, LEARNING_STARTS),), code=2)
+    assert ended.last_line.startswith("error: device=cpu: CUDA out of memory.")
+    assert json.loads((folder(tmp_path) / "run.json").read_text())["status"] == "failed"
 
 
 # --- 3: the disk ----------------------------------------------------------------------------------
