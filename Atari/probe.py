@@ -74,9 +74,7 @@ def probe(args: argparse.Namespace) -> None:
     planned = known.assign(target="state", data=states), known.assign(target="action", data=asked)
     joined(args.out / "probe.csv", pd.concat(planned))
     played, rows = None, []
-    actions: dict[SavedPolicy | None, NDArray[np.floating]] = {
-        policy: actions_of(policy, chosen) for policy in {*policies} if policy
-    }
+    actions: dict[SavedPolicy | None, NDArray[np.floating]] = {}
     records = known.to_dict("records")
     runs_of = zip(args.runs, cfgs, records, policies, asked, strict=True)
     for folder, cfg, row, policy, whose in runs_of:
@@ -91,6 +89,8 @@ def probe(args: argparse.Namespace) -> None:
         if not (folder / "final.json").is_file():
             step = f"its checkpoint of step {checkpoint.step} is used"
             print(f"warning: {folder} is not finished; {step}", file=sys.stderr)
+        if policy and policy not in actions:  # which are needed for every run
+            actions[policy] = actions_of(policy, cfg, recording, chosen)
         rows.append(scored(agent, untrained, recording, actions.get(policy)).assign(**row))
         acted = rows[-1]["target"] == "action"
         rows[-1].loc[acted, "data"] = whose
@@ -172,15 +172,19 @@ def _asked(key: str, policy: SavedPolicy | None, chosen: dict[str, int]) -> str 
     return one_line(f"{key} {name}")
 
 
-def actions_of(policy: SavedPolicy, chosen: dict[str, int]) -> NDArray[np.floating]:
+def actions_of(
+    policy: SavedPolicy, cfg: Config, recording: Recording, chosen: dict[str, int]
+) -> NDArray[np.floating]:
     """What a policy does in the episodes, seen as it sees them: (N, A), 1 for a choice and else 0.
 
-    Args: `chosen`: as for `record`.
+    Args: `recording`: as a run with `cfg` sees them; played again if the policy sees other
+    pictures. `chosen`: as for `record`.
     """
-    cfg = of_run(policy.facts.path.parent, device=str(policy.device))
-    set_up_process(cfg)
-    with closing(world.environment_of(cfg)) as env:
-        obs = record(cfg, env, chosen).observations
+    own = of_run(policy.facts.path.parent)
+    if own.environment != cfg.environment:
+        with closing(world.environment_of(own)) as env:
+            recording = record(own, env, chosen)
+    obs = recording.observations
     actions = np.concatenate([policy(part) for part in np.array_split(obs, -(-len(obs) // _BATCH))])
     return actions if actions.ndim > 1 else np.eye(policy.num_actions)[actions]
 
