@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, ParamSpec
 
 from ..errors import ConfigError, RunError
-from .disk import DENIED, FULL, PASSING, failure
+from .disk import DENIED, FULL, PASSING, failure, nameable
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
@@ -59,7 +59,7 @@ def tell(error: RunError | OSError) -> int:
 def typed_path(text: str) -> Path:
     """A path from a command line: `~` is the user's home. Raises: ConfigError: it cannot be one."""
     path = Path(os.path.expanduser(text))
-    if not text or any(len(os.fsencode(part)) > 255 for part in path.parts):
+    if not text or not nameable(path):
         raise ConfigError(f"{text}: a path is empty, or a name too long; name a file or folder")
     return path
 

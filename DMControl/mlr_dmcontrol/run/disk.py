@@ -110,6 +110,11 @@ def names(folder: Path) -> list[str]:
         return []
 
 
+def nameable(path: Path) -> bool:
+    """Whether file systems take the names of all its parts, of at most 255 bytes."""
+    return all(len(os.fsencode(part)) <= 255 for part in path.parts)
+
+
 def is_plain(path: Path, folder: bool) -> bool:
     """Whether nothing is at `path`, or a folder or else a file, which no other place shows too."""
     single = path.is_dir() if folder else path.is_file() and path.stat().st_nlink == 1

@@ -8,7 +8,6 @@ into one line for the user. A rule between fields is in `__post_init__` of the c
 import dataclasses
 import importlib.util
 import json
-import os
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import ConfigError, suggestion
+from .disk import nameable
 
 LAUNCHER_KEYS = ("launcher", "runs_per_gpu", "jobs_at_once")
 SWEEP_KEYS = (*LAUNCHER_KEYS, "ablation", "plan")  # none of a run
@@ -186,7 +186,7 @@ class RunSettings:
         if re.fullmatch(r"[\w.+=-]{0,100}", self.tag) is None:
             remedy = "use up to 100 letters, digits, and any of . _ + = -"
             raise ConfigError(f"tag={self.tag}: becomes part of a folder's name; {remedy}")
-        if not self.runs_dir or any(len(os.fsencode(name)) > 255 for name in self.path.parts):
+        if not self.runs_dir or not nameable(self.path):
             problem = "is empty, or a folder's name is too long; name a folder, as runs_dir=runs"
             raise ConfigError(f"runs_dir={self.runs_dir}: {problem}")
 
