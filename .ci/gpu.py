@@ -188,8 +188,9 @@ def runs(session: Session) -> bool:
                 print(f"runs {name}: begun, {session.left:.0f} s left", flush=True)
             continue
         time.sleep(1.0)
-        for process, _ in active.values() if session.left <= ENDING else ():
-            process.terminate()  # all of them, before the first is waited for
+        if session.left <= ENDING:
+            for process, _ in active.values():
+                process.terminate()  # all of them, before the first is waited for
         for name, (process, score) in list(active.items()):
             if process.poll() is None and session.left > ENDING:
                 continue
